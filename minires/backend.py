@@ -1,0 +1,124 @@
+"""CPU or GPU? The only file (beside ops/fused.py) that asks.
+
+The array decides: `xp = get_xp(x)` is numpy for a NumPy array and cupy for a CuPy array, and every op is
+written once against `xp`. There is no global switch, so both devices can live in one test. CuPy is imported
+on the first request for a GPU, never by `import minires`.
+"""
+
+import sys
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from minires.errors import DeviceError
+
+# Elements that one elementwise pass works on before it moves on: a few such pieces stay in the cache
+# between the passes of an op, and each is still large enough to make a NumPy call's overhead vanish.
+# benchmarks/bench_ops.py --chunks measures it.
+CHUNK = 262_144
+
+
+def get_xp(x):
+    """The array module of `x`: numpy, cupy, or whatever its `__array_namespace__` names."""
+    if isinstance(x, np.ndarray):
+        return np
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(x, cupy.ndarray):
+        return cupy
+    if hasattr(x, "__array_namespace__"):
+        return x.__array_namespace__()
+    raise DeviceError(f"expected a NumPy or CuPy array, got {type(x).__name__}: wrap it in numpy.asarray")
+
+
+def device_of(x) -> str:
+    """'cpu' for a NumPy array, 'gpu' for any other."""
+    return "cpu" if isinstance(x, np.ndarray) else "gpu"
+
+
+def to_device(x, device: str):
+    """The array `x` on 'cpu' or 'gpu'; itself when it is there already."""
+    if device == "cpu":
+        return to_numpy(x)
+    if device == "gpu":
+        return _cupy().asarray(x)
+    raise DeviceError(f"unknown device {device!r}: choose 'cpu' or 'gpu'")
+
+
+def to_numpy(x) -> np.ndarray:
+    """The array `x` in host memory. On a GPU this waits for the device: never call it inside an op."""
+    return x if isinstance(x, np.ndarray) else x.get()
+
+
+def synchronize(x) -> None:
+    """Wait until the device that holds `x` is done, so that a clock read next tells the truth."""
+    if device_of(x) == "gpu":
+        get_xp(x).cuda.get_current_stream().synchronize()
+
+
+def row_chunks(rows: int, row_length: int, x) -> list[slice]:
+    """Slices that walk over `rows` rows of the array `x`, about CHUNK elements each.
+
+    Several passes over one piece cost one trip to memory. A GPU gets a single slice: it prefers one large
+    launch.
+    """
+    if device_of(x) == "gpu":
+        return [slice(0, rows)]
+    step = max(1, CHUNK // max(1, row_length))
+    return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+
+
+@cache
+def _cupy():
+    """CuPy, proven by a tiny kernel; DeviceError says what is missing and how to get it."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(
+            "CuPy is not installed: `pip install 'minires[cuda12]'` (or cuda13, as `nvidia-smi` tells)"
+        ) from error
+    try:
+        probe = cupy.arange(3, dtype=cupy.float32)
+        total = float((probe @ probe + cupy.exp(probe * 0).sum()).get())
+    except Exception as error:  # CuPy raises a different type for each missing library or driver
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DeviceError(
+            f"CuPy {cupy.__version__} is installed but a small kernel failed: {reason}; check that `nvidia-smi` "
+            "lists a GPU and that the extra (cuda12 or cuda13) matches its driver"
+        ) from error
+    if total != 8.0:
+        raise DeviceError(f"the GPU computed {total} where 8.0 is right: do not trust it")
+    return cupy
+
+
+def choose_device(request: str = "auto") -> tuple[str, str]:
+    """`(device, reason)` for the request 'auto', 'cpu' or 'gpu'.
+
+    'auto' takes a GPU on which a tiny kernel ran, else the CPU, and the reason says why. 'gpu' raises
+    DeviceError with the same reason where 'auto' would fall back.
+    """
+    if request not in ("auto", "cpu", "gpu"):
+        raise DeviceError(f"unknown device {request!r}: choose auto, cpu or gpu")
+    if request == "cpu":
+        return "cpu", "asked for"
+    try:
+        cupy = _cupy()
+    except DeviceError as error:
+        if request == "gpu":
+            raise
+        return "cpu", str(error)
+    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    return "gpu", f"{name}, CuPy {cupy.__version__}"
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@contextmanager
+def blas_threads(count: int | None):
+    """Run the matrix products inside the block on `count` threads (None: leave it), then restore."""
+    with _blas().limit(limits=count, user_api="blas"):
+        yield

@@ -1,0 +1,112 @@
+"""Random affine changes and brightness for training images, on the processor, in uint8."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minires.errors import DataError
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How far training images are changed at random; each draw is uniform between -limit and +limit.
+
+    shift       fraction of height and width
+    rotate      degrees
+    scale       relative size: 0.1 is 0.9 to 1.1 times as large
+    flip        mirror left-right every other time
+    brightness  relative: 0.1 is 0.9 to 1.1 times as bright
+
+    Raises DataError for a limit that is negative, not finite, or so large that no image would be left.
+    """
+
+    shift: float = 0.1
+    rotate: float = 15.0
+    scale: float = 0.1
+    flip: bool = False
+    brightness: float = 0.1
+
+    def __post_init__(self):
+        limits = {"shift": 1.0, "rotate": 180.0, "scale": 0.9, "brightness": 1.0}
+        for name, largest in limits.items():
+            value = getattr(self, name)
+            if not 0 <= value <= largest:  # refuses NaN too
+                raise DataError(f"augmentation {name}: expected 0 to {largest:g}, got {value}")
+
+    def __call__(self, images: np.ndarray, keys: Sequence[Sequence[int]]) -> np.ndarray:
+        """Change images (n, H, W, 3) uint8, each by the random generator of its own key (whole numbers).
+
+        An image's result depends on its key alone, not on its neighbours in the batch.
+        """
+        draws = np.array([np.random.default_rng(key).random(6) for key in keys]).reshape(-1, 6)
+        down, right, turn, grow, bright = 2 * draws.T[:5] - 1
+        height, width = images.shape[1:3]
+        matrices = affine(
+            angle=turn * self.rotate,
+            scale=1 + grow * self.scale,
+            shift=np.stack([down * self.shift * height, right * self.shift * width], axis=1),
+            mirror=(draws[:, 5] < 0.5) & self.flip,
+            size=(height, width),
+        )
+        return warp(images, matrices, gain=1 + bright * self.brightness)
+
+
+def affine(angle, scale, shift, mirror, size: tuple[int, int]) -> np.ndarray:
+    """Matrices (n, 2, 3) that give, for an output pixel (y, x, 1), the input position (y, x) to read.
+
+    angle   degrees (n,), counter-clockwise as seen     scale  relative size (n,), above 0
+    shift   pixels down and right (n, 2)                mirror  left-right, bool (n,)
+    All about the centre of an image of `size` (H, W); the shift comes last.
+    """
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    sign = np.where(mirror, -1.0, 1.0)
+    linear = np.array([[cos, sin], [-sin * sign, cos * sign]]) / scale  # y points down
+    linear = np.moveaxis(linear, -1, 0)
+    centre = (np.array(size) - 1) / 2
+    offset = centre - np.einsum("nij,nj->ni", linear, centre + shift)
+    return np.concatenate([linear, offset[:, :, None]], axis=2)
+
+
+def warp(images: np.ndarray, matrices: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
+    """Read images (n, H, W, 3) uint8 at affine positions, bilinear; outside, the border pixel repeats.
+
+    matrices (n, 2, 3) as `affine` makes them; gain (n,) multiplies the result. Returns uint8 of equal shape.
+    """
+    count, height, width, _ = images.shape
+    m = matrices.astype(np.float32)[:, :, :, None, None]
+    rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
+    y = np.clip((m[:, 0, 0] * rows + m[:, 0, 2]) + m[:, 0, 1] * columns, 0, height - 1)
+    x = np.clip((m[:, 1, 0] * rows + m[:, 1, 2]) + m[:, 1, 1] * columns, 0, width - 1)
+    top, left = y.astype(np.int32), x.astype(np.int32)
+    y -= top
+    x -= left
+    # one 32-bit word a pixel, the fourth byte unused: a gather moves all channels at once
+    words = np.zeros((count * height * width, 4), np.uint8)
+    words[:, :3] = images.reshape(-1, 3)
+    words = words.view(np.uint32).ravel()
+    corner = (np.arange(count, dtype=np.int32)[:, None, None] * height + top) * width + left
+    # at the last row or column the weight of the next one is 0, so any valid pixel will do
+    down = np.where(top < height - 1, width, 0).astype(np.int32)
+    right = (left < width - 1).astype(np.int32)
+
+    def pixels(index):
+        return words[index].view(np.uint8).reshape(*index.shape, 4).astype(np.float32)
+
+    x, y = x[..., None], y[..., None]
+    upper = _between(pixels(corner), pixels(corner + right), x)
+    corner += down
+    lower = _between(pixels(corner), pixels(corner + right), x)
+    upper = _between(upper, lower, y)
+    if gain is not None:
+        upper *= np.asarray(gain, np.float32)[:, None, None, None]
+    np.clip(np.rint(upper, out=upper), 0, 255, out=upper)
+    return np.ascontiguousarray(upper.astype(np.uint8)[..., :3])
+
+
+def _between(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """first + (second - first) * weight, in the memory of `second`."""
+    second -= first
+    second *= weight
+    second += first
+    return second

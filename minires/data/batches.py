@@ -1,0 +1,94 @@
+"""Mini-batches in a reproducible order, prepared ahead in a background thread."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from minires.data.augment import Augment
+from minires.data.dataset import Dataset
+from minires.errors import DataError
+
+
+class Batches:
+    """Batches of `dataset`: `for images, labels, index in batches.epoch(e): ...`.
+
+    The order is a function of (seed, epoch), an image's augmentation of (seed, epoch, position in the data
+    set): the same whatever the batch size, the thread, or the batch to start from. Up to `prefetch` batches
+    are prepared ahead (0: none, in the caller's thread). Mirroring is left out where the data set's classes
+    do not allow it. `wait_seconds` is the time the latest epoch's consumer waited for batches so far.
+
+    Raises DataError for a batch size below 1 or a negative seed or prefetch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        augment: Augment | None = None,
+        prefetch: int = 2,
+    ):
+        for name, value, least in (
+            ("batch size", batch_size, 1),
+            ("seed", seed, 0),
+            ("prefetch", prefetch, 0),
+        ):
+            if value < least:
+                raise DataError(f"{name}: expected a whole number of at least {least}, got {value}")
+        self.dataset, self.batch_size = dataset, batch_size
+        self.seed, self.shuffle, self.prefetch = seed, shuffle, prefetch
+        self.augment = augment and replace(augment, flip=augment.flip and dataset.flip_ok)
+        self.wait_seconds = 0.0
+
+    def __len__(self) -> int:
+        """Batches an epoch; the last may be smaller."""
+        return -(-len(self.dataset) // self.batch_size)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Positions (N,) in the order in which the epoch visits them."""
+        if not self.shuffle:
+            return np.arange(len(self.dataset))
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (images (n, H, W, 3) uint8, labels (n,) int64, index (n,)) from batch `start` on.
+
+        An error while a batch is prepared is raised here. Leaving the loop ends the thread.
+        """
+        order = self.order(epoch)
+        parts = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
+        self.wait_seconds = 0.0
+        if self.prefetch == 0:
+            for index in parts:
+                yield self._waited(self._prepare, epoch, index)
+            return
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="minires-batches")
+        ahead = deque()
+        try:
+            for index in parts:
+                ahead.append(pool.submit(self._prepare, epoch, index))
+                if len(ahead) > self.prefetch:
+                    yield self._waited(ahead.popleft().result)
+            while ahead:
+                yield self._waited(ahead.popleft().result)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, epoch: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        images = self.dataset.images(index)
+        if self.augment is not None:
+            images = self.augment(images, [(self.seed, epoch, i) for i in index])
+        return images, self.dataset.labels[index], index
+
+    def _waited(self, prepare, *arguments):
+        began = time.perf_counter()
+        try:
+            return prepare(*arguments)
+        finally:
+            self.wait_seconds += time.perf_counter() - began

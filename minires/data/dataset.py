@@ -1,0 +1,212 @@
+"""The one interface that training, evaluation and the lessons use for images, and `load` that picks a source.
+
+A data set is labels in memory and images on demand: uint8, NHWC, RGB.
+"""
+
+import copy
+import hashlib
+import operator
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from minires.errors import DataError
+
+_CHUNK = 256  # images read at a time by whole-set passes
+
+
+class Dataset:
+    """Images with class labels; subclasses fill the attributes and say how images are read.
+
+    labels   int64 (N,), each an index into `classes`
+    classes  names of the classes
+    source   where the images come from, for people to read
+    shape    (H, W, 3) of every image
+    flip_ok  whether a mirrored image keeps its class
+    """
+
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    source: str
+    shape: tuple[int, int, int]
+    flip_ok: bool
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.source}: {len(self)} images {self.shape}, {len(self.classes)} classes>"
+
+    def images(self, index: np.ndarray) -> np.ndarray:
+        """Images (n, H, W, 3) uint8 at the positions `index` (n,), in that order, repeats allowed."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of class names, shape, labels and all pixels in order, read in chunks.
+
+        Equal fingerprints mean equal data, wherever it is stored.
+        """
+        digest = hashlib.sha256(repr((self.classes, self.shape, len(self))).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        for index in chunks(len(self)):
+            digest.update(self.images(index).tobytes())
+        return digest.hexdigest()
+
+
+class ArrayDataset(Dataset):
+    """A data set in memory: images (N, H, W, 3) uint8, labels (N,). Raises DataError if they do not fit."""
+
+    def __init__(self, images, labels, classes, *, source: str = "memory", flip_ok: bool = False):
+        self._images = np.asarray(images)
+        self.source = source
+        self.classes = tuple(map(str, classes))
+        self.shape = check_images(self._images.shape, self._images.dtype, source)
+        if self._images.dtype != np.uint8:
+            raise DataError(f"{source}: expected uint8 images, got {self._images.dtype}: convert to 0..255")
+        self.labels = check_labels(labels, len(self._images), self.classes, source)
+        self.flip_ok = flip_ok
+
+    def images(self, index):
+        return self._images[np.asarray(index, dtype=np.intp)]
+
+
+class Subset(Dataset):
+    """The images of `dataset` at the positions `index` (n,), in that order; nothing is copied."""
+
+    def __init__(self, dataset: Dataset, index: np.ndarray):
+        self.dataset = dataset
+        self.index = np.asarray(index, dtype=np.int64)
+        if self.index.size == 0:
+            raise DataError(f"{dataset.source}: expected a subset of at least one image, got none")
+        if self.index.min() < 0 or self.index.max() >= len(dataset):
+            raise DataError(f"{dataset.source}: subset positions must be in 0..{len(dataset) - 1}")
+        self.labels = dataset.labels[self.index]
+        self.classes, self.source = dataset.classes, dataset.source
+        self.shape, self.flip_ok = dataset.shape, dataset.flip_ok
+
+    def images(self, index):
+        return self.dataset.images(self.index[np.asarray(index, dtype=np.intp)])
+
+
+class Resized(Dataset):
+    """`dataset` with every image resized to `size` (H, W) when it is read; bilinear, antialiased."""
+
+    def __init__(self, dataset: Dataset, size: tuple[int, int]):
+        self.dataset = dataset
+        self.labels, self.classes = dataset.labels, dataset.classes
+        self.source, self.flip_ok = dataset.source, dataset.flip_ok
+        self.shape = (*size, 3)
+
+    def images(self, index):
+        height, width, _ = self.shape
+        out = np.empty((len(index), *self.shape), np.uint8)
+        for row, image in zip(out, self.dataset.images(index), strict=True):
+            row[:] = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        return out
+
+
+def load(
+    spec: str | os.PathLike,
+    *,
+    size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    test_fraction: float = 0.15,
+    flip_ok: bool | None = None,
+) -> tuple[Dataset | None, Dataset | None]:
+    """Training and test part of the data that `spec` names.
+
+    spec   "builtin": drawn hand signs, always the same 1,080 + 120
+           an HDF5 file in the SIGNS layout: one of a train/test pair (the other is found beside it), or both
+           a folder: one that holds such a pair, one with train/ and test/ inside, or an image folder, which
+           is split by `seed` with `test_fraction` of each class for the test
+    size   side or (height, width) in pixels; None keeps what is stored (image folders: 64)
+    flip_ok  overrides whether a mirrored image keeps its class (builtin and SIGNS: yes; image folders: no)
+
+    A part that does not exist is None. Raises DataError for a path or data that cannot be used.
+    """
+    # these modules build on this one
+    from minires.data import folder, signs, synthetic
+
+    size = None if size is None else as_size(size)
+    if str(spec) == "builtin":
+        train, test = synthetic.make_signs()
+    elif not (path := Path(spec).expanduser()).exists():
+        raise DataError(
+            f"{spec}: no such file or folder: give 'builtin', an HDF5 file (.h5) or a folder of images"
+        )
+    elif path.is_dir() and not (path := signs.find_in(path) or path).is_file():
+        train, test = folder.load_folder(path, size=size or (64, 64), seed=seed, test_fraction=test_fraction)
+    else:
+        train, test = signs.load_signs(path)
+    return tuple(part and _finish(part, size, flip_ok, is_train=part is train) for part in (train, test))
+
+
+def _finish(part: Dataset, size: tuple[int, int] | None, flip_ok: bool | None, is_train: bool) -> Dataset:
+    present = np.unique(part.labels)
+    if is_train and len(present) < 2:
+        raise DataError(
+            f"{part.source}: expected images of at least two classes to train on, got only "
+            f"'{part.classes[present[0]]}': add images of another class"
+        )
+    if size not in (None, part.shape[:2]):
+        part = Resized(part, size)
+    if flip_ok is not None:
+        part = copy.copy(part)
+        part.flip_ok = flip_ok
+    return part
+
+
+def chunks(count: int, size: int = _CHUNK):
+    """Index arrays that walk over 0..count-1 in order, `size` at a time."""
+    return (np.arange(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a side or a pair; DataError unless both are whole numbers of at least 1."""
+    try:
+        height, width = (size, size) if np.ndim(size) == 0 else size
+        height, width = operator.index(height), operator.index(width)
+    except (TypeError, ValueError):
+        raise DataError(f"image size: expected a side or (height, width) in pixels, got {size!r}") from None
+    if min(height, width) < 1:
+        raise DataError(f"image size: expected at least 1 pixel each way, got {height}x{width}")
+    return height, width
+
+
+def check_images(shape: tuple[int, ...], dtype: np.dtype, source: str) -> tuple[int, int, int]:
+    """(H, W, 3) of an image array; DataError unless it is (N, H, W, 3) of uint8 or floats, not empty."""
+    if len(shape) != 4 or shape[3] != 3:
+        raise DataError(
+            f"{source}: expected images of shape (N, H, W, 3), got {tuple(shape)}: store RGB, channels last"
+        )
+    if shape[0] == 0:
+        raise DataError(f"{source}: expected at least one image, got none")
+    if 0 in shape:
+        raise DataError(f"{source}: expected images with pixels, got shape {tuple(shape)}")
+    if dtype != np.uint8 and dtype.kind != "f":
+        raise DataError(
+            f"{source}: expected images of uint8, or floats in 0..1 or 0..255, got {dtype}: convert to uint8"
+        )
+    return tuple(map(int, shape[1:]))
+
+
+def check_labels(labels, count: int, classes: tuple[str, ...], source: str) -> np.ndarray:
+    """Labels as int64 (count,), from (N,), (1, N) or (N, 1); DataError unless they fit images and classes."""
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and 1 in labels.shape:
+        labels = labels.reshape(-1)
+    if labels.ndim != 1:
+        raise DataError(f"{source}: expected labels of shape (N,), got {labels.shape}: store class numbers")
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{source}: expected integer labels, got {labels.dtype}: store class numbers from 0")
+    if len(labels) != count:
+        raise DataError(f"{source}: expected one label an image, got {len(labels)} for {count} images")
+    bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if bad.size:
+        raise DataError(
+            f"{source}: expected labels in 0..{len(classes) - 1} ({len(classes)} classes), got "
+            f"{labels[bad[0]]} at index {bad[0]}: correct the labels or list all classes"
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,135 @@
+"""HDF5 files opened with clear errors and written atomically; shared by data sets and checkpoints.
+
+Most broken `.h5` files are not HDF5 at all: a login page saved under that name, a Git LFS pointer, a zip.
+The first bytes say so before h5py is asked.
+"""
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from minires.errors import DataError, MiniresError
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_HEAD_BYTES = 65536
+# first bytes -> (what the file is, what to do)
+_OTHER_KINDS = {
+    b"version https://git-lfs": ("a Git LFS pointer", "fetch the file itself with 'git lfs pull'"),
+    b"PK\x03\x04": ("a zip archive", "unpack it and give the .h5 file inside"),
+    b"\x1f\x8b": ("gzip-compressed", "decompress it with gunzip (or tar -xzf) first"),
+    b"BZh": ("bzip2-compressed", "decompress it with bunzip2 first"),
+    b"\xfd7zXZ": ("xz-compressed", "decompress it with unxz first"),
+    b"\x93NUMPY": ("a NumPy .npy array", "store the arrays in HDF5"),
+    b"\xff\xd8\xff": ("a JPEG image", "give the folder of images instead"),
+    b"\x89PNG": ("a PNG image", "give the folder of images instead"),
+}
+
+
+def _not_hdf5(head: bytes) -> tuple[str, str]:
+    """What a file that starts with `head` is, if not HDF5, and what to do about it."""
+    if not head:
+        return "empty (0 bytes)", "download or write it again"
+    for magic, kind in _OTHER_KINDS.items():
+        if head.startswith(magic):
+            return kind
+    text = head.decode("utf-8", errors="ignore").lstrip("\ufeff \t\r\n")
+    if re.match(r"<(!doctype html|html|head|body)", text, re.IGNORECASE):
+        found = re.search(r"<title[^>]*>(.*?)</title", text, re.IGNORECASE | re.DOTALL)
+        title = " ".join(found[1].split())[:80] if found else "none"
+        return f"a web page (title: '{title}')", "download it again through the link to the raw file"
+    # UTF-8 text has no control characters but white space; a character cut at the end does not matter
+    if b"\x00" not in head and len(text.encode()) > 0.9 * len(head) and text.isprintable() | ("\n" in text):
+        return (
+            f"text that starts with {text.splitlines()[0][:40]!r}",
+            "download it again, or give another file",
+        )
+    return f"unknown data that starts with the bytes {head[:8].hex(' ')}", "give another file"
+
+
+def open_hdf5(path: str | os.PathLike, what: str) -> h5py.File:
+    """Open an HDF5 file for reading; the caller closes it (`with open_hdf5(...) as file`).
+
+    `what` says what the file should be, for the message: "a SIGNS data file", "a checkpoint".
+
+    Raises DataError, one line, for a path that is missing, a folder or not readable, for anything that is
+    not HDF5 (web page, text, archive, Git LFS pointer, empty file) and for a truncated or damaged file.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as raw:
+            head = raw.read(_HEAD_BYTES)
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected {what}, but there is no such file: check the path") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: expected {what}, but it is a folder: give a file in it") from None
+    except OSError as error:
+        raise DataError(f"{path}: expected {what}, but it cannot be read ({error.strerror})") from None
+    # a user block may stand before the signature, which is_hdf5 knows
+    if not head.startswith(_SIGNATURE) and not h5py.is_hdf5(path):
+        kind, remedy = _not_hdf5(head)
+        raise DataError(f"{path}: expected {what}, but it is {kind}, not HDF5: {remedy}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        message = " ".join(str(error).split())
+        sizes = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", message)
+        if sizes:
+            problem = f"a truncated HDF5 file ({sizes[1]} of {sizes[2]} bytes)"
+        elif path.stat().st_size < 1024:
+            problem = f"a truncated HDF5 file ({path.stat().st_size} bytes)"
+        else:
+            problem = f"a damaged HDF5 file ({message})"
+        raise DataError(f"{path}: expected {what}, but it is {problem}: download or write it again") from None
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; it replaces `path` when the block succeeds.
+
+    A reader sees the old file or the new one, never half of one. On any failure the temporary file is
+    removed and the old file stays. Raises DataError where the system refuses (disk full, no permission, no
+    such folder); an error of the block's own passes through.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path))  # a link stays a link
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        if target.is_dir():
+            raise DataError(f"{path}: expected a file to write, but it is a folder: add a file name")
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())  # the bytes reach the disk before the name does
+        os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:
+        # h5py reports a failed write at closing as RuntimeError with the system's number in the text
+        number = re.search(r"errno = (\d+)", str(error))
+        code = getattr(error, "errno", None) or (int(number[1]) if number else None)
+        if isinstance(error, MiniresError) or code is None:
+            raise
+        raise DataError(f"{path}: cannot be written ({os.strerror(code)}): {_write_remedy(code)}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_remedy(code: int) -> str:
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space or choose another disk; a file that was there before is unchanged"
+    if code == errno.ENOENT:
+        return "create the folder first, or choose another"
+    return "choose a folder where you may write; a file that was there before is unchanged"
+
+
+@contextmanager
+def atomic_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """Write an HDF5 file atomically: `with atomic_hdf5(path) as file: file["x"] = x`.
+
+    The file under `path` changes only when the block ends well; see `atomic_path` for failures.
+    """
+    with atomic_path(path) as temporary, h5py.File(temporary, "w-") as file:
+        yield file

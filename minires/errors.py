@@ -1,0 +1,34 @@
+"""The errors that a user can mend.
+
+Every message is one line that names the file or layer, what was expected, what came, and what to do.
+The command line prints it without a traceback; in Python each is also the built-in error that one would
+catch.
+"""
+
+
+class MiniresError(Exception):
+    """Base of every error that minires raises on purpose."""
+
+
+class ShapeError(MiniresError, ValueError):
+    """Arrays that do not fit a layer, or an image too small for a network."""
+
+
+class DataError(MiniresError, ValueError):
+    """A file or folder that is not the data it should be."""
+
+
+class CheckpointError(MiniresError, ValueError):
+    """A checkpoint that is damaged, or belongs to another architecture."""
+
+
+class StateError(MiniresError, RuntimeError):
+    """A call out of order, such as backward before forward."""
+
+
+class DeviceError(MiniresError, RuntimeError):
+    """A device that is not usable, or arrays of two devices in one operation."""
+
+
+class DivergedError(MiniresError, ArithmeticError):
+    """Training produced a value that is not finite."""

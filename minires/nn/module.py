@@ -1,0 +1,189 @@
+"""State: parameters, buffers, and modules that hold them.
+
+A module computes with the pure functions of minires.ops. `forward` puts what backward will need into one
+slot; `backward` takes it out again, so memory falls as backward proceeds, and a missing or a second backward
+is an error that names the layer.
+"""
+
+from contextlib import contextmanager
+
+from minires.backend import device_of, get_xp, to_device
+from minires.errors import DeviceError, StateError
+
+
+class Param:
+    """A trained array. `data` and `grad` have one shape; `decay` tells whether weight decay applies."""
+
+    def __init__(self, name: str, data, *, decay: bool = True):
+        self.name, self.data, self.grad, self.decay = name, data, None, decay
+
+    def write_grad(self, grad) -> None:
+        """Keep the gradient of the last backward pass; into the optimiser's flat buffer where there is one."""
+        if self.grad is None:
+            self.grad = grad
+        else:
+            self.grad[...] = grad
+
+
+class Buffer:
+    """An array that is kept with the weights but not trained, such as a running mean."""
+
+    def __init__(self, name: str, data):
+        self.name, self.data = name, data
+
+
+class Module:
+    """Base of every layer, block and network. Subclasses give `forward`, `backward` and `output_shape`."""
+
+    def __init__(self, name: str = ""):
+        self.name = name
+        self.training = True
+        self.keeps = True  # whether forward saves for backward
+        self._slot = None
+
+    def forward(self, x):
+        """y; in training or evaluation mode as `self.training` says."""
+        raise NotImplementedError
+
+    def backward(self, dy, need_dx: bool = True):
+        """dx, with every Param's gradient written. Consumes what the last forward saved."""
+        raise NotImplementedError
+
+    def output_shape(self, shape: tuple) -> tuple:
+        """The shape (without the batch) of y for an x of this shape; ShapeError where it does not fit."""
+        raise NotImplementedError
+
+    def __call__(self, x):
+        return self.forward(x)
+
+    def save(self, *arrays) -> None:
+        """Keep arrays for backward."""
+        if self.keeps:
+            self._slot = arrays
+
+    def saved(self) -> tuple:
+        """Take out what forward saved."""
+        if self._slot is None:
+            raise StateError(
+                f"{self.name or type(self).__name__}: backward without a forward before it; call forward "
+                "first (and once for each backward; inside `inference()` nothing is kept)"
+            )
+        slot, self._slot = self._slot, None
+        return slot
+
+    def release(self) -> None:
+        """Forget what forward saved, here and below."""
+        for module in self.modules():
+            module._slot = None
+
+    def _members(self):
+        for value in vars(self).values():
+            yield from value if isinstance(value, list) else [value]
+
+    def children(self) -> list["Module"]:
+        """The modules directly inside, in the order of the forward pass."""
+        return [m for m in self._members() if isinstance(m, Module)]
+
+    def modules(self):
+        """This module and all below it, depth first."""
+        yield self
+        for child in self.children():
+            yield from child.modules()
+
+    def _collect(self, kind) -> list:
+        return [v for module in self.modules() for v in module._members() if isinstance(v, kind)]
+
+    def params(self) -> list[Param]:
+        """Every Param, here and below, in the order of the forward pass."""
+        return self._collect(Param)
+
+    def buffers(self) -> list[Buffer]:
+        """Every Buffer, here and below."""
+        return self._collect(Buffer)
+
+    def state(self) -> dict:
+        """Name -> array (not copied) of every parameter and buffer."""
+        return {v.name: v.data for v in self.params() + self.buffers()}
+
+    def parameter_count(self) -> tuple[int, int]:
+        """(trained, kept but not trained) numbers."""
+        return sum(p.data.size for p in self.params()), sum(b.data.size for b in self.buffers())
+
+    def train(self, mode: bool = True) -> "Module":
+        """Training mode: batch normalisation uses the batch's statistics, dropout drops. Returns self."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> "Module":
+        """Evaluation mode: running statistics, nothing dropped. Returns self."""
+        return self.train(False)
+
+    def _convert(self, change) -> "Module":
+        for v in self.params() + self.buffers():
+            v.data = change(v.data)
+            if isinstance(v, Param):
+                v.grad = None
+        self.release()
+        return self
+
+    def to(self, device: str) -> "Module":
+        """Move to 'cpu' or 'gpu', in place; gradients are dropped, and an optimiser must be made anew. Returns self."""
+        return self._convert(lambda a: to_device(a, device))
+
+    def astype(self, dtype) -> "Module":
+        """Change the precision, in place (float64 for gradient checks); as `to` otherwise. Returns self."""
+        return self._convert(lambda a: a.astype(dtype))
+
+    def check_device(self, x, weight) -> None:
+        """DeviceError, naming this layer, when the input and the weights live on different devices."""
+        if get_xp(x) is not get_xp(weight):
+            here, there = device_of(weight), device_of(x)
+            raise DeviceError(
+                f"{self.name}: the input is on the {there}, the weights on the {here}: "
+                f"move one with minires.to_device(x, '{here}') or model.to('{there}')"
+            )
+
+
+@contextmanager
+def inference(model: Module):
+    """Evaluation mode with nothing saved for backward; the former modes come back at the end.
+
+    Forward passes inside touch no state, so several threads may run them at once.
+    """
+    before = [(m, m.training, m.keeps) for m in model.modules()]
+    try:
+        model.release()
+        for module, _, _ in before:
+            module.training = module.keeps = False
+        yield model
+    finally:
+        for module, training, keeps in before:
+            module.training, module.keeps = training, keeps
+
+
+class Sequential(Module):
+    """Modules one after the other: y = f_n(... f_2(f_1(x)))."""
+
+    def __init__(self, *layers: Module, name: str = ""):
+        super().__init__(name)
+        self.layers = list(layers)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, dy, need_dx: bool = True):
+        """dx, or None unless needed: then the walk ends at the first layer that has parameters."""
+        first = 0 if need_dx else next((i for i, m in enumerate(self.layers) if m.params()), 0)
+        for i in reversed(range(first, len(self.layers))):
+            dy = self.layers[i].backward(dy, need_dx=need_dx or i > first)
+        for layer in self.layers[:first]:
+            layer.release()
+        return dy if need_dx else None
+
+    def output_shape(self, shape):
+        for layer in self.layers:
+            shape = layer.output_shape(shape)
+        return shape

@@ -1,0 +1,149 @@
+"""Convolution as a matrix product (im2col), and zero padding.
+
+Shapes, here and everywhere: x (N, H, W, C), w (R, S, C, O), b (O,), y (N, P, Q, O).
+The im2col formulation: K. Chellapilla, S. Puri, P. Simard, "High Performance Convolutional Neural Networks
+for Document Processing", 2006, section 3; arithmetic of sizes: V. Dumoulin, F. Visin, arXiv:1603.07285.
+"""
+
+from minires.backend import get_xp
+from minires.errors import ShapeError
+from minires.ops.norm import channel_sum
+
+# Bytes of columns that one matrix product may take. The batch is walked in pieces of this size, so that a
+# large image costs time but never memory. benchmarks/bench_ops.py --workspace measures it.
+MAX_WORKSPACE = 8 * 2**20
+
+
+def pair(value) -> tuple:
+    """(v, v) for a single v, else the two values given."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+
+
+def resolve_padding(pad, size, kernel, stride) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((top, bottom), (left, right)) for any way of stating a padding.
+
+    `pad` is "valid" (none), "same" (ceil(H / stride) outputs; an odd zero goes to the bottom and right, as
+    in TensorFlow and PyTorch), an int, (vertical, horizontal), or the four numbers themselves.
+    `size`, `kernel`, `stride`: each (vertical, horizontal).
+    """
+    if pad == "valid":
+        return (0, 0), (0, 0)
+    if pad == "same":
+        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in total)
+    if isinstance(pad, str):
+        raise ShapeError(f"unknown padding {pad!r}: use 'valid', 'same', an int, (v, h) or ((t, b), (l, r))")
+    return tuple(pair(p) for p in pair(pad))
+
+
+def output_size(size, kernel, stride, pad) -> tuple[int, int]:
+    """(P, Q): P = floor((H + top + bottom - R) / stride) + 1, Q alike; may be < 1 when the image is too small."""
+    pads = resolve_padding(pad, size, kernel, stride)
+    return tuple((n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, pads, kernel, stride, strict=True))
+
+
+def zero_pad2d_forward(x, pad):
+    """y = x with rows and columns of zeros around it; pad as in `resolve_padding`. x itself when there are none."""
+    (top, bottom), (left, right) = resolve_padding(pad, x.shape[1:3], (1, 1), (1, 1))
+    if not (top or bottom or left or right):
+        return x
+    N, H, W, C = x.shape
+    y = get_xp(x).zeros((N, top + H + bottom, left + W + right, C), x.dtype)
+    y[:, top : top + H, left : left + W] = x
+    return y
+
+
+def zero_pad2d_backward(dy, pad):
+    """dx: the padding received no input, so its gradient is dropped."""
+    (top, bottom), (left, right) = resolve_padding(pad, dy.shape[1:3], (1, 1), (1, 1))
+    H, W = dy.shape[1] - top - bottom, dy.shape[2] - left - right
+    return dy[:, top : top + H, left : left + W]
+
+
+def im2col(x, kernel, stride):
+    """Every receptive field as a row: (N, H, W, C) -> (N * P * Q, R * S * C), no padding.
+
+    In NHWC a field's row of S pixels lies side by side in memory, so the copy moves S * C numbers at a time;
+    for a 1x1 kernel with stride 1 there is nothing to copy and the result is a view of x.
+    """
+    xp = get_xp(x)
+    x = xp.ascontiguousarray(x)
+    (R, S), (sv, sh) = kernel, stride
+    N, H, W, C = x.shape
+    P, Q = output_size((H, W), kernel, stride, "valid")
+    n, h, w, c = x.strides
+    fields = xp.lib.stride_tricks.as_strided(x, (N, P, Q, R, S * C), (n, h * sv, w * sh, h, c))
+    return fields.reshape(N * P * Q, R * S * C)
+
+
+def col2im(columns, shape, kernel, stride):
+    """The adjoint of `im2col`: each entry of a row is added back where it was read from."""
+    (R, S), (sv, sh) = kernel, stride
+    N, H, W, C = shape
+    P, Q = output_size((H, W), kernel, stride, "valid")
+    fields = columns.reshape(N, P, Q, R, S, C)
+    if (R, S, sv, sh) == (1, 1, 1, 1):
+        return fields.reshape(shape)
+    x = get_xp(columns).zeros(shape, columns.dtype)
+    for r in range(R):
+        for s in range(S):
+            x[:, r : r + sv * P : sv, s : s + sh * Q : sh] += fields[:, :, :, r, s]
+    return x
+
+
+def _image_chunks(x, kernel, stride):
+    """Slices of the batch whose columns fit in MAX_WORKSPACE; the whole batch where none are needed."""
+    N, H, W, C = x.shape
+    if (*kernel, *stride) == (1, 1, 1, 1):
+        return [slice(0, N)]
+    P, Q = output_size((H, W), kernel, stride, "valid")
+    step = max(1, MAX_WORKSPACE // max(1, P * Q * kernel[0] * kernel[1] * C * x.dtype.itemsize))
+    return [slice(i, min(i + step, N)) for i in range(0, N, step)]
+
+
+def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
+    """y[n, p, q, o] = b[o] + sum over r, s, c of x[n, p*stride + r - top, q*stride + s - left, c] w[r, s, c, o]
+
+    x (N, H, W, C), w (R, S, C, O), b (O,) or None -> y (N, P, Q, O), in the dtype of x and w.
+    """
+    xp = get_xp(x)
+    (R, S, C, O), stride = w.shape, pair(stride)
+    padded = zero_pad2d_forward(x, resolve_padding(pad, x.shape[1:3], (R, S), stride))
+    P, Q = output_size(padded.shape[1:3], (R, S), stride, "valid")
+    y = xp.empty((x.shape[0], P, Q, O), xp.result_type(x, w))
+    for images in _image_chunks(padded, (R, S), stride):
+        columns = im2col(padded[images], (R, S), stride)  # (n*P*Q, R*S*C)
+        xp.matmul(columns, w.reshape(R * S * C, O), out=y[images].reshape(-1, O))
+        if b is not None:
+            y[images] += b
+    return y
+
+
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True):
+    """(dx, dw, db) of `conv2d_forward`; dx and db are None unless needed.
+
+    With the columns X (recomputed, never kept) the forward is Y = X W + b, so
+    dW = X^T dY,  dX = dY W^T (scattered back by col2im),  db = the sum of dY's rows.
+    For stride 1 the scatter is itself a convolution: dy, padded, with the kernel turned by 180 degrees.
+    """
+    xp = get_xp(dy)
+    (R, S, C, O), stride = w.shape, pair(stride)
+    (top, bottom), (left, right) = pads = resolve_padding(pad, x.shape[1:3], (R, S), stride)
+    padded = zero_pad2d_forward(x, pads)
+    turn = need_dx and stride == (1, 1) and max(R, S) > 1 and max(top, bottom) < R and max(left, right) < S
+    dw, dparts = None, []
+    for images in _image_chunks(padded, (R, S), stride):
+        rows = dy[images].reshape(-1, O)
+        part = im2col(padded[images], (R, S), stride).T @ rows
+        dw = part if dw is None else xp.add(dw, part, out=dw)
+        if need_dx and not turn:
+            dcolumns = rows @ w.reshape(R * S * C, O).T
+            dparts.append(col2im(dcolumns, padded[images].shape, (R, S), stride))
+    dx = None
+    if turn:
+        around = ((R - 1 - top, R - 1 - bottom), (S - 1 - left, S - 1 - right))
+        dx = conv2d_forward(dy, w[::-1, ::-1].transpose(0, 1, 3, 2), pad=around)
+    elif need_dx:
+        dpadded = dparts[0] if len(dparts) == 1 else xp.concatenate(dparts)
+        dx = zero_pad2d_backward(dpadded, pads)
+    return dx, dw.reshape(w.shape), channel_sum(dy) if need_db else None

@@ -1,0 +1,37 @@
+"""Softmax and cross-entropy in one, as they are differentiated."""
+
+from minires.backend import get_xp
+from minires.errors import ShapeError
+
+
+def _targets(labels, shape, dtype, label_smoothing):
+    """Integer labels (N,) or distributions (N, K) -> distributions (N, K), each mixed with the uniform one."""
+    xp = get_xp(labels)
+    N, K = shape
+    if labels.shape == (N,) and labels.dtype.kind in "iu":
+        labels = xp.arange(K) == labels[:, None]
+    elif labels.shape != (N, K):
+        raise ShapeError(
+            f"cross-entropy: logits {shape} need integer labels ({N},) or one-hot labels {shape}, "
+            f"got {labels.dtype} {labels.shape}"
+        )
+    return labels.astype(dtype) * (1 - label_smoothing) + label_smoothing / K
+
+
+def softmax_cross_entropy_forward(logits, labels, *, label_smoothing=0.0):
+    """(loss, probs): probs = softmax(logits), loss = -mean over n of sum over k of t[n, k] log probs[n, k].
+
+    logits (N, K); labels (N,) integers in 0..K-1 or (N, K) one-hot; t = (1 - a) one-hot + a / K for smoothing
+    a (C. Szegedy et al., arXiv:1512.00567, section 7). loss is a 0-d array: on a GPU nothing waits for it.
+    The largest logit is subtracted first, so no exponential overflows.
+    """
+    xp = get_xp(logits)
+    targets = _targets(labels, logits.shape, logits.dtype, label_smoothing)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probs = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+    return -(targets * log_probs).sum() / len(logits), xp.exp(log_probs)
+
+
+def softmax_cross_entropy_backward(probs, labels, *, label_smoothing=0.0):
+    """dlogits = (probs - t) / N."""
+    return (probs - _targets(labels, probs.shape, probs.dtype, label_smoothing)) / len(probs)

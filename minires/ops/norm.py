@@ -1,0 +1,105 @@
+"""Batch normalisation over (N, H, W), one mean and variance a channel.
+
+S. Ioffe, C. Szegedy, "Batch Normalization", arXiv:1502.03167, section 3 (algorithm 1 and the gradients below it).
+Shapes: x, y (N, H, W, C) or (N, C); gamma, beta, mean, var, rstd (C,), with rstd = 1 / sqrt(var + epsilon).
+
+Every pass walks over pieces that stay in the cache, as rows of W * C numbers: the per-channel vectors are
+tiled W times, which makes NumPy's inner loops long. Sums are taken after the mean is subtracted, so a mean
+that is large beside the spread costs no digits.
+"""
+
+from minires.backend import get_xp, row_chunks
+
+
+def _rows(x):
+    """x as (rows, W * C), with the slices that walk over it."""
+    C = x.shape[-1]
+    W = x.shape[2] if x.ndim == 4 else 1
+    x = x.reshape(-1, W * C)
+    return x, W, row_chunks(len(x), W * C, x)
+
+
+def _fold(sums, W):
+    """Column sums (W * C,) -> channel sums (C,)."""
+    return sums.reshape(W, -1).sum(axis=0)
+
+
+def channel_sum(x):
+    """The sum over everything but the channels: (N, H, W, C) or (N, C) -> (C,)."""
+    rows, W, _ = _rows(x)
+    return _fold(get_xp(x).add.reduce(rows, axis=0), W)
+
+
+def batchnorm_statistics(x):
+    """(mean, var): mean = sum x / m,  var = sum (x - mean)^2 / m (biased), over the m = N*H*W values of a channel."""
+    xp = get_xp(x)
+    m = x.size // x.shape[-1]
+    mean = channel_sum(x) / m
+    x, W, chunks = _rows(x)
+    tiled = xp.tile(mean, W)
+    squares = xp.zeros_like(tiled)
+    for rows in chunks:
+        centred = x[rows] - tiled
+        squares += xp.einsum("ij,ij->j", centred, centred)
+    return mean, _fold(squares, W) / m
+
+
+def batchnorm_forward(x, gamma, beta, mean, rstd):
+    """y = gamma * (x - mean) * rstd + beta, with the statistics of the batch (training) or running ones (evaluation)."""
+    xp = get_xp(x)
+    shape = x.shape
+    x, W, chunks = _rows(x)
+    mean, scale, beta = xp.tile(mean, W), xp.tile(gamma * rstd, W), xp.tile(beta, W)
+    y = xp.empty_like(x)
+    for rows in chunks:
+        part = y[rows]
+        xp.subtract(x[rows], mean, out=part)
+        part *= scale
+        part += beta
+    return y.reshape(shape)
+
+
+def _batchnorm_sums(dy, x, mean, rstd):
+    """dgamma = sum dy * x_hat and dbeta = sum dy, a channel, where x_hat = (x - mean) * rstd."""
+    xp = get_xp(x)
+    dbeta = channel_sum(dy)
+    x, W, chunks = _rows(x)
+    dy = dy.reshape(x.shape)
+    mean = xp.tile(mean, W)
+    products = xp.zeros_like(mean)
+    for rows in chunks:
+        products += xp.einsum("ij,ij->j", dy[rows], x[rows] - mean)
+    return _fold(products, W) * rstd, dbeta
+
+
+def batchnorm_backward(dy, x, gamma, mean, rstd):
+    """(dx, dgamma, dbeta) in training, where the mean and the variance depend on x too:
+
+    dx = gamma * rstd * (dy - dbeta / m - x_hat * dgamma / m).
+
+    The two subtracted terms are what flows back through the mean and through the variance; they make dx sum
+    to zero over each channel and stand orthogonal to x_hat.
+    """
+    xp = get_xp(x)
+    dgamma, dbeta = _batchnorm_sums(dy, x, mean, rstd)
+    shape = x.shape
+    x, W, chunks = _rows(x)
+    dy = dy.reshape(x.shape)
+    m = x.shape[0] * W
+    slope = xp.tile(rstd * dgamma / m, W)  # x_hat * dgamma / m = (x - mean) * slope
+    mean, scale, shift = xp.tile(mean, W), xp.tile(gamma * rstd, W), xp.tile(dbeta / m, W)
+    dx = xp.empty_like(x)
+    for rows in chunks:
+        part = dx[rows]
+        xp.subtract(mean, x[rows], out=part)
+        part *= slope
+        part += dy[rows]
+        part -= shift
+        part *= scale
+    return dx.reshape(shape), dgamma, dbeta
+
+
+def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
+    """(dx, dgamma, dbeta) in evaluation, where the statistics are constants: dx = gamma * rstd * dy."""
+    dgamma, dbeta = _batchnorm_sums(dy, x, mean, rstd)
+    return dy * (gamma * rstd), dgamma, dbeta

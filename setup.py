@@ -1,0 +1,5 @@
+"""Packaging entry point; every setting stands in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
