@@ -80,9 +80,7 @@ def torch_gradients(twin, model: nn.Module) -> dict[str, np.ndarray]:
     grads = {}
     for ours, theirs in zip(model.params(), twin.parameters(), strict=True):
         grad = theirs.grad.numpy()
-        grads[ours.name] = (
-            grad.transpose(2, 3, 1, 0) if grad.ndim == 4 else grad.T if grad.ndim == 2 else grad
-        )
+        grads[ours.name] = grad.transpose(2, 3, 1, 0) if grad.ndim == 4 else grad.T if grad.ndim == 2 else grad
     return grads
 
 
@@ -94,9 +92,9 @@ def keras_course_resnet50(input_shape=(64, 64, 3), classes=6):
         conv, norm = f"res{stage}{letter}_branch", f"bn{stage}{letter}_branch"
         y = x
         for part, (width, size) in zip("abc", zip(filters, (1, kernel, 1), strict=True), strict=True):
-            y = layers.Conv2D(
-                width, size, strides=stride if part == "a" else 1, padding="same", name=f"{conv}2{part}"
-            )(y)
+            y = layers.Conv2D(width, size, strides=stride if part == "a" else 1, padding="same", name=f"{conv}2{part}")(
+                y
+            )
             y = layers.BatchNormalization(name=f"{norm}2{part}")(y)
             if part != "c":
                 y = layers.ReLU()(y)
@@ -110,9 +108,7 @@ def keras_course_resnet50(input_shape=(64, 64, 3), classes=6):
     x = layers.Conv2D(64, 7, strides=2, name="conv1")(x)
     x = layers.ReLU()(layers.BatchNormalization(name="bn_conv1")(x))
     x = layers.MaxPooling2D(3, strides=2)(x)
-    for stage, (width, letters) in enumerate(
-        [(64, "abc"), (128, "abcd"), (256, "abcdef"), (512, "abc")], start=2
-    ):
+    for stage, (width, letters) in enumerate([(64, "abc"), (128, "abcd"), (256, "abcdef"), (512, "abc")], start=2):
         for letter in letters:
             first = letter == "a"
             stride = 2 if first and stage > 2 else 1

@@ -117,6 +117,11 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def thread_count() -> int:
+    """How many threads the matrix products use now."""
+    return max((lib.num_threads for lib in _blas().lib_controllers if lib.user_api == "blas"), default=1)
+
+
 @contextmanager
 def blas_threads(count: int | None):
     """Run the matrix products inside the block on `count` threads (None: leave it), then restore."""

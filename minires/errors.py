@@ -22,6 +22,10 @@ class CheckpointError(MiniresError, ValueError):
     """A checkpoint that is damaged, or belongs to another architecture."""
 
 
+class ConfigError(MiniresError, ValueError):
+    """A setting that does not exist, or a value outside its range."""
+
+
 class StateError(MiniresError, RuntimeError):
     """A call out of order, such as backward before forward."""
 

@@ -1,1 +1,52 @@
-"""Images and labels, from anywhere."""
+"""Images and labels: where they come from and how they reach training.
+
+dataset.py    the interface `Dataset`, and `load`, which picks a source
+synthetic.py  the built-in hand signs, drawn when asked for
+signs.py      the course's SIGNS layout in HDF5, read and written
+folder.py     image folders: split, read, converted to HDF5
+images.py     one image file of any usual kind to RGB
+augment.py    random shifts, turns, sizes and brightness
+batches.py    mini-batches in a reproducible order, prepared in the background
+fetch.py      download of the public Sign Language Digits photographs
+hdf5.py       HDF5 opened with clear errors and written atomically; checkpoints use it too
+"""
+
+from minires.data.augment import Augment
+from minires.data.batches import Batches
+from minires.data.dataset import ArrayDataset, Dataset, Subset, load
+from minires.data.folder import ImageFolder, convert, read_split, stratified_split, write_split
+from minires.data.hdf5 import atomic_hdf5, open_hdf5
+from minires.data.images import read_image
+from minires.data.signs import SignsDataset, load_signs, write_signs
+from minires.data.synthetic import make_signs
+
+__all__ = [
+    "ArrayDataset",
+    "Augment",
+    "Batches",
+    "Dataset",
+    "ImageFolder",
+    "SignsDataset",
+    "Subset",
+    "atomic_hdf5",
+    "convert",
+    "fetch_digits",
+    "load",
+    "load_signs",
+    "make_signs",
+    "open_hdf5",
+    "read_image",
+    "read_split",
+    "stratified_split",
+    "write_signs",
+    "write_split",
+]
+
+
+def __getattr__(name: str):
+    # fetch pulls in the network libraries, a third of a second that most programs need not spend
+    if name == "fetch_digits":
+        from minires.data.fetch import fetch_digits
+
+        return fetch_digits
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

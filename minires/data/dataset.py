@@ -37,7 +37,7 @@ class Dataset:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.source}: {len(self)} images {self.shape}, {len(self.classes)} classes>"
+        return f"<{type(self).__name__} {self.source}: {len(self)} images {self.shape} of {self.classes}>"
 
     def images(self, index: np.ndarray) -> np.ndarray:
         """Images (n, H, W, 3) uint8 at the positions `index` (n,), in that order, repeats allowed."""
@@ -133,9 +133,7 @@ def load(
     if str(spec) == "builtin":
         train, test = synthetic.make_signs()
     elif not (path := Path(spec).expanduser()).exists():
-        raise DataError(
-            f"{spec}: no such file or folder: give 'builtin', an HDF5 file (.h5) or a folder of images"
-        )
+        raise DataError(f"{spec}: no such file or folder: give 'builtin', an HDF5 file (.h5) or a folder of images")
     elif path.is_dir() and not (path := signs.find_in(path) or path).is_file():
         train, test = folder.load_folder(path, size=size or (64, 64), seed=seed, test_fraction=test_fraction)
     else:

@@ -8,9 +8,7 @@ from PIL import Image, ImageOps
 from minires.data.dataset import as_size
 from minires.errors import DataError
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-)
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 MAX_PIXELS = 50_000_000
 
 
@@ -48,16 +46,12 @@ def read_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
 
 
 def _too_large(path, found: str) -> str:
-    return (
-        f"{path}: expected an image of at most {MAX_PIXELS // 10**6} megapixels, got {found}: scale it down"
-    )
+    return f"{path}: expected an image of at most {MAX_PIXELS // 10**6} megapixels, got {found}: scale it down"
 
 
 def _to_rgb(image: Image.Image, path) -> Image.Image:
     if image.mode == "F":
-        raise DataError(
-            f"{path}: expected an image of 8 or 16 bits, got floating point: save it as 8-bit PNG"
-        )
+        raise DataError(f"{path}: expected an image of 8 or 16 bits, got floating point: save it as 8-bit PNG")
     if image.mode.startswith("I"):  # 16-bit grey; convert() would clip at 255
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:

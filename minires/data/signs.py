@@ -101,17 +101,13 @@ def find_in(folder: Path) -> Path | None:
     for part, usual in _NAMES.items():
         named = [path for path in files if path.name == usual] or [p for p in files if part in p.stem.lower()]
         if len(named) > 1:
-            raise DataError(
-                f"{folder}: several files for '{part}' ({', '.join(p.name for p in named)}): give one"
-            )
+            raise DataError(f"{folder}: several files for '{part}' ({', '.join(p.name for p in named)}): give one")
         if named:
             return named[0]
     return None
 
 
-def write_signs(
-    target: str | os.PathLike, train: Dataset | None, test: Dataset | None = None
-) -> tuple[Path, ...]:
+def write_signs(target: str | os.PathLike, train: Dataset | None, test: Dataset | None = None) -> tuple[Path, ...]:
     """Write the parts in the SIGNS layout, images streamed in chunks, and return the files written.
 
     A `target` that ends in .h5 or .hdf5 is one file for both parts; any other is a folder, created if
@@ -156,18 +152,14 @@ def _write_part(file: h5py.File, name: str, part: Dataset) -> None:
 def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
     found = file.get(key)
     if not isinstance(found, h5py.Dataset):
-        raise DataError(
-            f"{path}: expected the key {key}, got {sorted(file)}: give a file in the SIGNS layout"
-        )
+        raise DataError(f"{path}: expected the key {key}, got {sorted(file)}: give a file in the SIGNS layout")
     return found
 
 
 def _class_names(stored: np.ndarray, path: Path) -> tuple[str, ...]:
     names = np.ravel(stored)
     if names.dtype.kind not in "iuSO" or names.size == 0:
-        raise DataError(
-            f"{path}: expected list_classes as integers or byte strings, got {names.dtype} {names.shape}"
-        )
+        raise DataError(f"{path}: expected list_classes as integers or byte strings, got {names.dtype} {names.shape}")
     return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
 
 
@@ -179,9 +171,7 @@ def _float_scale(images: h5py.Dataset, where: str) -> float:
         finite = np.isfinite(pixels).all(axis=(1, 2, 3))
         if not finite.all():
             bad = index[np.argmin(finite)]
-            raise DataError(
-                f"{where}: expected finite pixels, got NaN or infinity first in image {bad}: repair it"
-            )
+            raise DataError(f"{where}: expected finite pixels, got NaN or infinity first in image {bad}: repair it")
         low, high = min(low, pixels.min()), max(high, pixels.max())
     if low < 0 or high > 255:
         raise DataError(

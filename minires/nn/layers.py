@@ -4,7 +4,7 @@ import numpy as np
 
 from minires import ops
 from minires.backend import get_xp
-from minires.errors import ShapeError
+from minires.errors import ConfigError, ShapeError
 from minires.nn.init import draw_kernel, generator
 from minires.nn.module import Buffer, Module, Param
 from minires.ops.conv import output_size, pair, resolve_padding
@@ -13,9 +13,7 @@ from minires.ops.conv import output_size, pair, resolve_padding
 def _check_channels(layer: Module, shape: tuple, expected: int, rank: int) -> None:
     if len(shape) != rank or shape[-1] != expected:
         layout = "(H, W, C)" if rank == 3 else "(C,)"
-        raise ShapeError(
-            f"{layer.name}: expected {layout} with C = {expected}, got {shape}: check the layer before it"
-        )
+        raise ShapeError(f"{layer.name}: expected {layout} with C = {expected}, got {shape}: check the layer before it")
 
 
 def _check_map(layer: Module, shape: tuple, size: tuple) -> tuple:
@@ -31,9 +29,7 @@ def _check_map(layer: Module, shape: tuple, size: tuple) -> tuple:
 class Conv2d(Module):
     """Convolution. w (R, S, C, O); see ops.conv2d_forward. `init`: 'he' or 'glorot'."""
 
-    def __init__(
-        self, name, in_channels, out_channels, kernel, *, stride=1, pad=0, bias=False, init="he", seed=0
-    ):
+    def __init__(self, name, in_channels, out_channels, kernel, *, stride=1, pad=0, bias=False, init="he", seed=0):
         super().__init__(name)
         self.stride, self.pad = pair(stride), pad
         shape = (*pair(kernel), in_channels, out_channels)
@@ -245,7 +241,7 @@ class Dropout(Module):
     def __init__(self, name, rate, *, seed=0):
         super().__init__(name)
         if not 0 <= rate < 1:
-            raise ValueError(f"{name}: dropout rate must lie in [0, 1), got {rate}")
+            raise ConfigError(f"{name}: dropout rate must lie in [0, 1), got {rate}")
         self.rate = rate
         self.rng = generator(seed, name)
 

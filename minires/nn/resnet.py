@@ -7,7 +7,7 @@ and section 4.2 (CIFAR networks, depth 6n + 2). `resnet("resnet50", (64, 64, 3),
 
 from dataclasses import dataclass, replace
 
-from minires.errors import ShapeError
+from minires.errors import ConfigError, ShapeError
 from minires.nn.blocks import Block
 from minires.nn.init import INITIALISERS
 from minires.nn.layers import (
@@ -137,9 +137,7 @@ class Config:
     preact: bool = False  # BN and ReLU before each convolution
     norm: bool = True  # False: no batch normalisation
     init: str = "he"
-    zero_gamma: bool = (
-        False  # the last BN of each residual branch starts at 0 (arXiv:1706.02677, section 5.1)
-    )
+    zero_gamma: bool = False  # the last BN of each residual branch starts at 0 (arXiv:1706.02677, section 5.1)
     widths: tuple | None = None  # None: the paper's
     bn_momentum: float | None = None  # None: the variant's
     dropout: float = 0.0  # before the classifier
@@ -156,9 +154,7 @@ class Config:
         )
         for field, table in known:
             if getattr(self, field) not in table:
-                raise ValueError(
-                    f"unknown {field} {getattr(self, field)!r}: choose one of {', '.join(table)}"
-                )
+                raise ConfigError(f"unknown {field} {getattr(self, field)!r}: choose one of {', '.join(table)}")
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise ShapeError(f"input shape must be (height, width, channels), got {self.input_shape}")
         if self.classes < 2:
@@ -287,9 +283,7 @@ class _Builder:
         before, branch, channels = [], [], C
         for i, (kernel, O) in enumerate(zip(self.kernels, outs, strict=True)):
             spot = {**where, "i": i + 1, "abc": "abc"[i]}
-            conv = self.conv(
-                self.names.conv.format(**spot), channels, O, kernel, stride if i == stride_at else 1
-            )
+            conv = self.conv(self.names.conv.format(**spot), channels, O, kernel, stride if i == stride_at else 1)
             norm, relu = self.names.norm.format(**spot), ReLU(f"{unit}.relu{i + 1}")
             if self.config.preact:
                 (before if i == 0 else branch).extend([*self.norm(norm, channels), relu])

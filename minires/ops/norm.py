@@ -4,8 +4,8 @@ S. Ioffe, C. Szegedy, "Batch Normalization", arXiv:1502.03167, section 3 (algori
 Shapes: x, y (N, H, W, C) or (N, C); gamma, beta, mean, var, rstd (C,), with rstd = 1 / sqrt(var + epsilon).
 
 Every pass walks over pieces that stay in the cache, as rows of W * C numbers: the per-channel vectors are
-tiled W times, which makes NumPy's inner loops long. Sums are taken after the mean is subtracted, so a mean
-that is large beside the spread costs no digits.
+tiled W times, which makes NumPy's inner loops long. Sums are taken after something near the mean is
+subtracted, so a mean that is large beside the spread costs no digits.
 """
 
 from minires.backend import get_xp, row_chunks
@@ -31,21 +31,29 @@ def channel_sum(x):
 
 
 def batchnorm_statistics(x):
-    """(mean, var): mean = sum x / m,  var = sum (x - mean)^2 / m (biased), over the m = N*H*W values of a channel."""
+    """(mean, var): mean = sum x / m,  var = sum (x - mean)^2 / m (biased), over the m = N*H*W values of a channel.
+
+    One pass: with d = x - shift for any shift near the mean, here the first image's own mean,
+    mean = shift + sum d / m and var = sum d^2 / m - (sum d / m)^2. T. Chan, G. Golub, R. LeVeque,
+    "Algorithms for Computing the Sample Variance", The American Statistician 37, 1983.
+    """
     xp = get_xp(x)
     m = x.size // x.shape[-1]
-    mean = channel_sum(x) / m
+    shift = channel_sum(x[:1]) / (m // len(x))
     x, W, chunks = _rows(x)
-    tiled = xp.tile(mean, W)
-    squares = xp.zeros_like(tiled)
+    tiled = xp.tile(shift, W)
+    sums, squares = xp.zeros_like(tiled), xp.zeros_like(tiled)
     for rows in chunks:
-        centred = x[rows] - tiled
-        squares += xp.einsum("ij,ij->j", centred, centred)
-    return mean, _fold(squares, W) / m
+        d = x[rows] - tiled
+        sums += xp.add.reduce(d, axis=0)
+        squares += xp.einsum("ij,ij->j", d, d)
+    offset = _fold(sums, W) / m
+    # rounding may leave a constant channel slightly below zero
+    return shift + offset, xp.maximum(_fold(squares, W) / m - offset * offset, 0)
 
 
 def batchnorm_forward(x, gamma, beta, mean, rstd):
-    """y = gamma * (x - mean) * rstd + beta, with the statistics of the batch (training) or running ones (evaluation)."""
+    """y = gamma * (x - mean) * rstd + beta, with statistics of the batch (training) or running ones (evaluation)."""
     xp = get_xp(x)
     shape = x.shape
     x, W, chunks = _rows(x)

@@ -11,9 +11,7 @@ def _windows(x, kernel, stride):
     """The R * S views of x that together cover each window, in row-major order of the window's cells."""
     (R, S), (sv, sh) = kernel, stride
     P, Q = output_size(x.shape[1:3], kernel, stride, "valid")
-    return [
-        x[:, r : r + sv * (P - 1) + 1 : sv, s : s + sh * (Q - 1) + 1 : sh] for r in range(R) for s in range(S)
-    ]
+    return [x[:, r : r + sv * (P - 1) + 1 : sv, s : s + sh * (Q - 1) + 1 : sh] for r in range(R) for s in range(S)]
 
 
 def _maxpool_setup(x, kernel, stride, pad):
@@ -43,14 +41,12 @@ def maxpool_forward(x, *, kernel, stride=None, pad=0):
 
 
 def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
-    """dx: each dy goes to its window's maximum; of several equal ones to the first in row-major order, as in PyTorch."""
+    """dx: each dy goes to its window's maximum; of equal ones to the first in row-major order, as in PyTorch."""
     xp = get_xp(dy)
     padded, kernel, stride, pads = _maxpool_setup(x, kernel, stride, pad)
     dpadded = xp.zeros(padded.shape, dy.dtype)
     free = xp.ones(y.shape, bool)  # windows whose gradient is still to be given away
-    for window, dwindow in zip(
-        _windows(padded, kernel, stride), _windows(dpadded, kernel, stride), strict=True
-    ):
+    for window, dwindow in zip(_windows(padded, kernel, stride), _windows(dpadded, kernel, stride), strict=True):
         wins = free & (window == y)
         dwindow += dy * wins
         free ^= wins
@@ -97,5 +93,4 @@ def global_avgpool_forward(x):
 
 def global_avgpool_backward(dy, shape):
     """dx, of the given shape: dy / (H * W) everywhere."""
-    N, H, W, C = shape
-    return get_xp(dy).broadcast_to((dy / (H * W))[:, None, None, :], shape)
+    return get_xp(dy).broadcast_to((dy / (shape[1] * shape[2]))[:, None, None, :], shape)

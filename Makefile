@@ -1,0 +1,43 @@
+# Each target sets up what it needs in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: train test lint peers bench clean
+
+train: .venv/core  ## train the full ResNet-50 on the built-in hand signs
+	$(BIN)/minires train $(ARGS)
+
+test: .venv/test  ## pass the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+peers: .venv/peers  ## PyTorch and Keras, for the parity tests and the benchmarks
+
+bench: .venv/peers  ## a training step against PyTorch and Keras
+	$(BIN)/python benchmarks/bench_step.py $(ARGS)
+
+.venv/python:
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'minires needs Python 3.11 or newer: make PYTHON=python3.12'"
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/core: .venv/python pyproject.toml
+	$(PIP) --editable .
+	touch $@
+
+.venv/test: .venv/core
+	$(PIP) --editable '.[test]'
+	touch $@
+
+# torch by its version first: it has a CPU build, and plain `torch` may bring gigabytes of CUDA
+.venv/peers: .venv/test
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[test,peers]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,261 @@
+"""Fair timing of several contenders: taking turns, one process each, with a look at what else the machine did.
+
+A contender lives in a process of its own, because thread pools of two libraries in one process disturb each
+other, and because peak memory is a property of a process. All are built first; then they take turns, one
+turn each in every round, so that a slow minute of the machine falls on all alike, and ratios are formed
+round by round. A contender is made by a function `build(name, task, options)` at the top level of a module;
+it returns a callable that does one turn's work, or raises Unavailable.
+"""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+# Seconds between two turns: thread pools may spin for up to 0.2 s after their last work, on the next one's cores.
+PAUSE = 0.25
+PACKAGES = ("minires", "numpy", "torch", "tensorflow", "keras")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Unavailable(Exception):
+    """A contender that cannot run here, and why."""
+
+
+@dataclass
+class Spread:
+    """Order statistics of a series."""
+
+    median: float
+    low: float  # first quartile
+    high: float  # third quartile
+    best: float
+
+    @classmethod
+    def of(cls, values) -> "Spread":
+        values = sorted(values)
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+        return cls(median, low, high, values[0])
+
+
+@dataclass
+class Result:
+    """What one contender did in all rounds."""
+
+    name: str
+    seconds: list  # wall time of each turn
+    cpu_seconds: list  # CPU time of its process in each turn
+    peak_mib: float
+
+    def ratio(self, other: "Result") -> Spread:
+        """This one's time over the other's, formed round by round."""
+        return Spread.of([a / b for a, b in zip(self.seconds, other.seconds, strict=True)])
+
+
+# --- processes --------------------------------------------------------------------------------------------
+
+
+def peak_mib() -> float:
+    """The largest resident memory of this process so far.
+
+    ru_maxrss may start from the size of the process that launched this one, so Linux's own mark is preferred.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _serve(pipe, build, name, task, options):
+    """A contender's process: build, then one turn for each message."""
+    try:
+        turn = build(name, task, options)
+    except (Unavailable, ImportError) as error:
+        pipe.send(error if isinstance(error, Unavailable) else Unavailable(str(error)))
+        return
+    pipe.send(None)
+    while pipe.recv():
+        wall, cpu = time.perf_counter(), time.process_time()
+        turn()
+        pipe.send((time.perf_counter() - wall, time.process_time() - cpu, peak_mib()))
+
+
+class Worker:
+    """The parent's end of a contender's process."""
+
+    def __init__(self, build, name, task, options):
+        self.name = name
+        self.pipe, theirs = get_context("spawn").Pipe()
+        # a daemon: it ends with this process, whatever happens to it
+        process = get_context("spawn").Process(target=_serve, args=(theirs, build, name, task, options), daemon=True)
+        process.start()
+        theirs.close()
+        self.process = process
+        answer = self._receive()
+        if answer is not None:
+            raise answer
+
+    def _receive(self):
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            raise Unavailable("its process ended; its own message stands above") from None
+
+    def turn(self):
+        """(wall seconds, CPU seconds, peak MiB so far) of one turn."""
+        self.pipe.send(True)
+        return self._receive()
+
+    def close(self):
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def compare(build, names, task, options, *, rounds, warmup, threads=None):
+    """(results of the contenders that are available, what the machine did meanwhile)."""
+    if threads is not None:
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    workers = []
+    try:
+        for name in names:
+            try:
+                workers.append(Worker(build, name, task, options))
+            except Unavailable as error:
+                print(f"{name}: left out: {error}", file=sys.stderr)
+        for worker in workers:
+            for _ in range(warmup):
+                worker.turn()
+        turns = {worker.name: [] for worker in workers}
+        with contention() as load:
+            for index in range(rounds):
+                start = index % max(1, len(workers))  # no contender always follows the same one
+                for worker in workers[start:] + workers[:start]:
+                    time.sleep(PAUSE)
+                    turns[worker.name].append(worker.turn())
+            load.own = sum(cpu for series in turns.values() for _, cpu, _ in series)
+    finally:
+        for worker in workers:
+            worker.close()
+    results = []
+    for name, series in turns.items():
+        seconds, cpu, peaks = zip(*series, strict=True)
+        results.append(Result(name, list(seconds), list(cpu), max(peaks)))
+    return results, load
+
+
+# --- the machine ------------------------------------------------------------------------------------------
+
+
+class Load:
+    """What the machine did while it was watched; shares are of one core, None where it is not told."""
+
+    others = steal = None
+    own = 0.0
+    load_before = load_after = None
+
+    def warning(self) -> str:
+        """A sentence when the timings are not to be trusted, else nothing."""
+        parts = []
+        if self.others is not None and self.others > 0.1:
+            parts.append(f"other processes used {self.others:.0%} of a core")
+        if self.steal is not None and self.steal > 0.02:
+            parts.append(f"the host took away {self.steal:.0%} of a core")
+        return f"Contended: {' and '.join(parts)}; run again on a quiet machine." if parts else ""
+
+
+def _cpu_ticks():
+    """(busy, stolen) seconds of all cores since boot, or None."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return None
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, path.read_text().split("\n")[0].split()[1:9])
+    tick = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / tick, steal / tick
+
+
+@contextmanager
+def contention():
+    """Watch the machine; the body sets `own`, the CPU seconds that the contenders used."""
+    load = Load()
+    load.load_before = os.getloadavg()[0]
+    before, began, here = _cpu_ticks(), time.perf_counter(), time.process_time()
+    yield load
+    wall, after = time.perf_counter() - began, _cpu_ticks()
+    load.load_after = os.getloadavg()[0]
+    if before and after:
+        own = load.own + time.process_time() - here
+        load.others = max(0.0, after[0] - before[0] - own) / wall
+        load.steal = (after[1] - before[1]) / wall
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine(threads=None) -> dict:
+    """What a number needs beside it to mean something."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": threads,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+# --- output -----------------------------------------------------------------------------------------------
+
+
+def print_machine(facts: dict) -> None:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print(f"{facts['date']}  {facts['cpu']}, {facts['cores']} cores, threads: {facts['threads'] or 'default'}")
+    print(f"Python {facts['python']}, {versions}\n{facts['command']}\n")
+
+
+def print_table(title: str, columns: list, rows: list) -> None:
+    """A table that is also Markdown; the first column is text, the others are numbers."""
+    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(str, row))
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False).print(table)
+
+
+def append_json(path, records) -> None:
+    """One JSON object a line, after what the file holds."""
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)

@@ -1,0 +1,379 @@
+"""Every op of minires.ops once more, as loops over single numbers: the executable specification.
+
+Slow on purpose: each function is its equation, and the tests hold the fast ops to it. Nothing is shared with
+the fast ops, the padding arithmetic included. Two helpers carry all the rest: `@exact` computes in float64
+and hands back the caller's dtype; `_Windows` says which pixel (i, j) lies under cell (r, s) of window (p, q).
+With it a convolution and both its gradients are one loop, only the array that is summed into changes:
+
+    y[n, p, q, o]  += x[n, i, j, c]  * w[r, s, c, o]
+    dx[n, i, j, c] += dy[n, p, q, o] * w[r, s, c, o]
+    dw[r, s, c, o] += dy[n, p, q, o] * x[n, i, j, c]
+"""
+
+import functools
+import math
+
+import numpy as np
+from numpy import ndindex, zeros
+
+
+def exact(op):
+    """`op` on float64 copies of its floating-point arrays, its results cast to the dtype of the first argument."""
+
+    def widen(value):
+        floating = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        return value.astype(np.float64) if floating else value
+
+    @functools.wraps(op)
+    def wrapped(first, *others, **options):
+        def narrow(result):
+            if isinstance(result, tuple):
+                return tuple(map(narrow, result))
+            return None if result is None else np.asarray(result, first.dtype)
+
+        return narrow(op(widen(first), *map(widen, others), **options))
+
+    return wrapped
+
+
+# --- geometry ---------------------------------------------------------------------------------------------
+
+
+def _two(value):
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _pads(pad, size, kernel, stride):
+    """[(top, bottom), (left, right)] for 'valid', 'same', an int, (v, h) or the four numbers."""
+    if pad == "valid":
+        return [(0, 0), (0, 0)]
+    if pad == "same":
+        pads = []
+        for length, window, step in zip(size, kernel, stride, strict=True):
+            outputs = math.ceil(length / step)
+            covered = (outputs - 1) * step + window  # from the first window's first cell to the last one's last
+            missing = max(covered - length, 0)
+            pads.append((missing // 2, missing - missing // 2))  # an odd zero goes after the image
+        return pads
+    return [_two(p) for p in _two(pad)]
+
+
+class _Windows:
+    """Windows that slide over an image of `size`: which pixel lies under which cell."""
+
+    def __init__(self, size, kernel, stride, pad):
+        self.size, self.kernel = size, _two(kernel)
+        self.stride = self.kernel if stride is None else _two(stride)
+        self.pads = _pads(pad, size, self.kernel, self.stride)
+        # as many windows as fit in the padded length, the first one at its start
+        self.P, self.Q = (
+            len(range(0, n + sum(p) - k + 1, s))
+            for n, p, k, s in zip(size, self.pads, self.kernel, self.stride, strict=True)
+        )
+
+    def cells(self, p, q):
+        """(r, s, i, j) for each cell of window (p, q) that lies on the image, row by row."""
+        for r, s in ndindex(self.kernel):
+            i = p * self.stride[0] + r - self.pads[0][0]
+            j = q * self.stride[1] + s - self.pads[1][0]
+            if 0 <= i < self.size[0] and 0 <= j < self.size[1]:
+                yield r, s, i, j
+
+
+# --- padding and convolution ------------------------------------------------------------------------------
+
+
+@exact
+def zero_pad2d_forward(x, pad):
+    (top, bottom), (left, right) = _pads(pad, x.shape[1:3], (1, 1), (1, 1))
+    N, H, W, C = x.shape
+    y = zeros((N, top + H + bottom, left + W + right, C))
+    for n, i, j, c in ndindex(x.shape):
+        y[n, top + i, left + j, c] = x[n, i, j, c]
+    return y
+
+
+@exact
+def zero_pad2d_backward(dy, pad):
+    (top, bottom), (left, right) = _pads(pad, dy.shape[1:3], (1, 1), (1, 1))
+    N, H, W, C = dy.shape
+    dx = zeros((N, H - top - bottom, W - left - right, C))
+    for n, i, j, c in ndindex(dx.shape):
+        dx[n, i, j, c] = dy[n, top + i, left + j, c]
+    return dx
+
+
+@exact
+def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
+    N, H, W, C = x.shape
+    R, S, _, O = w.shape
+    windows = _Windows((H, W), (R, S), stride, pad)
+    y = zeros((N, windows.P, windows.Q, O))
+    for n, p, q, o in ndindex(y.shape):
+        y[n, p, q, o] = 0 if b is None else b[o]
+        for r, s, i, j in windows.cells(p, q):
+            for c in range(C):
+                y[n, p, q, o] += x[n, i, j, c] * w[r, s, c, o]
+    return y
+
+
+@exact
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True):
+    R, S, C, O = w.shape
+    windows = _Windows(x.shape[1:3], (R, S), stride, pad)
+    dx, dw, db = zeros(x.shape), zeros(w.shape), zeros(O)
+    for n, p, q, o in ndindex(dy.shape):
+        db[o] += dy[n, p, q, o]
+        for r, s, i, j in windows.cells(p, q):
+            for c in range(C):
+                dx[n, i, j, c] += dy[n, p, q, o] * w[r, s, c, o]
+                dw[r, s, c, o] += dy[n, p, q, o] * x[n, i, j, c]
+    return dx if need_dx else None, dw, db if need_db else None
+
+
+# --- pooling ----------------------------------------------------------------------------------------------
+
+
+@exact
+def maxpool_forward(x, *, kernel, stride=None, pad=0):
+    N, H, W, C = x.shape
+    windows = _Windows((H, W), kernel, stride, pad)
+    y = zeros((N, windows.P, windows.Q, C))
+    for n, p, q, c in ndindex(y.shape):
+        y[n, p, q, c] = max(x[n, i, j, c] for _, _, i, j in windows.cells(p, q))
+    return y
+
+
+@exact
+def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
+    windows = _Windows(x.shape[1:3], kernel, stride, pad)
+    dx = zeros(x.shape)
+    for n, p, q, c in ndindex(dy.shape):
+        for _, _, i, j in windows.cells(p, q):
+            if x[n, i, j, c] == y[n, p, q, c]:
+                dx[n, i, j, c] += dy[n, p, q, c]
+                break  # the first of several equal ones takes it all
+    return dx
+
+
+def _averaged(windows, p, q, count_include_pad):
+    """How many numbers the mean of window (p, q) is taken over."""
+    return math.prod(windows.kernel) if count_include_pad else len(list(windows.cells(p, q)))
+
+
+@exact
+def avgpool_forward(x, *, kernel, stride=None, pad=0, count_include_pad=True):
+    N, H, W, C = x.shape
+    windows = _Windows((H, W), kernel, stride, pad)
+    y = zeros((N, windows.P, windows.Q, C))
+    for n, p, q, c in ndindex(y.shape):
+        total = sum(x[n, i, j, c] for _, _, i, j in windows.cells(p, q))
+        y[n, p, q, c] = total / _averaged(windows, p, q, count_include_pad)
+    return y
+
+
+@exact
+def avgpool_backward(dy, shape, *, kernel, stride=None, pad=0, count_include_pad=True):
+    windows = _Windows(shape[1:3], kernel, stride, pad)
+    dx = zeros(shape)
+    for n, p, q, c in ndindex(dy.shape):
+        for _, _, i, j in windows.cells(p, q):
+            dx[n, i, j, c] += dy[n, p, q, c] / _averaged(windows, p, q, count_include_pad)
+    return dx
+
+
+@exact
+def global_avgpool_forward(x):
+    N, H, W, C = x.shape
+    y = zeros((N, C))
+    for n, i, j, c in ndindex(x.shape):
+        y[n, c] += x[n, i, j, c] / (H * W)
+    return y
+
+
+@exact
+def global_avgpool_backward(dy, shape):
+    H, W = shape[1:3]
+    dx = zeros(shape)
+    for n, i, j, c in ndindex(shape):
+        dx[n, i, j, c] = dy[n, c] / (H * W)
+    return dx
+
+
+# --- batch normalisation: x (N, H, W, C) or (N, C), `at` runs over all but the channel ----------------------
+
+
+@exact
+def batchnorm_statistics(x):
+    C = x.shape[-1]
+    m = x.size // C
+    mean, var = zeros(C), zeros(C)
+    for *at, c in ndindex(x.shape):
+        mean[c] += x[*at, c] / m
+    for *at, c in ndindex(x.shape):
+        var[c] += (x[*at, c] - mean[c]) ** 2 / m
+    return mean, var
+
+
+@exact
+def batchnorm_forward(x, gamma, beta, mean, rstd):
+    y = zeros(x.shape)
+    for *at, c in ndindex(x.shape):
+        y[*at, c] = gamma[c] * (x[*at, c] - mean[c]) * rstd[c] + beta[c]
+    return y
+
+
+@exact
+def batchnorm_backward(dy, x, gamma, mean, rstd):
+    """The chain rule term by term, through x_hat = (x - mean) * rstd, var and mean, as in the paper's section 3.
+
+    With rstd = (var + epsilon)^(-1/2):  d rstd / d var = -rstd^3 / 2.
+    """
+    C = x.shape[-1]
+    m = x.size // C
+    dgamma, dbeta, dmean, dvar = zeros(C), zeros(C), zeros(C), zeros(C)
+    dx_hat, dx = zeros(x.shape), zeros(x.shape)
+    for *at, c in ndindex(x.shape):  # y = gamma * x_hat + beta
+        dgamma[c] += dy[*at, c] * (x[*at, c] - mean[c]) * rstd[c]
+        dbeta[c] += dy[*at, c]
+        dx_hat[*at, c] = dy[*at, c] * gamma[c]
+    for *at, c in ndindex(x.shape):  # x_hat through rstd
+        dvar[c] += dx_hat[*at, c] * (x[*at, c] - mean[c]) * -(rstd[c] ** 3) / 2
+    for *at, c in ndindex(x.shape):  # x_hat through x - mean, and var = sum (x - mean)^2 / m
+        dmean[c] += dx_hat[*at, c] * -rstd[c]
+        dmean[c] += dvar[c] * -2 * (x[*at, c] - mean[c]) / m
+    for *at, c in ndindex(x.shape):  # x itself in x_hat, in var, and in mean = sum x / m
+        dx[*at, c] = dx_hat[*at, c] * rstd[c]
+        dx[*at, c] += dvar[c] * 2 * (x[*at, c] - mean[c]) / m
+        dx[*at, c] += dmean[c] / m
+    return dx, dgamma, dbeta
+
+
+@exact
+def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
+    dx, dgamma, dbeta = zeros(x.shape), zeros(x.shape[-1]), zeros(x.shape[-1])
+    for *at, c in ndindex(x.shape):
+        dx[*at, c] = dy[*at, c] * gamma[c] * rstd[c]
+        dgamma[c] += dy[*at, c] * (x[*at, c] - mean[c]) * rstd[c]
+        dbeta[c] += dy[*at, c]
+    return dx, dgamma, dbeta
+
+
+# --- elementwise ------------------------------------------------------------------------------------------
+
+
+@exact
+def relu_forward(x):
+    y = zeros(x.shape)
+    for at in ndindex(x.shape):
+        y[at] = max(x[at], 0)
+    return y
+
+
+@exact
+def relu_backward(dy, y):
+    dx = zeros(dy.shape)
+    for at in ndindex(dy.shape):
+        dx[at] = dy[at] if y[at] > 0 else 0
+    return dx
+
+
+@exact
+def add_forward(branch, shortcut):
+    y = zeros(branch.shape)
+    for at in ndindex(branch.shape):
+        y[at] = branch[at] + shortcut[at]
+    return y
+
+
+@exact
+def add_backward(dy):
+    return dy, dy
+
+
+@exact
+def dropout_forward(x, keep, rate):
+    y = zeros(x.shape)
+    for at in ndindex(x.shape):
+        y[at] = x[at] / (1 - rate) if keep[at] else 0
+    return y
+
+
+@exact
+def dropout_backward(dy, keep, rate):
+    dx = zeros(dy.shape)
+    for at in ndindex(dy.shape):
+        dx[at] = dy[at] / (1 - rate) if keep[at] else 0
+    return dx
+
+
+@exact
+def flatten_forward(x):
+    N, H, W, C = x.shape
+    y = zeros((N, H * W * C))
+    for n, i, j, c in ndindex(x.shape):
+        y[n, (i * W + j) * C + c] = x[n, i, j, c]
+    return y
+
+
+@exact
+def flatten_backward(dy, shape):
+    W, C = shape[2:]
+    dx = zeros(shape)
+    for n, i, j, c in ndindex(shape):
+        dx[n, i, j, c] = dy[n, (i * W + j) * C + c]
+    return dx
+
+
+# --- the classifier ---------------------------------------------------------------------------------------
+
+
+@exact
+def dense_forward(x, w, b=None):
+    (N, C), O = x.shape, w.shape[1]
+    y = zeros((N, O))
+    for n, o in ndindex(N, O):
+        y[n, o] = 0 if b is None else b[o]
+        for c in range(C):
+            y[n, o] += x[n, c] * w[c, o]
+    return y
+
+
+@exact
+def dense_backward(dy, x, w, *, need_dx=True):
+    dx, dw, db = zeros(x.shape), zeros(w.shape), zeros(w.shape[1])
+    for n, o in ndindex(dy.shape):
+        db[o] += dy[n, o]
+        for c in range(x.shape[1]):
+            dx[n, c] += dy[n, o] * w[c, o]
+            dw[c, o] += dy[n, o] * x[n, c]
+    return dx if need_dx else None, dw, db
+
+
+def _target(labels, n, k, K, label_smoothing):
+    """t[n, k]: the share of class k in the label of image n."""
+    share = labels[n, k] if labels.ndim == 2 else float(labels[n] == k)
+    return (1 - label_smoothing) * share + label_smoothing / K
+
+
+@exact
+def softmax_cross_entropy_forward(logits, labels, *, label_smoothing=0.0):
+    N, K = logits.shape
+    loss, probs = 0.0, zeros((N, K))
+    for n in range(N):
+        largest = max(logits[n])  # log sum exp z = a + log sum exp (z - a) for every a; this one never overflows
+        log_sum = largest + math.log(sum(math.exp(z - largest) for z in logits[n]))
+        for k in range(K):
+            log_prob = logits[n, k] - log_sum
+            probs[n, k] = math.exp(log_prob)
+            loss -= _target(labels, n, k, K, label_smoothing) * log_prob / N
+    return loss, probs
+
+
+@exact
+def softmax_cross_entropy_backward(probs, labels, *, label_smoothing=0.0):
+    N, K = probs.shape
+    dlogits = zeros((N, K))
+    for n, k in ndindex(N, K):
+        dlogits[n, k] = (probs[n, k] - _target(labels, n, k, K, label_smoothing)) / N
+    return dlogits

@@ -1,0 +1,120 @@
+"""A network with what it needs to be used: its preprocessing and its classes' names.
+
+Preprocessing belongs to the model: whoever predicts applies what training applied.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from minires.backend import blas_threads, device_of, get_xp, thread_count, to_device, to_numpy
+from minires.data.dataset import Dataset, chunks
+from minires.errors import DataError
+from minires.nn import ResNet, inference
+from minires.ops import softmax_cross_entropy_forward
+
+EVAL_BATCH = 64  # images a forward pass in evaluation; the result does not depend on it
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """x = (image / 255 - mean) / std, per channel, from uint8 to the network's precision."""
+
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+
+    @classmethod
+    def measure(cls, dataset: Dataset) -> "Preprocess":
+        """The mean and standard deviation of each channel over the whole data set."""
+        count, total, squares = 0, 0.0, 0.0
+        for index in chunks(len(dataset)):
+            pixels = dataset.images(index).reshape(-1, dataset.shape[2]) / 255
+            count += len(pixels)
+            total = total + pixels.sum(axis=0)
+            squares = squares + (pixels**2).sum(axis=0)
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
+        return cls(tuple(map(float, mean.round(6))), tuple(map(float, std.round(6))))
+
+    def __call__(self, images, dtype=np.float32):
+        """Images (N, H, W, C) uint8, on any device -> the network's input, on the same device."""
+        xp = get_xp(images)
+        mean, std = xp.asarray(self.mean, dtype), xp.asarray(self.std, dtype)
+        return images.astype(dtype) * (1 / (255 * std)) - mean / std
+
+
+def predict_logits(model: ResNet, x):
+    """Logits (N, K) for the network's input x (N, H, W, C), in evaluation mode, nothing kept for backward.
+
+    On the CPU the batch is shared out over Python threads, each with its matrix products on one core: the
+    elementwise passes then run on all cores too.
+    """
+    threads = min(thread_count(), len(x)) if device_of(x) == "cpu" else 1
+    with inference(model):
+        if threads == 1:
+            return model.forward(x)
+        with blas_threads(1), ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(model.forward, np.array_split(x, threads))))
+
+
+@dataclass
+class Classifier:
+    """A network, its classes and its preprocessing: uint8 images in, probabilities out."""
+
+    model: ResNet
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+
+    @classmethod
+    def for_data(cls, model: ResNet, train: Dataset) -> "Classifier":
+        """For training on `train`, whose statistics become the preprocessing."""
+        if len(train.classes) != model.config.classes:
+            raise DataError(
+                f"{train.source}: {len(train.classes)} classes, but the network was built for "
+                f"{model.config.classes}: build it with classes={len(train.classes)}"
+            )
+        return cls(model, train.classes, Preprocess.measure(train))
+
+    def probs(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities (N, K) for images (N, H, W, 3) uint8 of the network's size."""
+        expected = self.model.config.input_shape
+        if images.shape[1:] != expected or images.dtype != np.uint8:
+            raise DataError(
+                f"the network expects uint8 images {expected}, got {images.dtype} {images.shape[1:]}: resize them first"
+            )
+        return np.concatenate([self._softmax(images[index]) for index in chunks(len(images), EVAL_BATCH)])
+
+    def _softmax(self, images):
+        weights = self.model.params()[0].data
+        x = self.preprocess(to_device(images, device_of(weights)), weights.dtype)
+        logits = to_numpy(predict_logits(self.model, x))
+        return softmax_cross_entropy_forward(logits, np.zeros(len(logits), np.int64))[1]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a classifier did on a data set: mean cross-entropy, share of right answers, and the evidence."""
+
+    loss: float
+    accuracy: float
+    probs: np.ndarray  # (N, K)
+    labels: np.ndarray  # (N,)
+
+    @property
+    def mistakes(self) -> int:
+        return int((self.probs.argmax(axis=1) != self.labels).sum())
+
+
+def evaluate(classifier: Classifier, dataset: Dataset) -> Evaluation:
+    """Loss and accuracy on `dataset`, whose classes must be the classifier's."""
+    if dataset.classes != classifier.classes:
+        raise DataError(
+            f"{dataset.source}: its classes are {', '.join(dataset.classes)}, the network was trained on "
+            f"{', '.join(classifier.classes)}: give data of the same classes"
+        )
+    parts = [classifier.probs(dataset.images(index)) for index in chunks(len(dataset), EVAL_BATCH)]
+    probs = np.concatenate(parts)
+    right = probs[np.arange(len(probs)), dataset.labels]
+    loss = -np.log(np.maximum(right, np.finfo(right.dtype).tiny)).mean()
+    return Evaluation(float(loss), float((probs.argmax(axis=1) == dataset.labels).mean()), probs, dataset.labels)

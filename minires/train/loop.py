@@ -1,0 +1,306 @@
+"""The training loop: `fit`, with validation, early stopping, checkpoints and a resume that changes nothing.
+
+A run is a function of its recipe and its data: the order of the images is keyed by seed and epoch, the
+augmentation by seed, epoch and image. What is not a function of them is in the checkpoint, so that stopping
+and resuming gives, bit for bit on the CPU, the weights of a run that was never stopped.
+"""
+
+import json
+import math
+import shutil
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from minires.backend import device_of, get_xp, to_device
+from minires.data.augment import Augment
+from minires.data.batches import Batches
+from minires.data.dataset import Dataset
+from minires.errors import CheckpointError, ConfigError, DivergedError
+from minires.files import write_text
+from minires.look.gradflow import first_nonfinite
+from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
+from minires.train.checkpoint import load_checkpoint, save_checkpoint
+from minires.train.classifier import Classifier, evaluate
+from minires.train.optim import OPTIMIZERS, Optimizer
+from minires.train.progress import Reporter
+from minires.train.schedule import Schedule
+
+# Steps between two looks at the loss on a GPU: each look waits for the device.
+LOOK_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; stored in the checkpoint. The defaults were chosen by measurement (README)."""
+
+    epochs: int = 8
+    batch_size: int = 32
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9  # SGD's
+    nesterov: bool = True  # SGD's
+    weight_decay: float = 5e-4
+    decay_all: bool = False
+    clip_norm: float | None = None
+    schedule: str = "onecycle"
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    augment: Augment | None = Augment(flip=True)  # flips only where the classes allow it
+    patience: int | None = None  # epochs without a better test loss before stopping
+    seed: int = 0
+
+    def __post_init__(self):
+        if isinstance(self.augment, dict):
+            object.__setattr__(self, "augment", Augment(**self.augment))
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"unknown optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name.replace('_', ' ')} must be at least 1, got {getattr(self, name)}")
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}")
+
+    def make_optimizer(self, params) -> Optimizer:
+        options = {k: getattr(self, k) for k in ("weight_decay", "decay_all", "clip_norm")}
+        if self.optimizer == "sgd":
+            options |= {"momentum": self.momentum, "nesterov": self.nesterov}
+        return OPTIMIZERS[self.optimizer](params, **options)
+
+    def make_schedule(self, steps_per_epoch: int) -> Schedule:
+        warmup = round(self.warmup_epochs * steps_per_epoch)
+        return Schedule(self.schedule, self.lr, self.epochs * steps_per_epoch, warmup)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; JSON data, stored in the checkpoint."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the current one
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    norm_sum: float = 0.0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    history: list = field(default_factory=list)
+    stopped: str = ""  # why training ended, if it did
+
+
+def fit(
+    classifier: Classifier,
+    train: Dataset,
+    test: Dataset | None = None,
+    recipe: Recipe | None = None,
+    *,
+    out: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Progress:
+    """Train `classifier` in place; returns the progress with its history, one row an epoch.
+
+    out: a folder for `model.h5` (the state after the last epoch, or where Ctrl-C stopped it), `best.h5` (the
+    epoch of the lowest test loss) and `history.jsonl`. Raises DivergedError, naming the layer, when a value is not finite.
+    """
+    run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter)
+    run.save_before_start()
+    return run.go()
+
+
+def resume(
+    out: Path, train: Dataset, test: Dataset | None = None, *, epochs=None, device="cpu", reporter=None
+) -> tuple[Classifier, Progress]:
+    """Go on with the run in the folder `out`, on the same data; `epochs` may extend it.
+
+    CheckpointError when the file holds no training state, the data are not those of the run, or the run is
+    already complete.
+    """
+    path = Path(out) / "model.h5"
+    checkpoint = load_checkpoint(path)
+    if not checkpoint.training:
+        raise CheckpointError(f"{path}: holds weights but no training state: start a new run")
+    if checkpoint.training["data"] != train.fingerprint():
+        raise CheckpointError(f"{path}: was trained on other data than {train.source}: give the data of that run")
+    recipe = Recipe(**checkpoint.training["recipe"])
+    progress = Progress(**checkpoint.training["progress"])
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs)
+    if progress.epoch >= recipe.epochs or (progress.stopped and epochs is None):
+        raise CheckpointError(
+            f"{path}: this run is complete ({progress.stopped or f'{progress.epoch} epochs'}): "
+            f"give more epochs than {progress.epoch}, or start a new run"
+        )
+    progress.stopped = ""
+    checkpoint.classifier.model.to(device)
+    run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter)
+    run.optimizer.load_state(checkpoint.optimizer, checkpoint.training["steps"])
+    return checkpoint.classifier, run.go()
+
+
+class _Run:
+    """One training run: the objects it works on, and its progress."""
+
+    def __init__(self, classifier, train, test, recipe, progress, out, reporter):
+        self.classifier, self.model = classifier, classifier.model
+        self.train, self.test, self.recipe, self.progress = train, test, recipe, progress
+        self.out = None if out is None else Path(out)
+        self.reporter = reporter or Reporter()
+        self.batches = Batches(train, recipe.batch_size, seed=recipe.seed, augment=recipe.augment)
+        self.schedule = recipe.make_schedule(len(self.batches))
+        self.optimizer = recipe.make_optimizer(self.model.params())
+        self.device = device_of(self.optimizer.weights)
+        self.fingerprint = train.fingerprint() if self.out else ""
+        self.pending = []  # (loss, right answers, gradient norm, images) still on the device
+
+    def save_before_start(self):
+        """A full disk or a forbidden folder shows before the first step, not after the first epoch."""
+        if self.out:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.save()
+
+    def save(self):
+        if self.out:
+            training = {
+                "recipe": asdict(self.recipe),
+                "progress": asdict(self.progress),
+                "steps": self.optimizer.steps,
+                "data": self.fingerprint,
+            }
+            path = self.out / "model.h5"
+            save_checkpoint(path, self.classifier, optimizer=self.optimizer.named_state(), training=training)
+
+    def go(self) -> Progress:
+        p = self.progress
+        with self.reporter.running(self.recipe.epochs, len(self.batches), p), _interruptible() as interrupted:
+            while p.epoch < self.recipe.epochs and not p.stopped:
+                self.run_epoch(interrupted)
+                if interrupted.is_set():
+                    self.save()
+                    self.reporter.interrupted(self.out)
+                    raise KeyboardInterrupt
+                self.end_epoch()
+        return p
+
+    def run_epoch(self, interrupted):
+        p = self.progress
+        self.model.train()
+        began, before = time.perf_counter(), p.seconds
+        for images, labels, _ in self.batches.epoch(p.epoch, start=p.batch):
+            self.step(images, labels)
+            p.batch += 1
+            p.seconds = before + time.perf_counter() - began
+            self.reporter.step(p)
+            if interrupted.is_set() and p.batch < len(self.batches):
+                break
+        self.look()
+        p.seconds = before + time.perf_counter() - began
+
+    def step(self, images, labels):
+        """Forward, loss, backward, update. Nothing here waits for a GPU except `look`."""
+        weights = self.optimizer.weights
+        xp = get_xp(weights)
+        x = self.x = self.classifier.preprocess(to_device(images, self.device), weights.dtype)
+        labels = to_device(labels, self.device)
+        smoothing = self.recipe.label_smoothing
+        logits = self.model.forward(x)
+        loss, probs = softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
+        if self.device == "cpu" and not math.isfinite(loss):
+            raise self.diverged(f"the loss is {float(loss)}")
+        dlogits = softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing)
+        self.model.backward(dlogits, need_dx=False)
+        norm = self.optimizer.step(self.schedule(self.optimizer.steps))
+        right = xp.count_nonzero(probs.argmax(axis=1) == labels)
+        self.pending.append((loss, right, norm, len(images)))
+        if self.device == "cpu" or len(self.pending) >= LOOK_EVERY:
+            self.look()
+
+    def look(self):
+        """Bring the pending numbers to the host and add them up."""
+        p, pending, self.pending = self.progress, self.pending, []
+        for loss, right, norm, count in pending:
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise self.diverged(f"the loss is {float(loss):.4g}, the gradient's norm {float(norm):.4g}")
+            p.loss_sum += float(loss) * count
+            p.correct += int(right)
+            p.norm_sum += float(norm) * count
+            p.seen += count
+
+    def diverged(self, what) -> DivergedError:
+        p = self.progress
+        where = first_nonfinite(self.model, self.x)
+        kept = f"; {self.out / 'model.h5'} still holds epoch {p.epoch}" if self.out else ""
+        return DivergedError(
+            f"epoch {p.epoch + 1}, batch {p.batch + 1}: {what}"
+            + (f", first in {where}" if where else "")
+            + f": lower the learning rate (now at most {self.recipe.lr:g}) or clip the gradient{kept}"
+        )
+
+    def end_epoch(self):
+        p = self.progress
+        row = {
+            "epoch": p.epoch + 1,
+            "train_loss": p.loss_sum / p.seen,
+            "train_accuracy": p.correct / p.seen,
+            "lr": self.schedule(self.optimizer.steps - 1),
+            "grad_norm": p.norm_sum / p.seen,
+            "seconds": p.seconds,
+            "images_per_second": p.seen / p.seconds,
+            "wait_seconds": self.batches.wait_seconds,
+        }
+        better = True
+        if self.test is not None:
+            result = evaluate(self.classifier, self.test)
+            row |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
+            better = result.loss < p.best_loss
+            p.best_loss = min(p.best_loss, result.loss)
+        p.history.append(row)
+        p.epoch, p.batch = p.epoch + 1, 0
+        p.loss_sum = p.norm_sum = p.seconds = 0.0
+        p.correct = p.seen = 0
+        if better:
+            p.best_epoch = p.epoch
+        patience = self.recipe.patience
+        if self.test is not None and patience and p.epoch - p.best_epoch >= patience:
+            p.stopped = f"no better test loss for {patience} epochs"
+        self.save()
+        if self.out:
+            write_text(self.out / "history.jsonl", "".join(json.dumps(r) + "\n" for r in p.history))
+            if better:
+                _keep(self.out / "model.h5", self.out / "best.h5")
+        self.reporter.epoch(row, p)
+
+
+def _keep(source: Path, target: Path) -> None:
+    """`target` becomes today's `source`; a link costs nothing, and `source` is replaced, never rewritten."""
+    part = target.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    try:
+        part.hardlink_to(source)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, part)
+    part.replace(target)
+
+
+@contextmanager
+def _interruptible():
+    """An Event that the first Ctrl-C (or SIGTERM) sets; the second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handler(number, frame):
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for s, old in before.items():
+            signal.signal(s, old)

@@ -1,0 +1,98 @@
+"""What training shows: a live bar in a terminal, plain lines everywhere else."""
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_EVERY = 15  # seconds between two plain lines within an epoch
+
+
+class Reporter:
+    """Says nothing. The base of the reporters, and the default in Python code."""
+
+    @contextmanager
+    def running(self, epochs: int, steps: int, progress):
+        """Around the whole run: `steps` a epoch, starting from `progress`."""
+        yield
+
+    def step(self, progress) -> None:
+        """After each step."""
+
+    def epoch(self, row: dict, progress) -> None:
+        """After each epoch, with its row of the history."""
+
+    def interrupted(self, out: Path | None) -> None:
+        """After Ctrl-C, when the state is saved."""
+
+
+class ConsoleReporter(Reporter):
+    """A bar with loss, accuracy, images a second and the time left; a line an epoch that stays."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(soft_wrap=True, highlight=False)
+        self.bar = None
+
+    @contextmanager
+    def running(self, epochs, steps, progress):
+        self.epochs, self.steps = epochs, steps
+        self.began, self.last = time.perf_counter(), time.perf_counter()
+        self.done_before = progress.epoch * steps + progress.batch
+        if not self.console.is_terminal:
+            yield
+            return
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+        ]
+        with Progress(*columns, console=self.console, transient=True) as self.bar:
+            self.task = self.bar.add_task(
+                self._where(progress), total=epochs * steps, completed=self.done_before, numbers=""
+            )
+            yield
+        self.bar = None
+
+    def _where(self, p) -> str:
+        return f"epoch {min(p.epoch + 1, self.epochs)}/{self.epochs}"
+
+    def _numbers(self, p) -> str:
+        return f"loss {p.loss_sum / p.seen:.3f}  accuracy {p.correct / p.seen:.1%}  {p.seen / p.seconds:.0f} images/s"
+
+    def step(self, p):
+        done = p.epoch * self.steps + p.batch
+        if not p.seen:
+            return
+        if self.bar:
+            self.bar.update(self.task, completed=done, description=self._where(p), numbers=self._numbers(p))
+        elif time.perf_counter() - self.last > PLAIN_EVERY:
+            self.last = time.perf_counter()
+            each = (self.last - self.began) / (done - self.done_before)
+            left = each * (self.epochs * self.steps - done)
+            self.console.print(
+                f"{self._where(p)}  batch {p.batch}/{self.steps}  {self._numbers(p)}  {_clock(left)} left"
+            )
+
+    def epoch(self, row, p):
+        test = f"  test loss {row['test_loss']:.3f}  accuracy {row['test_accuracy']:.1%}" if "test_loss" in row else ""
+        self.last = time.perf_counter()
+        self.console.print(
+            f"epoch {row['epoch']}/{self.epochs}  {_clock(row['seconds'])}  {row['images_per_second']:.0f} images/s"
+            f"  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}{test}",
+        )
+        if p.stopped:
+            self.console.print(f"stopped early: {p.stopped}; best.h5 is epoch {p.best_epoch}")
+
+    def interrupted(self, out):
+        if out is None:
+            self.console.print("stopped; nothing was saved, since no folder was given")
+        else:
+            self.console.print(f"stopped; everything is saved. Go on with: minires train --resume {out}")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

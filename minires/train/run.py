@@ -1,0 +1,146 @@
+"""A run's folder: model.h5, best.h5, history.jsonl, manifest.json, and report.html with its pictures.
+
+The manifest says what was run on what, so that every figure can be made again.
+"""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+import minires
+from minires.backend import choose_device, device_of, thread_count, to_device
+from minires.data.dataset import Dataset, load
+from minires.errors import CheckpointError
+from minires.files import write_text
+from minires.look.gradflow import gradflow
+from minires.look.report import write_report
+from minires.train.checkpoint import load_checkpoint
+from minires.train.classifier import Classifier, Evaluation, evaluate
+from minires.train.loop import Progress
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a run's images come from, and how they are split; enough to load the same data again."""
+
+    spec: str = "builtin"
+    size: int | None = 64
+    split_seed: int = 0
+    test_fraction: float = 0.15
+    flip: bool | None = None
+
+    def load(self) -> tuple[Dataset | None, Dataset | None]:
+        return load(
+            self.spec, size=self.size, seed=self.split_seed, test_fraction=self.test_fraction, flip_ok=self.flip
+        )
+
+
+def environment(device: str) -> dict:
+    """Versions and machine, as facts for a manifest or a benchmark."""
+    packages = ("numpy", "h5py", "pillow", "matplotlib")
+    return {
+        "versions": {
+            "minires": minires.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+        "machine": {
+            "system": platform.platform(terse=True),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "blas threads": thread_count(),
+            "device": device if device == "cpu" else f"gpu: {choose_device('gpu')[1]}",
+        },
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def begin(out: Path, classifier: Classifier, source: DataSource, parts, recipe) -> dict:
+    """Write the manifest of a run that starts now; returns it."""
+    train, test = parts
+    config = asdict(classifier.model.config)
+    trained, kept = classifier.model.parameter_count()
+    manifest = {
+        "command": shlex.join(["minires", *sys.argv[1:]]),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seed": recipe.seed,
+        "arch": config["arch"],
+        "variant": config["variant"],
+        "parameters": trained + kept,
+        "architecture": config,
+        "recipe": asdict(recipe),
+        "data": {
+            **asdict(source),
+            "source": train.source,
+            "classes": train.classes,
+            "train images": len(train),
+            "train fingerprint": train.fingerprint(),
+            "test images": 0 if test is None else len(test),
+            "test fingerprint": None if test is None else test.fingerprint(),
+        },
+        **environment(device_of(classifier.model.params()[0].data)),
+    }
+    write_text(out / "manifest.json", json.dumps(manifest, indent=2))
+    return manifest
+
+
+def finish(out: Path, classifier: Classifier, test: Dataset | None, train: Dataset, progress: Progress) -> Evaluation:
+    """Evaluate once more, complete the manifest and write the report; the evaluation is of the test set if any."""
+    manifest = read_manifest(out)
+    result = None if test is None else evaluate(classifier, test)
+    manifest["seconds"] = round(sum(row["seconds"] for row in progress.history), 1)
+    if result is not None:
+        manifest["result"] = {"test accuracy": result.accuracy, "test loss": result.loss, "mistakes": result.mistakes}
+    write_text(out / "manifest.json", json.dumps(manifest, indent=2))
+    index = np.arange(min(len(train), manifest["recipe"]["batch_size"]))
+    weights = classifier.model.params()[0].data
+    device = device_of(weights)
+    x = classifier.preprocess(to_device(train.images(index), device), weights.dtype)
+    write_report(
+        out,
+        history=progress.history,
+        manifest=manifest,
+        classes=classifier.classes,
+        labels=None if result is None else result.labels,
+        probs=None if result is None else result.probs,
+        images=None if test is None else test.images,
+        flow=gradflow(classifier.model, x, to_device(train.labels[index], device)),
+    )
+    return result
+
+
+def read_manifest(out: Path) -> dict:
+    """The manifest of a run folder; CheckpointError where there is none."""
+    try:
+        return json.loads((Path(out) / "manifest.json").read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{out}: no manifest.json there: give the folder of a run") from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{out}/manifest.json: damaged ({error}): start a new run") from None
+
+
+def data_source(out: Path) -> DataSource:
+    """The data that the run in `out` was trained on."""
+    data = read_manifest(out)["data"]
+    return DataSource(**{k: data[k] for k in DataSource.__dataclass_fields__})
+
+
+def is_complete(out: Path) -> bool:
+    """Whether the run in `out` has finished its epochs."""
+    training = load_checkpoint(Path(out) / "model.h5").training
+    return training["progress"]["epoch"] >= training["recipe"]["epochs"]

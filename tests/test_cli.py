@@ -1,0 +1,204 @@
+"""The command line as a user meets it: results, files, and one clear line for what went wrong."""
+
+import json
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from minires import cli
+from minires.data import make_signs
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory):
+    """A small SIGNS pair of the built-in hands, 24x24."""
+    from minires.data import write_signs
+
+    folder = tmp_path_factory.mktemp("signs")
+    write_signs(folder, *make_signs(n_train=96, n_test=24, size=24))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(signs, tmp_path_factory):
+    """A finished run on them."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    arguments = ["--arch", "resnet8", "--size", "24", "--epochs", "2", "--batch-size", "32", "--device", "cpu"]
+    assert cli.main(["train", "--data", str(signs), "--out", str(folder), *arguments]) == 0
+    return folder
+
+
+def fails(capsys, *arguments) -> str:
+    """The one line that a failing command prints."""
+    assert cli.main(list(map(str, arguments))) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("device:")]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("minires: ")
+    return lines[0]
+
+
+def test_a_run_leaves_its_folder(run):
+    assert {p.name for p in run.iterdir()} >= {
+        "model.h5",
+        "best.h5",
+        "history.jsonl",
+        "manifest.json",
+        "report.html",
+        "pictures",
+    }
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["arch"] == "resnet8"
+    assert manifest["data"]["train images"] == 96
+    assert len(manifest["data"]["train fingerprint"]) == 64
+    assert {"numpy", "minires", "python"} <= set(manifest["versions"])
+    assert "minires" in manifest["command"]
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert manifest["result"]["test accuracy"] == history[-1]["test_accuracy"]
+    assert "<html" in (run / "report.html").read_text()
+
+
+def test_evaluate_reads_the_data_from_the_manifest(run, signs, capsys):
+    assert cli.main(["evaluate", str(run), "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert numbers["accuracy"] == manifest["result"]["test accuracy"]
+    assert numbers["images"] == 24
+    assert set(numbers["classes"]) == set("012345")
+    assert cli.main(["evaluate", str(run), "--data", str(signs), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == numbers["accuracy"]
+    assert cli.main(["evaluate", str(run), "--part", "train"]) == 0
+    assert "in 96)" in capsys.readouterr().out
+
+
+def test_predict_applies_the_training_preprocessing(run, tmp_path, capsys):
+    _, test = make_signs(n_train=96, n_test=24, size=24)
+    paths = []
+    for i in range(4):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(test.images(np.array([i]))[0]).save(paths[-1])
+    assert cli.main(["predict", str(run), *paths, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    from minires.train import load_classifier
+
+    probs = load_classifier(run).probs(test.images(np.arange(4)))
+    for row, p in zip(rows, probs, strict=True):
+        np.testing.assert_allclose(list(row["probabilities"].values()), p, rtol=1e-4, atol=1e-6)
+        assert row["class"] == str(p.argmax())
+    assert cli.main(["predict", str(run), *paths]) == 0
+    assert "3.png" in capsys.readouterr().out
+
+
+def test_resume_after_ctrl_c(signs, tmp_path):
+    """A real process, a real signal; the run goes on and ends as if nothing had happened."""
+    folder = tmp_path / "run"
+    base = [sys.executable, "-m", "minires.cli", "train", "--device", "cpu"]
+    options = ["--data", str(signs), "--arch", "resnet8", "--size", "24", "--batch-size", "8", "--epochs", "60"]
+    process = subprocess.Popen(
+        [*base, *options, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 1/60"):
+            process.send_signal(2)
+            break
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert f"minires train --resume {folder}" in output
+    assert "Traceback" not in errors
+    done = len((folder / "history.jsonl").read_text().splitlines())
+    finished = subprocess.run(
+        [*base, "--resume", str(folder), "--epochs", str(done + 1)], capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert len((folder / "history.jsonl").read_text().splitlines()) == done + 1
+    assert (folder / "report.html").exists()
+
+
+def test_a_finished_run_is_not_overwritten(run, signs, capsys):
+    line = fails(capsys, "train", "--data", signs, "--out", run, "--arch", "resnet8")
+    assert "already holds a run" in line
+    assert "--resume" in line
+
+
+def test_summary_counts(capsys):
+    assert cli.main(["summary", "resnet50", "--input", "64x64x3", "--classes", "6", "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["total"] == 23_600_006
+    assert cli.main(["summary", "resnet50"]) == 0
+    text = capsys.readouterr().out
+    assert "23,600,006" in text
+    assert "res2a_branch2a" in text
+
+
+def test_gradflow_compares_and_draws(tmp_path, signs, capsys):
+    picture = tmp_path / "flow.png"
+    arguments = ["--data", str(signs), "--size", "24", "--arch", "resnet8", "--batch-size", "8", "--out", str(picture)]
+    assert cli.main(["gradflow", *arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    assert Image.open(picture).size[0] > 400
+    assert cli.main(["gradflow", *arguments]) == 0
+    assert str(picture) in capsys.readouterr().out
+
+
+def test_data_make_and_convert(tmp_path, capsys):
+    assert cli.main(["data", "make", str(tmp_path / "made"), "--size", "16"]) == 0
+    with h5py.File(tmp_path / "made" / "train_signs.h5") as file:
+        assert file["train_set_x"].shape == (1080, 16, 16, 3)
+    _, test = make_signs(n_train=12, n_test=24, size=16)
+    for i, label in enumerate(test.labels):
+        (tmp_path / "photos" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(test.images(np.array([i]))[0]).save(tmp_path / "photos" / str(label) / f"{i}.png")
+    target = tmp_path / "photos.h5"
+    assert cli.main(["data", "convert", str(tmp_path / "photos"), str(target), "--size", "20"]) == 0
+    with h5py.File(target) as file:
+        assert file["train_set_x"].shape[1:] == (20, 20, 3)
+        assert len(file["train_set_y"]) + len(file["test_set_y"]) == 24
+
+
+def test_doctor(capsys, signs):
+    status = cli.main(["doctor", "--data", str(signs)])
+    assert status in (0, 1)
+    assert "numpy" in capsys.readouterr().out.lower()
+
+
+def test_help_teaches(capsys):
+    for command in ("train", "evaluate", "predict", "summary", "gradflow", "doctor"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, "--help"])
+        assert stop.value.code == 0
+        assert f"example: minires {command}" in capsys.readouterr().out
+
+
+def test_errors_are_one_line(tmp_path, run, capsys):
+    page = tmp_path / "signs.h5"
+    page.write_text("<!doctype html><title>Not Found</title>")
+    assert "a web page (title: 'Not Found')" in fails(capsys, "train", "--data", page, "--out", tmp_path / "r")
+    assert "no such file or folder" in fails(capsys, "train", "--data", tmp_path / "x", "--out", tmp_path / "r")
+    assert "batch size" in fails(
+        capsys, "train", "--arch", "resnet8", "--batch-size", "0", "--size", "16", "--out", tmp_path / "r"
+    )
+    assert "avg_pool" in fails(capsys, "summary", "resnet50", "--input", "32x32x3")
+    assert "at least 2 classes" in fails(capsys, "summary", "resnet50", "--classes", "1")
+    assert "web page" in fails(capsys, "evaluate", page)
+    assert "no model.h5" in fails(capsys, "evaluate", tmp_path)
+    assert "no such file" in fails(capsys, "predict", run, tmp_path / "absent.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    assert "broken.jpg" in fails(capsys, "predict", run, tmp_path / "broken.jpg")
+    assert not (tmp_path / "r").exists()
+
+
+def test_no_traceback_from_a_real_process(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "minires.cli", "evaluate", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "40"},
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.stderr

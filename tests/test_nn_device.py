@@ -1,0 +1,147 @@
+"""CPU or GPU: CuPy is never imported unasked, and the choice of a device explains itself."""
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from minires import backend, nn
+from minires.errors import DeviceError
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+import minires
+for module in pkgutil.walk_packages(minires.__path__, "minires."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+assert "minires.nn.resnet" in sys.modules and "minires.backend" in sys.modules
+heavy = {"cupy", "torch", "tensorflow", "keras"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.fixture
+def pretend_cupy(monkeypatch):
+    """A function that puts a module (or None: not installed) in the place of CuPy."""
+
+    def pretend(module):
+        monkeypatch.setitem(sys.modules, "cupy", module)
+        backend._cupy.cache_clear()
+
+    yield pretend
+    monkeypatch.undo()
+    backend._cupy.cache_clear()
+
+
+def test_importing_everything_imports_no_cupy():
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_cupy_auto_takes_the_cpu_and_says_what_to_install(pretend_cupy):
+    pretend_cupy(None)
+    device, reason = backend.choose_device("auto")
+    assert device == "cpu"
+    assert "CuPy is not installed" in reason
+    assert "minires[cuda12]" in reason
+    with pytest.raises(DeviceError, match="CuPy is not installed"):
+        backend.choose_device("gpu")
+
+
+def test_with_a_broken_cupy_auto_takes_the_cpu_and_tells_the_reason(pretend_cupy):
+    broken = ModuleType("cupy")
+    broken.__version__, broken.float32 = "99.0", np.float32
+
+    def arange(*_, **__):
+        raise RuntimeError("libnvrtc.so.99: cannot open shared object file\nand a long traceback")
+
+    broken.arange = arange
+    pretend_cupy(broken)
+    device, reason = backend.choose_device("auto")
+    assert device == "cpu"
+    assert "99.0" in reason
+    assert "libnvrtc.so.99: cannot open shared object file" in reason
+    assert "\n" not in reason
+    with pytest.raises(DeviceError, match=r"libnvrtc\.so\.99"):
+        backend.choose_device("gpu")
+
+
+class Array:
+    """The few operations of the probe kernel, for a pretended GPU whose sums are off by `fault`."""
+
+    def __init__(self, values, fault):
+        self.values, self.fault = values, fault
+
+    def __mul__(self, factor):
+        return Array(self.values * factor, self.fault)
+
+    def __matmul__(self, other):
+        return Array(self.values @ other.values, self.fault)
+
+    def __add__(self, other):
+        return Array(self.values + other.values, self.fault)
+
+    def sum(self):
+        return Array(self.values.sum(), self.fault)
+
+    def get(self):
+        return self.values + self.fault
+
+
+@pytest.mark.parametrize("fault", [0, 1])
+def test_a_gpu_is_taken_when_its_numbers_are_right(pretend_cupy, fault):
+    fake = ModuleType("cupy")
+    fake.__version__, fake.float32 = "99.0", np.float32
+    fake.arange = lambda n, dtype: Array(np.arange(n, dtype=dtype), fault)
+    fake.exp = lambda x: Array(np.exp(x.values), fault)
+    runtime = SimpleNamespace(getDeviceProperties=lambda _: {"name": b"Pretended GPU"})
+    fake.cuda = SimpleNamespace(runtime=runtime, Device=lambda: SimpleNamespace(id=0))
+    pretend_cupy(fake)
+    device, reason = backend.choose_device("auto")
+    if fault:
+        assert (device, "computed 9.0 where 8.0 is right" in reason) == ("cpu", True)
+    else:
+        assert (device, reason) == ("gpu", "Pretended GPU, CuPy 99.0")
+
+
+def test_requests():
+    assert backend.choose_device("cpu") == ("cpu", "asked for")
+    with pytest.raises(DeviceError, match="unknown device 'tpu': choose auto, cpu or gpu"):
+        backend.choose_device("tpu")
+    with pytest.raises(DeviceError, match="unknown device 'cuda'"):
+        backend.to_device(np.zeros(1), "cuda")
+
+
+def test_arrays_that_are_none():
+    with pytest.raises(DeviceError, match=r"got list: wrap it in numpy\.asarray"):
+        backend.get_xp([1, 2])
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d("c1", 3, 4, 3), nn.BatchNorm("b1", 3)])
+def test_mixed_devices_name_the_layer(layer):
+    class Elsewhere:
+        shape, ndim = (1, 8, 8, 3), 4
+
+        def __array_namespace__(self):
+            return SimpleNamespace()
+
+    with pytest.raises(DeviceError, match=rf"^{layer.name}: the input is on the gpu, the weights on the cpu"):
+        layer(Elsewhere())
+
+
+def test_chunks_cover_every_row_once(monkeypatch):
+    x = np.zeros((10, 7))
+    for chunk, pieces in ((1, 10), (21, 4), (70, 1), (10**6, 1)):
+        monkeypatch.setattr(backend, "CHUNK", chunk)
+        chunks = backend.row_chunks(10, 7, x)
+        assert [row for rows in chunks for row in range(10)[rows]] == list(range(10))
+        assert len(chunks) == pieces
+
+
+def test_blas_threads_are_restored():
+    before = backend.thread_count()
+    with backend.blas_threads(1):
+        assert backend.thread_count() == 1
+    assert backend.thread_count() == before

@@ -1,0 +1,245 @@
+"""Modules: the slot between forward and backward, modes, running statistics, dropout, the errors."""
+
+import numpy as np
+import pytest
+
+from minires import nn, ops, resnet
+from minires.errors import ShapeError, StateError
+
+
+def images(n=3, size=16, dtype=np.float32, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, size, size, 3)).astype(dtype)
+
+
+def all_layers():
+    """One of each layer, with an input shape."""
+    return [
+        (nn.Conv2d("conv", 3, 4, 3, bias=True), (6, 6, 3)),
+        (nn.BatchNorm("norm", 3), (6, 6, 3)),
+        (nn.ReLU("relu"), (6, 6, 3)),
+        (nn.ZeroPad2d("pad", 1), (6, 6, 3)),
+        (nn.MaxPool2d("max", 2), (6, 6, 3)),
+        (nn.AvgPool2d("avg", 2), (6, 6, 3)),
+        (nn.GlobalAvgPool2d("global"), (6, 6, 3)),
+        (nn.Flatten("flatten"), (6, 6, 3)),
+        (nn.Dense("dense", 5, 4), (5,)),
+        (nn.Dropout("dropout", 0.5), (6, 6, 3)),
+    ]
+
+
+LAYERS = [pytest.param(layer, shape, id=layer.name) for layer, shape in all_layers()]
+
+
+def slots(model):
+    return [m.name for m in model.modules() if m._slot is not None]
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS)
+def test_layer_shapes_and_dtypes(layer, shape):
+    x = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    x.setflags(write=False)
+    y = layer(x)
+    assert y.shape == (2, *layer.output_shape(shape))
+    dy = np.ones_like(y)
+    dy.setflags(write=False)
+    dx = layer.backward(dy)
+    assert (dx.shape, dx.dtype, y.dtype) == (x.shape, x.dtype, x.dtype)
+    assert slots(layer) == []
+    for p in layer.params():
+        assert (p.grad.shape, p.grad.dtype) == (p.data.shape, p.data.dtype)
+
+
+@pytest.mark.parametrize(("layer", "shape"), [p for p in LAYERS if p.id != "pad"])  # padding has nothing to keep
+def test_backward_needs_a_forward_each_time(layer, shape):
+    layer.release()
+    x = np.ones((2, *shape), np.float32)
+    dy = np.ones((2, *layer.output_shape(shape)), np.float32)
+    with pytest.raises(StateError, match=f"^{layer.name}: backward without a forward"):
+        layer.backward(dy)
+    layer(x)
+    layer.backward(dy)
+    with pytest.raises(StateError, match=f"^{layer.name}: backward without a forward"):
+        layer.backward(dy)
+
+
+@pytest.mark.parametrize("options", [{}, {"preact": True}, {"skip": False}, {"dropout": 0.3}])
+def test_without_dx_the_gradients_are_the_same_and_nothing_is_left(options):
+    model = resnet("resnet8", (16, 16, 3), **options)
+    x, dy = images(), np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)
+    found = []
+    for need_dx in (True, False):
+        for dropout in (m for m in model.modules() if isinstance(m, nn.Dropout)):
+            dropout.rng = np.random.default_rng(0)  # the same mask twice
+        model(x)
+        assert slots(model)
+        dx = model.backward(dy, need_dx=need_dx)
+        assert slots(model) == []
+        assert (dx is not None) == need_dx
+        found.append([p.grad.copy() for p in model.params()])
+    for with_dx, without in zip(*found, strict=True):
+        np.testing.assert_array_equal(with_dx, without)
+
+
+def test_layers_before_the_first_parameter_are_released():
+    model = nn.Sequential(nn.ZeroPad2d("pad", 1), nn.ReLU("relu"), nn.Conv2d("conv", 3, 2, 3))
+    y = model(images())
+    assert slots(model) == ["relu", "conv"]
+    assert model.backward(np.ones_like(y), need_dx=False) is None
+    assert slots(model) == []
+
+
+def test_write_grad_fills_the_buffer_that_is_there():
+    p = nn.Param("p", np.zeros(3))
+    first = np.ones(3)
+    p.write_grad(first)
+    kept = p.grad
+    p.write_grad(np.full(3, 2.0))
+    assert p.grad is kept
+    assert p.grad.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_running_statistics(unbiased):
+    """running <- 0.9 running + 0.1 batch, from mean 0 and variance 1, twice."""
+    norm = nn.BatchNorm("norm", 3, momentum=0.9, unbiased=unbiased)
+    mean, var = np.zeros(3), np.ones(3)
+    for seed in range(2):
+        x = images(seed=seed) * 2 + 1
+        norm(x)
+        mean = 0.9 * mean + 0.1 * x.mean((0, 1, 2), np.float64)
+        var = 0.9 * var + 0.1 * x.var((0, 1, 2), np.float64, ddof=int(unbiased))
+    np.testing.assert_allclose(norm.mean.data, mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.var.data, var, rtol=1e-6)
+    assert norm.var.data.dtype == np.float32
+
+
+def test_evaluation_uses_the_running_statistics_and_keeps_them():
+    norm = nn.BatchNorm("norm", 3, epsilon=1e-3)
+    norm.mean.data[:], norm.var.data[:] = (1, 2, 3), (4, 5, 6)
+    norm.gamma.data[:], norm.beta.data[:] = (1, -1, 2), (0, 1, 0)
+    before = {name: array.copy() for name, array in norm.state().items()}
+    x = images(dtype=np.float32)
+    y = norm.eval()(x)
+    expected = norm.gamma.data * (x - norm.mean.data) / np.sqrt(norm.var.data + 1e-3) + norm.beta.data
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    for name, array in norm.state().items():
+        np.testing.assert_array_equal(array, before[name])
+    dy = images(seed=1)
+    np.testing.assert_allclose(norm.backward(dy), dy * norm.gamma.data / np.sqrt(norm.var.data + 1e-3), rtol=1e-5)
+
+
+def test_evaluation_treats_images_one_by_one_and_training_does_not():
+    model = resnet("resnet8", (16, 16, 3))
+    x = images(4)
+    for mode, equal in (("eval", True), ("train", False)):
+        getattr(model, mode)()
+        assert np.allclose(model(x)[:2], model(x[:2]), rtol=1e-4, atol=1e-5) is equal
+
+
+def test_backward_uses_the_mode_of_its_forward():
+    norm = nn.BatchNorm("norm", 3)
+    x, dy = images(), images(seed=1)
+    norm(x)
+    expected = norm.backward(dy)
+    norm(x)
+    norm.eval()
+    np.testing.assert_array_equal(norm.backward(dy), expected)
+
+
+def test_inference_keeps_nothing_and_restores_every_mode():
+    model = resnet("resnet8", (16, 16, 3), dropout=0.5)
+    model.blocks()[1].eval()
+    model(images())
+    before = [(m.training, m.keeps) for m in model.modules()]
+    expected = None
+    with nn.inference(model) as same:
+        assert same is model
+        assert slots(model) == []
+        y = model(images())
+        expected = y
+        assert slots(model) == []
+        with pytest.raises(StateError, match=r"inference\(\)"):
+            model.backward(y)
+    assert [(m.training, m.keeps) for m in model.modules()] == before
+    np.testing.assert_array_equal(model.eval()(images()), expected)
+
+
+def test_inference_restores_the_modes_after_an_error():
+    model = resnet("resnet8", (16, 16, 3))
+    with pytest.raises(ZeroDivisionError), nn.inference(model):
+        1 / 0  # noqa: B018
+    assert all(m.training and m.keeps for m in model.modules())
+
+
+def test_dropout_drops_the_stated_share_and_keeps_the_mean():
+    layer, x = nn.Dropout("dropout", 0.25, seed=1), np.ones((200, 200), np.float32)
+    y = layer(x)
+    assert np.mean(y == 0) == pytest.approx(0.25, abs=0.02)
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
+    np.testing.assert_array_equal(layer.backward(x), y)  # the same mask
+    assert not np.array_equal(layer(x), y)  # and a new one each time
+    assert layer.eval()(x) is x
+
+
+def test_conversion_drops_gradients_and_slots():
+    model = resnet("resnet8", (16, 16, 3))
+    model.backward(model(images()))
+    model(images())
+    assert model.astype(np.float64) is model
+    assert slots(model) == []
+    assert all(a.dtype == np.float64 for a in model.state().values())
+    assert all(p.grad is None for p in model.params())
+    assert model.dtype == np.float64
+    assert model(images(dtype=np.float64)).dtype == np.float64
+
+
+def test_weight_decay_spares_norms_and_biases():
+    model = resnet("resnet18", (64, 64, 3), widths=(2, 2, 2, 2))
+    assert {p.name.rsplit(".", 1)[1]: p.decay for p in model.params()} == {
+        "w": True,
+        "b": False,
+        "gamma": False,
+        "beta": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "message"),
+    [
+        (nn.Conv2d("c1", 3, 4, 3), np.zeros((1, 8, 8, 4)), r"^c1: expected \(H, W, C\) with C = 3, got \(8, 8, 4\)"),
+        (nn.Conv2d("c1", 3, 4, 3), np.zeros((8, 8, 3)), r"^c1: expected \(H, W, C\) with C = 3, got \(8, 3\)"),
+        (nn.BatchNorm("b1", 3), np.zeros((1, 8, 8, 4)), r"^b1: expected \(H, W, C\) with C = 3, got \(8, 8, 4\)"),
+        (nn.Dense("d1", 3, 4), np.zeros((1, 4)), r"^d1: expected \(C,\) with C = 3, got \(4,\)"),
+    ],
+)
+def test_channels_that_do_not_fit_name_the_layer(layer, x, message):
+    with pytest.raises(ShapeError, match=message):
+        layer(x)
+
+
+def test_map_smaller_than_the_window_names_the_layer():
+    with pytest.raises(ShapeError, match=r"^c1: the map of 2x8 that arrives is smaller than the window"):
+        nn.Conv2d("c1", 3, 4, 3).output_shape((2, 8, 3))
+
+
+@pytest.mark.parametrize("options", [{}, {"preact": True}, {"skip": False}])
+def test_gradients_arrive_as_if_there_were_no_slots(options):
+    """The block's backward against its pieces put together by hand."""
+    block = resnet("resnet8", (16, 16, 3), **options).blocks()[1].astype(np.float64)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 6, 6, 16))
+    dy = rng.standard_normal(block(x).shape)
+    dx = block.backward(dy)
+    step, direction = 1e-6, rng.standard_normal(x.shape)
+    change = (block(x + step * direction) - block(x - step * direction)) / (2 * step)
+    assert np.sum(dx * direction) == pytest.approx(np.sum(change * dy), rel=1e-5)
+
+
+def test_sequential_is_the_composition():
+    dense, relu = nn.Dense("dense", 3, 2), nn.ReLU("relu")
+    model = nn.Sequential(dense, relu)
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    expected = ops.relu_forward(ops.dense_forward(x, dense.w.data, dense.b.data))
+    np.testing.assert_array_equal(model(x), expected)
+    assert [m.name for m in model.modules()] == ["", "dense", "relu"]
+    assert [p.name for p in model.params()] == ["dense.w", "dense.b"]

@@ -1,0 +1,219 @@
+"""Optimisers and schedules: against their definitions, and against PyTorch where it is installed."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minires import resnet
+from minires.errors import CheckpointError, ConfigError, StateError
+from minires.nn import Param
+from minires.train import SGD, Adam, AdamW, Schedule
+
+
+def make_params(dtype=np.float64):
+    rng = np.random.default_rng(1)
+    return [
+        Param("a.w", rng.standard_normal((3, 4)).astype(dtype)),
+        Param("a.b", rng.standard_normal(4).astype(dtype), decay=False),
+        Param("c.w", rng.standard_normal((2, 2)).astype(dtype)),
+    ]
+
+
+def set_grads(params, step):
+    rng = np.random.default_rng([2, step])
+    for p in sorted(params, key=lambda p: p.name):
+        p.write_grad(rng.standard_normal(p.data.shape).astype(p.data.dtype))
+
+
+TWINS = [
+    (SGD, {"momentum": 0.0}, "SGD", {}),
+    (SGD, {"momentum": 0.9}, "SGD", {"momentum": 0.9}),
+    (SGD, {"momentum": 0.9, "nesterov": True}, "SGD", {"momentum": 0.9, "nesterov": True}),
+    (Adam, {}, "Adam", {}),
+    (AdamW, {}, "AdamW", {}),
+]
+
+
+@pytest.mark.parametrize(("ours", "options", "theirs", "their_options"), TWINS)
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_steps_equal_pytorch(ours, options, theirs, their_options, decay, clip):
+    torch = pytest.importorskip("torch")
+    params = make_params()
+    twins = {p.name: torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in params}
+    groups = [
+        {"params": [twins["a.w"], twins["c.w"]], "weight_decay": decay},
+        {"params": [twins["a.b"]], "weight_decay": 0.0},
+    ]
+    reference = getattr(torch.optim, theirs)(groups, lr=0.1, **their_options)
+    optimizer = ours(params, weight_decay=decay, clip_norm=clip, **options)
+    for step in range(5):
+        set_grads(params, step)
+        for p in params:
+            twins[p.name].grad = torch.from_numpy(p.grad.copy())
+        if clip:
+            torch.nn.utils.clip_grad_norm_(twins.values(), clip)
+        optimizer.step(0.1)
+        reference.step()
+    for p in params:
+        np.testing.assert_allclose(p.data, twins[p.name].detach().numpy(), rtol=1e-6, atol=1e-9)
+
+
+def test_first_adam_step_moves_every_weight_by_the_learning_rate():
+    params = make_params()
+    before = {p.name: p.data.copy() for p in params}
+    optimizer = Adam(params)
+    set_grads(params, 0)
+    signs = {p.name: np.sign(p.grad) for p in params}
+    optimizer.step(0.01)
+    for p in params:
+        np.testing.assert_allclose(before[p.name] - p.data, 0.01 * signs[p.name], rtol=1e-6)
+
+
+def test_momentum_adds_up_to_lr_over_one_minus_momentum():
+    (p,) = params = [Param("w", np.zeros(3))]
+    optimizer = SGD(params, momentum=0.5)
+    p.write_grad(np.ones(3))
+    for _ in range(60):
+        before = p.data.copy()
+        optimizer.step(0.1)
+    np.testing.assert_allclose(before - p.data, 0.2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_decay_spares_batchnorm_and_biases_unless_told(decay_all):
+    model = resnet("resnet8", (8, 8, 3), 4, variant="course")
+    before = {p.name: p.data.copy() for p in model.params()}
+    optimizer = SGD(model.params(), momentum=0.0, weight_decay=0.5, decay_all=decay_all)
+    optimizer.step(0.1)  # gradients are zero: only the decay acts
+    for p in model.params():
+        factor = 0.95 if decay_all or p.name.endswith(".w") else 1.0
+        np.testing.assert_allclose(p.data, before[p.name] * factor, rtol=1e-6)
+
+
+def test_parameters_are_views_of_one_buffer():
+    params = make_params()
+    values = [p.data.copy() for p in params]
+    optimizer = SGD(params)
+    for p, value in zip(params, values, strict=True):
+        np.testing.assert_array_equal(p.data, value)
+        assert p.data.base is optimizer.weights
+        assert p.grad.base is optimizer.grads
+
+
+def test_clipping_scales_the_whole_gradient_and_reports_the_norm_before():
+    params = make_params()
+    optimizer = SGD(params, momentum=0.0, clip_norm=1.0)
+    set_grads(params, 0)
+    true = math.sqrt(sum(float((p.grad**2).sum()) for p in params))
+    before = optimizer.weights.copy()
+    assert float(optimizer.step(1.0)) == pytest.approx(true)
+    assert np.linalg.norm(before - optimizer.weights) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam, AdamW])
+def test_float32_stays_float32(optimizer):
+    params = make_params(np.float32)
+    o = optimizer(params, weight_decay=0.1, clip_norm=1.0)
+    set_grads(params, 0)
+    o.step(0.1)
+    assert {p.data.dtype for p in params} == {np.dtype(np.float32)}
+
+
+def test_a_model_that_was_converted_needs_a_new_optimizer():
+    model = resnet("resnet8", (8, 8, 3), 4)
+    optimizer = SGD(model.params())
+    model.astype(np.float64)
+    with pytest.raises(StateError, match="make a new optimiser"):
+        optimizer.step(0.1)
+
+
+def test_state_travels_and_a_wrong_one_is_refused():
+    one, two = make_params(), make_params()
+    first, second = Adam(one), Adam(two)
+    for step in range(3):
+        set_grads(one, step)
+        first.step(0.1)
+    second.weights[:] = first.weights
+    second.load_state(first.named_state(), first.steps)
+    for params, optimizer in ((one, first), (two, second)):
+        set_grads(params, 9)
+        optimizer.step(0.1)
+    np.testing.assert_array_equal(first.weights, second.weights)
+    with pytest.raises(CheckpointError, match="velocity"):
+        SGD(make_params()).load_state(first.named_state(), 3)
+
+
+def test_no_parameters():
+    with pytest.raises(StateError):
+        SGD([])
+
+
+def rates(kind, **options):
+    schedule = Schedule(kind, 1.0, 100, **options)
+    return [schedule(step) for step in range(100)]
+
+
+def test_constant_and_its_warmup():
+    assert rates("constant") == [1.0] * 100
+    warm = rates("constant", warmup=10)
+    np.testing.assert_allclose(warm[:10], np.arange(1, 11) / 10)
+    assert warm[10:] == [1.0] * 90
+
+
+def test_step_drops_by_ten():
+    values = rates("step")
+    np.testing.assert_allclose([values[49], values[50], values[75], values[99]], [1, 0.1, 0.01, 0.01])
+
+
+def test_cosine_ends_at_zero_and_falls_all_the_way():
+    values = rates("cosine", warmup=5)
+    assert values[4] == values[5] == 1.0
+    assert values[-1] == pytest.approx(0, abs=1e-12)
+    assert all(a >= b for a, b in zip(values[5:], values[6:], strict=False))
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_onecycle_rises_then_falls(warmup):
+    values = rates("onecycle", warmup=warmup)
+    peak = int(np.argmax(values))
+    assert peak == (warmup or 30)
+    assert values[0] == pytest.approx(1 / 25)
+    assert values[peak] == 1.0
+    assert values[-1] == pytest.approx(1e-4)
+
+
+def test_onecycle_equals_pytorch():
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=100, pct_start=0.3, final_div_factor=1e4 / 25
+    )
+    values = []
+    for _ in range(100):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    ours = rates("onecycle")
+    np.testing.assert_allclose(max(ours), max(values), rtol=1e-3)
+    np.testing.assert_allclose(ours, values, atol=0.03)  # PyTorch puts the peak one step earlier
+
+
+def test_after_the_end_the_last_rate_holds():
+    schedule = Schedule("cosine", 1.0, 10)
+    assert schedule(50) == schedule(9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("linear", 1.0, 10), "unknown schedule"),
+        (("cosine", 0.0, 10), "above 0"),
+        (("cosine", float("nan"), 10), "above 0"),
+        (("cosine", 1.0, 0), "at least 1 step"),
+    ],
+)
+def test_wrong_schedules(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        Schedule(*arguments)
