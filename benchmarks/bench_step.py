@@ -100,8 +100,8 @@ def build_keras(task, options):
     model = keras_course_resnet50((size, size, 3), CLASSES)
     x, labels = map(tf.constant, batch(options))
     if task == "inference":
-        infer = tf.function(lambda: model(x, training=False))
-        return lambda: infer().numpy()
+        infer = tf.function(lambda images: model(images, training=False))
+        return lambda: infer(x).numpy()
     if options["optimizer"] == "adam":
         optimizer = keras.optimizers.Adam(LEARNING_RATE)
     else:
@@ -110,14 +110,14 @@ def build_keras(task, options):
     criterion = keras.losses.SparseCategoricalCrossentropy()
 
     @tf.function
-    def step():
+    def step(x, labels):
         with tf.GradientTape() as tape:
             loss = criterion(labels, model(x, training=True))
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
         return loss
 
-    return lambda: step().numpy()
+    return lambda: step(x, labels).numpy()  # waits for the result
 
 
 def build(name, task, options):

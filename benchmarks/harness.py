@@ -27,7 +27,7 @@ from rich.table import Table
 
 # Seconds between two turns: thread pools may spin for up to 0.2 s after their last work, on the next one's cores.
 PAUSE = 0.25
-PACKAGES = ("minires", "numpy", "torch", "tensorflow", "keras")
+PACKAGES = ("minires", "numpy", "torch", "tensorflow", "tensorflow-cpu", "keras")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -83,16 +83,17 @@ def peak_mib() -> float:
 
 
 def _serve(pipe, build, name, task, options):
-    """A contender's process: build, then one turn for each message."""
+    """A contender's process: build, then one turn for each message, which is the turn's arguments."""
     try:
         turn = build(name, task, options)
     except (Unavailable, ImportError) as error:
         pipe.send(error if isinstance(error, Unavailable) else Unavailable(str(error)))
         return
     pipe.send(None)
-    while pipe.recv():
+    while True:
+        message = pipe.recv()
         wall, cpu = time.perf_counter(), time.process_time()
-        turn()
+        turn(*message)
         pipe.send((time.perf_counter() - wall, time.process_time() - cpu, peak_mib()))
 
 
@@ -117,9 +118,9 @@ class Worker:
         except EOFError:
             raise Unavailable("its process ended; its own message stands above") from None
 
-    def turn(self):
-        """(wall seconds, CPU seconds, peak MiB so far) of one turn."""
-        self.pipe.send(True)
+    def turn(self, *message):
+        """(wall seconds, CPU seconds, peak MiB so far) of one turn, called with these arguments."""
+        self.pipe.send(message)
         return self._receive()
 
     def close(self):
@@ -128,8 +129,9 @@ class Worker:
         self.process.join()
 
 
-def compare(build, names, task, options, *, rounds, warmup, threads=None):
-    """(results of the contenders that are available, what the machine did meanwhile)."""
+@contextmanager
+def started(build, names, task, options, threads=None):
+    """The workers of those contenders that are available; the others are named on stderr."""
     if threads is not None:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     workers = []
@@ -139,6 +141,15 @@ def compare(build, names, task, options, *, rounds, warmup, threads=None):
                 workers.append(Worker(build, name, task, options))
             except Unavailable as error:
                 print(f"{name}: left out: {error}", file=sys.stderr)
+        yield workers
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def compare(build, names, task, options, *, rounds, warmup, threads=None):
+    """(results of the contenders that are available, what the machine did meanwhile)."""
+    with started(build, names, task, options, threads) as workers:
         for worker in workers:
             for _ in range(warmup):
                 worker.turn()
@@ -150,9 +161,6 @@ def compare(build, names, task, options, *, rounds, warmup, threads=None):
                     time.sleep(PAUSE)
                     turns[worker.name].append(worker.turn())
             load.own = sum(cpu for series in turns.values() for _, cpu, _ in series)
-    finally:
-        for worker in workers:
-            worker.close()
     results = []
     for name, series in turns.items():
         seconds, cpu, peaks = zip(*series, strict=True)
@@ -245,12 +253,13 @@ def print_machine(facts: dict) -> None:
 
 def print_table(title: str, columns: list, rows: list) -> None:
     """A table that is also Markdown; the first column is text, the others are numbers."""
-    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
+    table = Table(box=box.MARKDOWN)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(str, row))
     width = None if sys.stdout.isatty() else 200
+    print(title)
     Console(width=width, highlight=False).print(table)
 
 

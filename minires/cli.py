@@ -6,12 +6,12 @@ Errors that a user can mend are one line on stderr and exit status 2, never a tr
 import argparse
 import json
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from minires import __version__
 from minires.backend import choose_device
@@ -19,7 +19,8 @@ from minires.errors import CheckpointError, DataError, MiniresError
 from minires.nn import ARCHITECTURES, VARIANTS, resnet
 
 # stdout carries results, stderr all that is said on the way: `--json` output stays clean
-out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, markup=False)
+err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 
 
 def image_size(text: str) -> tuple[int, int, int]:
@@ -82,7 +83,7 @@ def train(args) -> int:
     overrides = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
     recipe = Recipe(**{k: v for k, v in overrides.items() if v is not None})
     if args.no_augment:
-        recipe = Recipe(**{**vars(recipe), "augment": None})
+        recipe = replace(recipe, augment=None)
     folder = Path(args.out or f"runs/{args.arch}-{datetime.now():%Y%m%d-%H%M%S}")
     if (folder / "model.h5").exists():
         raise CheckpointError(f"{folder}: already holds a run: choose another --out, or go on with --resume {folder}")
@@ -93,11 +94,11 @@ def train(args) -> int:
     options = _network_options(args) | {"zero_gamma": not args.no_skip, "seed": recipe.seed}
     model = resnet(args.arch, parts[0].shape, len(parts[0].classes), bn_momentum=args.bn_momentum, **options)
     classifier = Classifier.for_data(model.to(_device(args)), parts[0])
-    trained, kept = model.parameter_count()
+    twin = "" if model.config.skip else ", no skips"
     out.print(
-        f"{args.arch} ({model.config.variant}{'' if model.config.skip else ', no skips'}): {trained + kept:,} parameters; "
-        f"{parts[0].source}: {len(parts[0]):,} training and {len(parts[1] or ()):,} test images of "
-        f"{len(parts[0].classes)} classes; run folder {folder}"
+        f"{args.arch} ({model.config.variant}{twin}): {sum(model.parameter_count()):,} parameters\n"
+        f"{parts[0].source}: {len(parts[0]):,} training and {len(parts[1] or ()):,} test images, "
+        f"{len(parts[0].classes)} classes\nrun folder: {folder}"
     )
     folder.mkdir(parents=True, exist_ok=True)
     run.begin(folder, classifier, source, parts, recipe)
@@ -119,13 +120,19 @@ def _finish_run(folder, classifier, parts, progress) -> int:
     return 0
 
 
+def _load(args):
+    from minires.train import load_classifier
+
+    classifier = load_classifier(args.run_folder, best=args.best)
+    classifier.model.to(_device(args))
+    return classifier
+
+
 def evaluate(args) -> int:
     from minires.train import evaluate as measure
     from minires.train import run
-    from minires.train.checkpoint import checkpoint_path, load_classifier
 
-    classifier = load_classifier(checkpoint_path(args.run_folder, best=args.best))
-    classifier.model.to(_device(args))
+    classifier = _load(args)
     if args.data is None:
         source = run.data_source(args.run_folder)
     else:
@@ -158,10 +165,8 @@ def predict(args) -> int:
     import numpy as np
 
     from minires.data import read_image
-    from minires.train.checkpoint import checkpoint_path, load_classifier
 
-    classifier = load_classifier(checkpoint_path(args.run_folder, best=args.best))
-    classifier.model.to(_device(args))
+    classifier = _load(args)
     size = classifier.model.config.input_shape[:2]
     probs = classifier.probs(np.stack([read_image(path, size) for path in args.images]))
     rows = [
@@ -172,7 +177,7 @@ def predict(args) -> int:
     if args.json:
         print(json.dumps(rows))
         return 0
-    table = Table("image", "class", "probability", "next best")
+    table = Table(Column("image", overflow="fold"), "class", "probability", "next best")
     for row in rows:
         _, second = sorted(row["probabilities"].items(), key=lambda item: -item[1])[:2]
         table.add_row(row["image"], row["class"], f"{row['probability']:.1%}", f"{second[0]} ({second[1]:.1%})")
@@ -372,7 +377,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except MiniresError as error:
-        err.print(f"minires: {error}", markup=False, style="red")
+        err.print(f"minires: {error}", style="red")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -91,7 +91,8 @@ def test_predict_applies_the_training_preprocessing(run, tmp_path, capsys):
         np.testing.assert_allclose(list(row["probabilities"].values()), p, rtol=1e-4, atol=1e-6)
         assert row["class"] == str(p.argmax())
     assert cli.main(["predict", str(run), *paths]) == 0
-    assert "3.png" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert all(row["class"] in text for row in rows)
 
 
 def test_resume_after_ctrl_c(signs, tmp_path):
@@ -164,6 +165,13 @@ def test_doctor(capsys, signs):
     status = cli.main(["doctor", "--data", str(signs)])
     assert status in (0, 1)
     assert "numpy" in capsys.readouterr().out.lower()
+
+
+def test_square_brackets_survive_the_console(run, capsys):
+    """The advice to install 'minires[cuda12]' must not be eaten as markup."""
+    assert cli.main(["evaluate", str(run), "--json", "--device", "auto"]) == 0
+    message = capsys.readouterr().err
+    assert "device: gpu" in message or "minires[cuda12]" in message or "nvidia-smi" in message
 
 
 def test_help_teaches(capsys):

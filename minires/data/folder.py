@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from minires.data.dataset import Dataset, Subset, as_size, check_labels
-from minires.data.hdf5 import atomic_path
 from minires.data.images import EXTENSIONS, read_image
 from minires.data.signs import write_signs
 from minires.errors import DataError
+from minires.files import atomic_path
 
 _HELD_OUT_NAMES = ("test", "val", "valid", "validation")
 

@@ -79,11 +79,16 @@ def _guarded(check, name: str | None = None) -> list[Finding]:
     try:
         return list(check())
     except MiniresError as error:
-        message, _, fix = str(error).rpartition(": ")
-        return [Finding(name, "fail", message or str(error), fix or "see the message")]
+        return [Finding(name, "fail", *_detail_and_fix(str(error)))]
     except Exception as error:  # a doctor must not die of what it looks at
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return [Finding(name, "fail", f"the check itself broke: {what}", "run it again; if it stays, report it")]
+
+
+def _detail_and_fix(message: str) -> tuple[str, str]:
+    """An error of minires ends with what to do, after the last colon or semicolon."""
+    at = max(message.rfind(": "), message.rfind("; "))
+    return (message[:at], message[at + 2 :]) if at > 0 else (message, "see the message")
 
 
 def _python():
@@ -135,12 +140,9 @@ def _blas():
     names = ", ".join(f"{lib['internal_api']} {lib['version'] or ''}".strip() for lib in libraries) or "not recognised"
     threads = max((library["num_threads"] for library in libraries), default=1)
     detail = f"{names}, {threads} threads on {cores} cores"
-    if threads > cores:
-        yield Finding(
-            "BLAS", "warn", detail, f"export OMP_NUM_THREADS={cores}: more threads than cores slow each other"
-        )
-    else:
-        yield Finding("BLAS", "ok", detail)
+    many = threads > cores
+    fix = f"export OMP_NUM_THREADS={cores}: more threads than cores slow each other down" if many else ""
+    yield Finding("BLAS", "warn" if many else "ok", detail, fix)
     yield _matmul(threads)
 
 
@@ -224,8 +226,8 @@ def _gpu():
         fix = f"pip install '{extra}': it brings the CUDA headers that CuPy compiles its kernels with"
         yield Finding("GPU", "warn", f"CUDA headers are missing: {reason}", fix)
     else:
-        message, _, fix = reason.rpartition(": ") if "not installed" in reason else reason.rpartition("; ")
-        yield Finding("GPU", "warn", f"not used: {message}", fix)
+        detail, fix = _detail_and_fix(reason)
+        yield Finding("GPU", "warn", f"not used: {detail}", fix)
 
 
 def _pictures():
@@ -254,10 +256,9 @@ def _hdf5():
         file["x"] = kept
         same = np.array_equal(file["x"][()], kept)
     version = f"h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}"
+    result = "a round trip is exact" if same else "a round trip changes data"
     fix = "" if same else "pip install --force-reinstall h5py"
-    yield Finding(
-        "HDF5", "ok" if same else "fail", f"{version}, {'a round trip is exact' if same else 'changes data'}", fix
-    )
+    yield Finding("HDF5", "ok" if same else "fail", f"{version}, {result}", fix)
 
 
 def _terminal():
@@ -273,10 +274,9 @@ def _data(spec: str):
     from minires.data import load
 
     train, test = load(spec)
-    for name, part in (("training data", train), ("test data", test)):
+    for name, part, purpose in (("training data", train, "train on"), ("test data", test, "measure the accuracy on")):
         if part is None:
-            fix = "give data with a train part to train on" if part is train else "add a test part to measure accuracy"
-            yield Finding(name, "warn", "none", fix)
+            yield Finding(name, "warn", "none", f"add the other part: without it there is nothing to {purpose}")
             continue
         counts = np.bincount(part.labels, minlength=len(part.classes))
         each = ", ".join(f"{label}: {count}" for label, count in zip(part.classes[:12], counts, strict=False))
@@ -290,18 +290,15 @@ def _data(spec: str):
         else:
             yield Finding(name, "ok", detail)
     if train is not None and test is not None:
-        seen = _hashes(train)
-        shared = sum(digest in seen for digest in _hashes(test, unique=False))
+        seen = set(_hashes(train))
+        shared = sum(digest in seen for digest in _hashes(test))
         fix = "take them out of one of the two: the test would measure memory" if shared else ""
         detail = f"{shared} of {len(test)} test images are in the training set too"
         yield Finding("train and test apart", "warn" if shared else "ok", detail, fix)
 
 
-def _hashes(part, unique: bool = True):
-    """A hash of each image's pixels."""
-    digests = [
-        hashlib.sha256(image.tobytes()).digest()
-        for start in range(0, len(part), 256)
-        for image in part.images(np.arange(start, min(start + 256, len(part))))
-    ]
-    return set(digests) if unique else digests
+def _hashes(part):
+    """A hash of each image's pixels, in order."""
+    for start in range(0, len(part), 256):
+        for image in part.images(np.arange(start, min(start + 256, len(part)))):
+            yield hashlib.sha256(image.tobytes()).digest()

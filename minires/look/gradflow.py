@@ -66,6 +66,7 @@ class GradFlow:
     """What one batch's gradient looked like on its way from the loss to the image."""
 
     title: str
+    seed: int
     loss: float
     batch: int
     layers: tuple[LayerFlow, ...]
@@ -74,6 +75,11 @@ class GradFlow:
     def as_dict(self) -> dict:
         """Everything as plain types, for JSON."""
         return asdict(self)
+
+    @property
+    def origin(self) -> str:
+        """What this was measured on, in a line for a picture's corner."""
+        return f"{self.title}, seed {self.seed}, batch of {self.batch}"
 
     def ratio(self) -> float | None:
         """The activation gradient at the first block's input over that at the last block's output."""
@@ -170,7 +176,7 @@ def gradflow(model: ResNet, x, labels, *, title: str | None = None) -> GradFlow:
         )
         for block in model.blocks()
     ]
-    return GradFlow(title or _title(model.config), float(loss), len(x), tuple(layers), tuple(blocks))
+    return GradFlow(title or _title(model.config), model.config.seed, float(loss), len(x), tuple(layers), tuple(blocks))
 
 
 def compare_skip(config_or_model: Config | ResNet, x, labels) -> SkipComparison:

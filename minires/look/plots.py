@@ -1,6 +1,7 @@
 """The pictures: gradient by depth, training curves, confusion, mistakes. Every function returns a Figure.
 
-`note` goes to the line of provenance in the corner; `narrow` lays the picture out for a phone.
+`note` goes to the line of provenance in the corner (without one, a flow names its network there); `narrow`
+lays the picture out for a phone.
 """
 
 from itertools import cycle
@@ -46,6 +47,7 @@ def plot_gradflow(flows: dict[str, GradFlow], *, note: str = "", narrow: bool = 
     show whether the gradient vanishes on its way; both are of one batch.
     """
     _need(flows, "flows", "a GradFlow for each label")
+    note = note or "; ".join(dict.fromkeys(flow.origin for flow in flows.values()))
     fig, (left, right) = figure("The gradient on its way back", panels=2, narrow=narrow, note=note)
     for (label, flow), color, marker in zip(flows.items(), cycle(PALETTE), cycle(MARKERS), strict=False):
         layers = [layer for layer in flow.layers if layer.main]
@@ -78,7 +80,7 @@ def plot_gradflow(flows: dict[str, GradFlow], *, note: str = "", narrow: bool = 
 
 def plot_gradient_norms(flow: GradFlow, *, note: str = "", narrow: bool = False) -> Figure:
     """One network's activation gradient by depth, and what each path of its blocks contributes."""
-    fig, (ax,) = figure("Gradient by depth", narrow=narrow, note=note)
+    fig, (ax,) = figure("Gradient by depth", narrow=narrow, note=note or flow.origin)
     layers = [layer for layer in flow.layers if layer.main]
     depths = [layer.depth for layer in layers]
     ax.plot(
@@ -131,7 +133,8 @@ def plot_curves(history: list[dict], *, note: str = "", narrow: bool = False) ->
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=8))
         legend(ax, title)
-    axes[0].set_ylim(bottom=0)
+    highest = axes[0].dataLim.ymax  # infinite where no loss was a number
+    axes[0].set_ylim(0, 1.06 * highest if 0 < highest < np.inf else 1)
     axes[1].set_ylim(0, 1.02)
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return fig
@@ -196,10 +199,10 @@ def plot_mistakes(
 
 def plot_probe(log, *, note: str = "", narrow: bool = False) -> Figure:
     """What a `probe` saw, layer by layer: the size of activations and gradients, and the time."""
-    rows = [row for row in log.rows() if row["kind"] in ("Conv2d", "Dense", "BatchNorm", "ReLU", "Add")]
+    kinds = ("Conv2d", "BatchNorm", "ReLU", "Add", "Dense")
+    rows = [row for row in log.rows() if row["kind"] in kinds and row["shape"]]
     _need(rows, "log", "a probe around a forward pass")
     fig, axes = figure("What the layers receive and send", panels=3, narrow=narrow, note=note)
-    kinds = ("Conv2d", "BatchNorm", "ReLU", "Add", "Dense")
     for kind, color, marker in zip(kinds, PALETTE, MARKERS, strict=False):
         at = [i for i, row in enumerate(rows) if row["kind"] == kind]
         if not at:
@@ -232,6 +235,7 @@ def _mark_stages(ax, flow: GradFlow) -> None:
             place = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
             ax.text((low + high) / 2, 0.985, stage, fontsize=TEXT - 3, color=MUTED, **place)
     ax.set_xlim(0, max(max(depths) for depths in spans.values()) + 1)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(y=0.12)
     ax.grid(False, axis="x")
 

@@ -144,12 +144,13 @@ def _headline(history, manifest, labels, probs, classes) -> str:
     low, high = wilson(right, N)
     chance = np.bincount(labels).max() / N
     wrong = N - right
+    verdict = "" if low > chance else ": this result cannot be told from that"
     return _section(
         "Test accuracy",
         f'<div class="score">{right / N:.1%}</div>'
         f"<p>{wrong} {'mistake' if wrong == 1 else 'mistakes'} in {N:,} test images. On further images like these, "
         f"expect between {low:.1%} and {high:.1%} (95 % confidence, Wilson interval). "
-        f"Always naming the commonest class would give {chance:.1%}.</p>{_numbers(history, manifest)}",
+        f"Always naming the commonest class would give {chance:.1%}{verdict}.</p>{_numbers(history, manifest)}",
     )
 
 
@@ -207,7 +208,7 @@ def _confusion(labels, predictions, classes, show) -> str:
             f'<td class="number">{found}</td><td>{taken}</td></tr>'
         )
     head = '<th scope="col">Class</th><th scope="col" class="number">Images</th>'
-    head += '<th scope="col" class="number">Recognised</th><th scope="col">Most often taken for</th>'
+    head += '<th scope="col" class="number">Recognised</th><th scope="col">Taken for</th>'
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return _section("Which classes it confuses", picture + table)
 

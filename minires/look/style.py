@@ -65,7 +65,7 @@ def legend(ax, heading: str = "", *, columns: int = 3, extra=()) -> None:
     extra: further handles, each with its label.
     """
     handles = [*ax.get_legend_handles_labels()[0], *extra]
-    columns = min(columns, len(handles))
+    columns = max(1, min(columns, len(handles)))
     ax.legend(
         handles=handles,
         title=heading or None,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from rich.table import Table
 
 from minires.nn.blocks import Block
-from minires.nn.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool2d, ReLU, ZeroPad2d
+from minires.nn.layers import BatchNorm, Conv2d, Dense, Dropout, MaxPool2d, ReLU
 from minires.nn.module import Module, Sequential
 from minires.nn.resnet import ResNet
 from minires.ops import conv
@@ -194,7 +194,7 @@ class _Walk:
 
     def _layer(self, layer: Module, x: _Array) -> _Array:
         shape = layer.output_shape(x.shape)
-        y = _Array(shape, layer.name, kept=x.kept and _hands_on(layer, x.shape, shape))
+        y = _Array(shape, layer.name)
         kept = 0
         for array in ({"x": x, "y": y}[letter] for letter in KEEPS.get(type(layer), "")):
             if not array.kept:
@@ -231,12 +231,6 @@ class _Walk:
         image = y_shape[0] * y_shape[1] * R * S * C * self.itemsize
         columns = min(self.batch * image, max(image, conv.MAX_WORKSPACE))
         return copy + 2 * columns
-
-
-def _hands_on(layer: Module, x_shape, y_shape) -> bool:
-    """Whether the output is the input's own memory: a view, or nothing done."""
-    nothing = isinstance(layer, ZeroPad2d) and x_shape == y_shape
-    return nothing or isinstance(layer, Flatten) or (isinstance(layer, Dropout) and not layer.rate)
 
 
 def _flops(layer: Module, y_shape) -> int:

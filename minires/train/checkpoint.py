@@ -100,19 +100,15 @@ def load_weights(model: Module, arrays, source: str) -> None:
             v.data = value
 
 
-def load_classifier(path: Path) -> Classifier:
-    """The network in a file or run folder, with its classes and preprocessing, on the CPU."""
-    return load_checkpoint(checkpoint_path(path)).classifier
-
-
-def checkpoint_path(path: Path) -> Path:
-    """The checkpoint that a run folder or a file path names."""
+def load_classifier(path: Path, *, best: bool = False) -> Classifier:
+    """The network in a file or a run's folder (its last epoch, or the best), with classes and preprocessing."""
     path = Path(path)
     if path.is_dir():
-        if not (path / "model.h5").exists():
-            raise CheckpointError(f"{path}: no model.h5 in this folder: give a run folder that training wrote")
-        return path / "model.h5"
-    return path
+        name = "best.h5" if best else "model.h5"
+        if not (path / name).exists():
+            raise CheckpointError(f"{path}: no {name} in this folder: give a run folder that training wrote")
+        path = path / name
+    return load_checkpoint(path).classifier
 
 
 def _drawing(model: Module) -> list:

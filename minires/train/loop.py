@@ -29,6 +29,9 @@ from minires.train.optim import OPTIMIZERS, Optimizer
 from minires.train.progress import Reporter
 from minires.train.schedule import Schedule
 
+# optimiser -> learning rate and weight decay, for batches of 32
+USUAL = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}
+
 # Steps between two looks at the loss on a GPU: each look waits for the device.
 LOOK_EVERY = 10
 
@@ -39,17 +42,17 @@ class Recipe:
 
     epochs: int = 8
     batch_size: int = 32
-    optimizer: str = "sgd"
-    lr: float = 0.05
+    optimizer: str = "adamw"
+    lr: float | None = None  # the schedule's peak; None: as in USUAL
     momentum: float = 0.9  # SGD's
     nesterov: bool = True  # SGD's
-    weight_decay: float = 5e-4
+    weight_decay: float | None = None  # None: as in USUAL
     decay_all: bool = False
     clip_norm: float | None = None
     schedule: str = "onecycle"
-    warmup_epochs: float = 0.0
+    warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
-    augment: Augment | None = Augment(flip=True)  # flips only where the classes allow it
+    augment: Augment | None = field(default_factory=lambda: Augment(flip=True))  # flips where the classes allow it
     patience: int | None = None  # epochs without a better test loss before stopping
     seed: int = 0
 
@@ -58,6 +61,9 @@ class Recipe:
             object.__setattr__(self, "augment", Augment(**self.augment))
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"unknown optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
+        lr, weight_decay = USUAL[self.optimizer]
+        object.__setattr__(self, "lr", lr if self.lr is None else self.lr)
+        object.__setattr__(self, "weight_decay", weight_decay if self.weight_decay is None else self.weight_decay)
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name.replace('_', ' ')} must be at least 1, got {getattr(self, name)}")
@@ -104,7 +110,8 @@ def fit(
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
 
     out: a folder for `model.h5` (the state after the last epoch, or where Ctrl-C stopped it), `best.h5` (the
-    epoch of the lowest test loss) and `history.jsonl`. Raises DivergedError, naming the layer, when a value is not finite.
+    epoch of the lowest test loss) and `history.jsonl`.
+    Raises DivergedError, naming the layer, when a value is not finite.
     """
     run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter)
     run.save_before_start()

@@ -32,7 +32,7 @@ class ConsoleReporter(Reporter):
     """A bar with loss, accuracy, images a second and the time left; a line an epoch that stays."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(soft_wrap=True, highlight=False)
+        self.console = console or Console(soft_wrap=True, highlight=False, markup=False)
         self.bar = None
 
     @contextmanager

@@ -22,7 +22,6 @@ from minires.errors import CheckpointError
 from minires.files import write_text
 from minires.look.gradflow import gradflow
 from minires.look.report import write_report
-from minires.train.checkpoint import load_checkpoint
 from minires.train.classifier import Classifier, Evaluation, evaluate
 from minires.train.loop import Progress
 
@@ -125,22 +124,17 @@ def finish(out: Path, classifier: Classifier, test: Dataset | None, train: Datas
 
 
 def read_manifest(out: Path) -> dict:
-    """The manifest of a run folder; CheckpointError where there is none."""
+    """The manifest of a run's folder, or of the folder that a run's file is in; CheckpointError where there is none."""
+    path = (Path(out) if Path(out).is_dir() else Path(out).parent) / "manifest.json"
     try:
-        return json.loads((Path(out) / "manifest.json").read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{out}: no manifest.json there: give the folder of a run") from None
+        raise CheckpointError(f"{path}: no such file: give the folder of a run, or say what --data to use") from None
     except json.JSONDecodeError as error:
-        raise CheckpointError(f"{out}/manifest.json: damaged ({error}): start a new run") from None
+        raise CheckpointError(f"{path}: damaged ({error}): say what --data to use") from None
 
 
 def data_source(out: Path) -> DataSource:
     """The data that the run in `out` was trained on."""
     data = read_manifest(out)["data"]
     return DataSource(**{k: data[k] for k in DataSource.__dataclass_fields__})
-
-
-def is_complete(out: Path) -> bool:
-    """Whether the run in `out` has finished its epochs."""
-    training = load_checkpoint(Path(out) / "model.h5").training
-    return training["progress"]["epoch"] >= training["recipe"]["epochs"]
