@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -89,6 +90,7 @@ def _serve(pipe, build, name, task, options):
     except (Unavailable, ImportError) as error:
         pipe.send(error if isinstance(error, Unavailable) else Unavailable(str(error)))
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which then ends this process
     pipe.send(None)
     while True:
         message = pipe.recv()
@@ -124,9 +126,9 @@ class Worker:
         return self._receive()
 
     def close(self):
-        self.pipe.close()
         self.process.terminate()
         self.process.join()
+        self.pipe.close()
 
 
 @contextmanager

@@ -161,6 +161,13 @@ def test_data_make_and_convert(tmp_path, capsys):
         assert len(file["train_set_y"]) + len(file["test_set_y"]) == 24
 
 
+def test_data_show(tmp_path, signs, capsys):
+    picture = tmp_path / "samples.png"
+    assert cli.main(["data", "show", "--data", str(signs), "--size", "24", "--out", str(picture)]) == 0
+    assert "train: 96 images 24x24 (0: 16, 1: 16" in capsys.readouterr().out
+    assert Image.open(picture).size[0] > 400
+
+
 def test_doctor(capsys, signs):
     status = cli.main(["doctor", "--data", str(signs)])
     assert status in (0, 1)

@@ -37,7 +37,8 @@ def make_signs(
     """Draw hands: (training, test), each balanced over the six classes, images (n, size, size, 3) uint8.
 
     Image i of a part depends on (seed, part, i) only. Any subset of the five fingers may stand for its
-    number, the usual ones more often; tone of the skin, light, wall, angle, size, place, side of the hand and noise vary.
+    number, the usual ones more often; tone of the skin, light, wall, angle, size, place, side of the hand and
+    noise vary.
     """
     parts = []
     for part, count in enumerate((n_train, n_test)):
@@ -57,7 +58,7 @@ def draw_hand(fingers: int, size: int, rng: np.random.Generator) -> np.ndarray:
     reach = rng.uniform(1.05, 1.25)  # hand units from the centre of the image to its side
     x, y = _place(axis, axis[:, None], reach, bool(raised - {_THUMB}), rng)
     hand = _Relief(x, y)
-    is_back = rng.random() < 0.25
+    is_back = rng.random() < 0.2
     nails = _add_hand(hand, raised, is_back, rng)
     sleeve = rng.uniform(-1.0, -0.75) if rng.random() < 0.5 else -9.0
 
@@ -89,7 +90,7 @@ def draw_hand(fingers: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
 def _raised(fingers: int, rng) -> set[int]:
     """Which fingers stand: mostly those that people count with, else any subset of that number."""
-    if rng.random() < 0.6:
+    if rng.random() < 0.8:
         ways = _COUNTING[fingers]
         return set(ways[rng.integers(len(ways))])
     return set(rng.permutation(5)[:fingers].tolist())
@@ -145,7 +146,7 @@ class _Relief:
 
 def _place(across, down, reach: float, is_long: bool, rng) -> tuple[np.ndarray, np.ndarray]:
     """Hand coordinates x, y of every pixel: turned, shifted, mirrored, slightly narrowed."""
-    angle = np.deg2rad(rng.uniform(-30, 30))
+    angle = np.deg2rad(rng.uniform(-25, 25))
     shift = rng.uniform(-0.1, 0.1, 2)
     mirror = rng.choice([-1.0, 1.0])
     across, up = (across - shift[0]) * reach, (-down - shift[1]) * reach

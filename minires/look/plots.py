@@ -197,6 +197,23 @@ def plot_mistakes(
     return fig
 
 
+def plot_samples(dataset, *, each: int = 10, note: str = "") -> Figure:
+    """The first `each` images of every class, a class a row, as one picture."""
+    rows = [np.flatnonzero(dataset.labels == k)[:each] for k in range(len(dataset.classes))]
+    height, width, channels = dataset.shape
+    sheet = np.full((len(rows), each, height, width, channels), 255, np.uint8)
+    for row, index in zip(sheet, rows, strict=True):
+        row[: len(index)] = dataset.images(index)
+    tall = 8.2 * len(rows) * height / (each * width)
+    fig, (ax,) = figure(f"{len(dataset.classes)} classes", height=tall, note=note)
+    ax.imshow(sheet.transpose(0, 2, 1, 3, 4).reshape(len(rows) * height, each * width, channels))
+    ax.grid(False)
+    ax.set_xticks([])
+    ax.set_yticks((np.arange(len(rows)) + 0.5) * height, [_brief(name, 12) for name in dataset.classes])
+    ax.spines[:].set_visible(False)
+    return fig
+
+
 def plot_probe(log, *, note: str = "", narrow: bool = False) -> Figure:
     """What a `probe` saw, layer by layer: the size of activations and gradients, and the time."""
     kinds = ("Conv2d", "BatchNorm", "ReLU", "Add", "Dense")

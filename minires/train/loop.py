@@ -238,13 +238,18 @@ class _Run:
 
     def diverged(self, what) -> DivergedError:
         p = self.progress
-        where = first_nonfinite(self.model, self.x)
+        where = self.first_bad_gradient() or first_nonfinite(self.model, self.x)
         kept = f"; {self.out / 'model.h5'} still holds epoch {p.epoch}" if self.out else ""
         return DivergedError(
             f"epoch {p.epoch + 1}, batch {p.batch + 1}: {what}"
             + (f", first in {where}" if where else "")
             + f": lower the learning rate (now at most {self.recipe.lr:g}) or clip the gradient{kept}"
         )
+
+    def first_bad_gradient(self) -> str:
+        """On its way back, where the gradient stopped being finite; by then an update has spoilt the weights too."""
+        bad = (p.name for p in reversed(self.model.params()) if not get_xp(p.grad).isfinite(p.grad).all())
+        return next((f"the gradient of {name}" for name in bad), "")
 
     def end_epoch(self):
         p = self.progress

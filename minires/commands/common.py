@@ -1,0 +1,65 @@
+"""What the commands share: the two consoles, and the options that come again."""
+
+import argparse
+
+from rich.console import Console
+
+from minires.backend import choose_device
+from minires.nn import ARCHITECTURES, VARIANTS
+
+# stdout carries results, stderr all that is said on the way: `--json` output stays clean
+out = Console(soft_wrap=True, highlight=False, markup=False)
+err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
+
+
+def image_size(text: str) -> tuple[int, int, int]:
+    """'64x64x3' or '64' -> (64, 64, 3)."""
+    parts = text.lower().split("x")
+    if not all(p.isdigit() and int(p) > 0 for p in parts) or len(parts) > 3:
+        raise argparse.ArgumentTypeError(f"expected a size such as 64 or 64x64x3, got {text!r}")
+    numbers = [int(p) for p in parts]
+    return (numbers[0], numbers[0], 3) if len(numbers) == 1 else (*numbers, 3)[:3]
+
+
+def add_network(p, arch_option=True):
+    """The options that define a network; `network_options` reads them."""
+    if arch_option:
+        p.add_argument("--arch", default="resnet50", choices=ARCHITECTURES, metavar="NAME", help="default: %(default)s")
+    p.add_argument("--variant", choices=VARIANTS, help="conventions: course (Keras notebook), v1, v1.5 (torchvision)")
+    p.add_argument("--no-skip", action="store_true", help="the plain twin: the same network without shortcuts")
+    p.add_argument("--preact", action="store_true", help="BN and ReLU before each convolution")
+    p.add_argument("--no-bn", action="store_true", help="no batch normalisation")
+    p.add_argument("--init", default="he", choices=("he", "glorot"), help="initial weights (default: %(default)s)")
+
+
+def network_options(args) -> dict:
+    """The options of `minires.nn.resnet` that the user chose."""
+    options = {"skip": not args.no_skip, "preact": args.preact, "norm": not args.no_bn, "init": args.init}
+    return options | ({"variant": args.variant} if args.variant else {})
+
+
+def add_data(p, default):
+    """The options that say which images to use; `source` reads them."""
+    p.add_argument("--data", default=default, metavar="DATA", help="builtin, an HDF5 file, or a folder of images")
+    p.add_argument("--size", type=int, metavar="PIXELS", help="resize the images to this side (default: 64)")
+    p.add_argument("--split-seed", type=int, default=0, help="how a folder is split into train and test (default: 0)")
+    p.add_argument("--test-fraction", type=float, default=0.15, help="share of a folder for the test (default: 0.15)")
+
+
+def add_device(p):
+    """--device; `device` reads it."""
+    p.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help="default: %(default)s")
+
+
+def device(args) -> str:
+    """'cpu' or 'gpu'; says on stderr which, and why."""
+    chosen, reason = choose_device(args.device)
+    err.print(f"device: {chosen} ({reason})", style="dim")
+    return chosen
+
+
+def source(args):
+    """The DataSource that the options of `add_data` describe."""
+    from minires.train.run import DataSource
+
+    return DataSource(args.data, args.size or 64, args.split_seed, args.test_fraction, getattr(args, "flip", None))

@@ -1,0 +1,178 @@
+"""train, evaluate, predict."""
+
+import argparse
+import json
+from dataclasses import fields, replace
+from datetime import datetime
+from pathlib import Path
+
+from rich.table import Column, Table
+
+from minires.commands import common
+from minires.commands.common import out
+from minires.errors import CheckpointError, DataError
+from minires.nn import resnet
+
+
+def train(args) -> int:
+    from minires.train import Classifier, ConsoleReporter, Recipe, fit, resume, run
+
+    reporter = ConsoleReporter(out)
+    if args.resume:
+        folder = Path(args.resume)
+        source = run.data_source(folder)
+        parts = source.load()
+        classifier, progress = resume(folder, *parts, epochs=args.epochs, device=common.device(args), reporter=reporter)
+        return _finish_run(folder, classifier, parts, progress)
+    overrides = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
+    recipe = Recipe(**{k: v for k, v in overrides.items() if v is not None})
+    if args.no_augment:
+        recipe = replace(recipe, augment=None)
+    folder = Path(args.out or f"runs/{args.arch}-{datetime.now():%Y%m%d-%H%M%S}")
+    if (folder / "model.h5").exists():
+        raise CheckpointError(f"{folder}: already holds a run: choose another --out, or go on with --resume {folder}")
+    source = common.source(args)
+    parts = source.load()
+    if parts[0] is None:
+        raise DataError(f"{args.data}: only a test part is there: give the training file too")
+    options = common.network_options(args) | {"zero_gamma": not args.no_skip, "seed": recipe.seed}
+    model = resnet(args.arch, parts[0].shape, len(parts[0].classes), bn_momentum=args.bn_momentum, **options)
+    classifier = Classifier.for_data(model.to(common.device(args)), parts[0])
+    twin = "" if model.config.skip else ", no skips"
+    out.print(
+        f"{args.arch} ({model.config.variant}{twin}): {sum(model.parameter_count()):,} parameters\n"
+        f"{parts[0].source}: {len(parts[0]):,} training and {len(parts[1] or ()):,} test images, "
+        f"{len(parts[0].classes)} classes\nrun folder: {folder}"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    run.begin(folder, classifier, source, parts, recipe)
+    progress = fit(classifier, *parts, recipe, out=folder, reporter=reporter)
+    return _finish_run(folder, classifier, parts, progress)
+
+
+def _finish_run(folder, classifier, parts, progress) -> int:
+    from minires.train import run
+
+    result = run.finish(folder, classifier, parts[1], parts[0], progress)
+    if result is not None:
+        out.print(
+            f"test accuracy {result.accuracy:.2%}: {result.mistakes} mistakes in {len(result.labels)} images "
+            f"(loss {result.loss:.3f})",
+            style="bold",
+        )
+    out.print(f"report: {(folder / 'report.html').resolve()}")
+    return 0
+
+
+def _load(args):
+    from minires.train import load_classifier
+
+    classifier = load_classifier(args.run_folder, best=args.best)
+    classifier.model.to(common.device(args))
+    return classifier
+
+
+def evaluate(args) -> int:
+    from minires.train import evaluate as measure
+    from minires.train import run
+
+    classifier = _load(args)
+    if args.data is None:
+        source = run.data_source(args.run_folder)
+    else:
+        args.size = args.size or classifier.model.config.input_shape[0]
+        source = common.source(args)
+    parts = dict(zip(("train", "test"), source.load(), strict=True))
+    dataset = parts[args.part]
+    if dataset is None:
+        raise DataError(f"{source.spec}: there is no {args.part} part: choose the other with --part")
+    result = measure(classifier, dataset)
+    predictions = result.probs.argmax(axis=1)
+    per_class = {
+        name: {"images": int(here.sum()), "accuracy": float((predictions[here] == i).mean()) if here.any() else None}
+        for i, name in enumerate(classifier.classes)
+        for here in [result.labels == i]
+    }
+    if args.json:
+        numbers = {"accuracy": result.accuracy, "loss": result.loss, "images": len(dataset)}
+        print(json.dumps(numbers | {"mistakes": result.mistakes, "data": dataset.source, "classes": per_class}))
+        return 0
+    table = Table("class", "images", "right", title=f"{dataset.source}, {args.part} part")
+    for name, row in per_class.items():
+        table.add_row(name, str(row["images"]), "" if row["accuracy"] is None else f"{row['accuracy']:.1%}")
+    out.print(table)
+    out.print(f"accuracy {result.accuracy:.2%} ({result.mistakes} mistakes in {len(dataset)}), loss {result.loss:.4f}")
+    return 0
+
+
+def predict(args) -> int:
+    import numpy as np
+
+    from minires.data import read_image
+
+    classifier = _load(args)
+    size = classifier.model.config.input_shape[:2]
+    probs = classifier.probs(np.stack([read_image(path, size) for path in args.images]))
+    rows = [
+        {"image": str(path), "class": classifier.classes[p.argmax()], "probability": float(p.max())}
+        | {"probabilities": dict(zip(classifier.classes, map(float, p), strict=True))}
+        for path, p in zip(args.images, probs, strict=True)
+    ]
+    if args.json:
+        print(json.dumps(rows))
+        return 0
+    table = Table(Column("image", overflow="fold"), "class", "probability", "next best")
+    for row in rows:
+        _, second = sorted(row["probabilities"].items(), key=lambda item: -item[1])[:2]
+        table.add_row(row["image"], row["class"], f"{row['probability']:.1%}", f"{second[0]} ({second[1]:.1%})")
+    out.print(table)
+    return 0
+
+
+def register(commands, command) -> None:
+    p = command(
+        commands,
+        "train",
+        train,
+        "Train a network; leaves a run folder with the model, its history and a report to look at.",
+        "minires train --data photos/ --arch resnet50 --epochs 10 --out runs/photos",
+    )
+    common.add_data(p, "builtin")
+    common.add_network(p)
+    p.add_argument("--flip", action=argparse.BooleanOptionalAction, help="whether a mirrored image keeps its class")
+    p.add_argument("--epochs", type=int, metavar="N")
+    p.add_argument("--batch-size", type=int, metavar="N")
+    p.add_argument("--optimizer", choices=("sgd", "adam", "adamw"))
+    p.add_argument("--lr", type=float, metavar="X", help="the peak of the schedule")
+    p.add_argument("--schedule", choices=("constant", "step", "cosine", "onecycle"))
+    p.add_argument("--warmup-epochs", type=float, metavar="N")
+    p.add_argument("--weight-decay", type=float, metavar="X")
+    p.add_argument("--decay-all", action="store_true", default=None, help="decay BN and biases too")
+    p.add_argument("--clip-norm", type=float, metavar="X", help="largest norm of the whole gradient")
+    p.add_argument("--label-smoothing", type=float, metavar="X")
+    p.add_argument("--bn-momentum", type=float, default=0.9, metavar="X", help="0.99 is the course's (default: 0.9)")
+    p.add_argument("--no-augment", action="store_true", help="train on the images as they are")
+    p.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without a better test loss")
+    p.add_argument("--seed", type=int, metavar="N")
+    p.add_argument("--out", metavar="RUN", help="the run's folder (default: runs/ARCH-DATE)")
+    p.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped; --epochs may extend it")
+    common.add_device(p)
+
+    p = command(
+        commands, "evaluate", evaluate, "Measure a trained network on data.", "minires evaluate runs/photos --json"
+    )
+    p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
+    common.add_data(p, None)
+    p.add_argument("--part", choices=("train", "test"), default="test", help="default: %(default)s")
+    p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
+    p.add_argument("--json", action="store_true")
+    common.add_device(p)
+
+    p = command(
+        commands, "predict", predict, "Say what is on images.", "minires predict runs/photos hand.jpg other.png"
+    )
+    p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
+    p.add_argument("images", metavar="IMAGE", nargs="+")
+    p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
+    p.add_argument("--json", action="store_true")
+    common.add_device(p)
