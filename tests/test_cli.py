@@ -189,6 +189,25 @@ def test_help_teaches(capsys):
         assert f"example: minires {command}" in capsys.readouterr().out
 
 
+def test_help_states_the_defaults_that_hold(capsys):
+    from minires.train import Recipe
+    from minires.train.recipe import USUAL
+
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    r = Recipe()
+    assert f"--epochs N default: {r.epochs} " in text
+    assert f"--batch-size N default: {r.batch_size} " in text
+    assert f"default: {r.optimizer} " in text
+    assert f"default: {r.schedule} " in text
+    assert f"(default: {r.lr:g}; sgd {USUAL['sgd'][0]:g})" in text
+    assert f"default: {r.weight_decay:g}; sgd {USUAL['sgd'][1]:g}, adam {USUAL['adam'][1]:g}" in text
+    assert f"rising rate (default: {r.warmup_epochs:g})" in text
+    assert f"--label-smoothing X default: {r.label_smoothing:g} " in text
+    assert f"augmentation (default: {r.seed})" in text
+
+
 def test_errors_are_one_line(tmp_path, run, capsys):
     page = tmp_path / "signs.h5"
     page.write_text("<!doctype html><title>Not Found</title>")

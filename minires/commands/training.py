@@ -35,7 +35,7 @@ def train(args) -> int:
     parts = source.load()
     if parts[0] is None:
         raise DataError(f"{args.data}: only a test part is there: give the training file too")
-    options = common.network_options(args) | {"zero_gamma": not args.no_skip, "seed": recipe.seed}
+    options = common.network_options(args) | {"zero_gamma": args.zero_gamma, "seed": recipe.seed}
     model = resnet(args.arch, parts[0].shape, len(parts[0].classes), bn_momentum=args.bn_momentum, **options)
     classifier = Classifier.for_data(model.to(common.device(args)), parts[0])
     twin = "" if model.config.skip else ", no skips"
@@ -140,20 +140,26 @@ def register(commands, command) -> None:
     common.add_data(p, "builtin")
     common.add_network(p)
     p.add_argument("--flip", action=argparse.BooleanOptionalAction, help="whether a mirrored image keeps its class")
-    p.add_argument("--epochs", type=int, metavar="N")
-    p.add_argument("--batch-size", type=int, metavar="N")
-    p.add_argument("--optimizer", choices=("sgd", "adam", "adamw"))
-    p.add_argument("--lr", type=float, metavar="X", help="the peak of the schedule")
-    p.add_argument("--schedule", choices=("constant", "step", "cosine", "onecycle"))
-    p.add_argument("--warmup-epochs", type=float, metavar="N")
-    p.add_argument("--weight-decay", type=float, metavar="X")
+    p.add_argument("--epochs", type=int, metavar="N", help="default: 8")
+    p.add_argument("--batch-size", type=int, metavar="N", help="default: 32")
+    p.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), help="default: adamw")
+    p.add_argument("--lr", type=float, metavar="X", help="the peak of the schedule (default: 0.001; sgd 0.02)")
+    p.add_argument("--schedule", choices=("constant", "step", "cosine", "onecycle"), help="default: onecycle")
+    p.add_argument("--warmup-epochs", type=float, metavar="N", help="epochs of rising rate (default: 1)")
+    p.add_argument("--weight-decay", type=float, metavar="X", help="default: 0.05; sgd 0.0005, adam 0")
     p.add_argument("--decay-all", action="store_true", default=None, help="decay BN and biases too")
     p.add_argument("--clip-norm", type=float, metavar="X", help="largest norm of the whole gradient")
-    p.add_argument("--label-smoothing", type=float, metavar="X")
+    p.add_argument("--label-smoothing", type=float, metavar="X", help="default: 0")
     p.add_argument("--bn-momentum", type=float, default=0.9, metavar="X", help="0.99 is the course's (default: 0.9)")
+    p.add_argument(
+        "--zero-gamma",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="start each block as its shortcut (default: yes; a plain network has none)",
+    )
     p.add_argument("--no-augment", action="store_true", help="train on the images as they are")
     p.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without a better test loss")
-    p.add_argument("--seed", type=int, metavar="N")
+    p.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     p.add_argument("--out", metavar="RUN", help="the run's folder (default: runs/ARCH-DATE)")
     p.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped; --epochs may extend it")
     common.add_device(p)

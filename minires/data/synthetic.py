@@ -55,10 +55,10 @@ def draw_hand(fingers: int, size: int, rng: np.random.Generator) -> np.ndarray:
     raised = _raised(fingers, rng)
     sample = 1 / size  # the image spans -1..1, with two samples a pixel each way
     axis = (np.arange(2 * size, dtype=np.float32) + 0.5) * sample - 1
-    reach = rng.uniform(1.05, 1.25)  # hand units from the centre of the image to its side
+    reach = rng.uniform(1.08, 1.3)  # hand units from the centre of the image to its side
     x, y = _place(axis, axis[:, None], reach, bool(raised - {_THUMB}), rng)
     hand = _Relief(x, y)
-    is_back = rng.random() < 0.2
+    is_back = rng.random() < 0.15
     nails = _add_hand(hand, raised, is_back, rng)
     sleeve = rng.uniform(-1.0, -0.75) if rng.random() < 0.5 else -9.0
 
@@ -90,7 +90,7 @@ def draw_hand(fingers: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
 def _raised(fingers: int, rng) -> set[int]:
     """Which fingers stand: mostly those that people count with, else any subset of that number."""
-    if rng.random() < 0.8:
+    if rng.random() < 0.85:
         ways = _COUNTING[fingers]
         return set(ways[rng.integers(len(ways))])
     return set(rng.permutation(5)[:fingers].tolist())
@@ -146,8 +146,8 @@ class _Relief:
 
 def _place(across, down, reach: float, is_long: bool, rng) -> tuple[np.ndarray, np.ndarray]:
     """Hand coordinates x, y of every pixel: turned, shifted, mirrored, slightly narrowed."""
-    angle = np.deg2rad(rng.uniform(-25, 25))
-    shift = rng.uniform(-0.1, 0.1, 2)
+    angle = np.deg2rad(rng.uniform(-18, 18))
+    shift = rng.uniform(-0.13, 0.13, 2)
     mirror = rng.choice([-1.0, 1.0])
     across, up = (across - shift[0]) * reach, (-down - shift[1]) * reach
     x = (np.cos(angle) * across + np.sin(angle) * up) * mirror / rng.uniform(0.85, 1.0)
@@ -238,7 +238,7 @@ def _wall(size: int, skin: np.ndarray, rng) -> np.ndarray:
     """A wall (size, size, 3), mostly pale; never of the skin's own colour."""
     axis = np.linspace(-1, 1, size)
     while True:
-        if rng.random() < 0.8:
+        if rng.random() < 0.75:
             colour = rng.uniform(165, 245) + rng.normal(0, 7, 3)
         else:
             colour = _dye(rng)

@@ -2,9 +2,10 @@
 
 from minires.train.checkpoint import load_classifier, save_checkpoint
 from minires.train.classifier import Classifier, Evaluation, Preprocess, evaluate, predict_logits
-from minires.train.loop import Recipe, fit, resume
+from minires.train.loop import fit, resume
 from minires.train.optim import SGD, Adam, AdamW
 from minires.train.progress import ConsoleReporter
+from minires.train.recipe import Recipe
 from minires.train.schedule import Schedule
 
 __all__ = [

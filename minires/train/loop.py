@@ -16,69 +16,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from minires.backend import device_of, get_xp, to_device
-from minires.data.augment import Augment
 from minires.data.batches import Batches
 from minires.data.dataset import Dataset
-from minires.errors import CheckpointError, ConfigError, DivergedError
+from minires.errors import CheckpointError, DivergedError
 from minires.files import write_text
 from minires.look.gradflow import first_nonfinite
 from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from minires.train.checkpoint import load_checkpoint, save_checkpoint
 from minires.train.classifier import Classifier, evaluate
-from minires.train.optim import OPTIMIZERS, Optimizer
 from minires.train.progress import Reporter
-from minires.train.schedule import Schedule
-
-# optimiser -> learning rate and weight decay, for batches of 32
-USUAL = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}
+from minires.train.recipe import Recipe
 
 # Steps between two looks at the loss on a GPU: each look waits for the device.
 LOOK_EVERY = 10
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train; stored in the checkpoint. The defaults were chosen by measurement (README)."""
-
-    epochs: int = 8
-    batch_size: int = 32
-    optimizer: str = "adamw"
-    lr: float | None = None  # the schedule's peak; None: as in USUAL
-    momentum: float = 0.9  # SGD's
-    nesterov: bool = True  # SGD's
-    weight_decay: float | None = None  # None: as in USUAL
-    decay_all: bool = False
-    clip_norm: float | None = None
-    schedule: str = "onecycle"
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
-    augment: Augment | None = field(default_factory=lambda: Augment(flip=True))  # flips where the classes allow it
-    patience: int | None = None  # epochs without a better test loss before stopping
-    seed: int = 0
-
-    def __post_init__(self):
-        if isinstance(self.augment, dict):
-            object.__setattr__(self, "augment", Augment(**self.augment))
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"unknown optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
-        lr, weight_decay = USUAL[self.optimizer]
-        object.__setattr__(self, "lr", lr if self.lr is None else self.lr)
-        object.__setattr__(self, "weight_decay", weight_decay if self.weight_decay is None else self.weight_decay)
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name.replace('_', ' ')} must be at least 1, got {getattr(self, name)}")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}")
-
-    def make_optimizer(self, params) -> Optimizer:
-        options = {k: getattr(self, k) for k in ("weight_decay", "decay_all", "clip_norm")}
-        if self.optimizer == "sgd":
-            options |= {"momentum": self.momentum, "nesterov": self.nesterov}
-        return OPTIMIZERS[self.optimizer](params, **options)
-
-    def make_schedule(self, steps_per_epoch: int) -> Schedule:
-        warmup = round(self.warmup_epochs * steps_per_epoch)
-        return Schedule(self.schedule, self.lr, self.epochs * steps_per_epoch, warmup)
 
 
 @dataclass
