@@ -23,8 +23,6 @@ _FINGERS = (
     (0.11, 0.44, 0.90, 0.116, -7.0),
     (0.31, 0.33, 0.70, 0.102, -18.0),
 )
-# the usual ways to show each number: from the index on, or from the thumb
-_COUNTING = (((),), ((0,), (4,)), ((0, 1), (4, 0)), ((0, 1, 2), (4, 0, 1)), ((0, 1, 2, 3),), ((0, 1, 2, 3, 4),))
 _SKIN = np.array(
     [[255, 222, 196], [243, 200, 160], [226, 175, 130], [198, 138, 96], [145, 92, 60], [98, 62, 44]], float
 )
@@ -37,7 +35,7 @@ def make_signs(
     """Draw hands: (training, test), each balanced over the six classes, images (n, size, size, 3) uint8.
 
     Image i of a part depends on (seed, part, i) only. Any subset of the five fingers may stand for its
-    number, the usual ones more often; tone of the skin, light, wall, angle, size, place, side of the hand and
+    number, though most count from the index on; tone of the skin, light, wall, angle, size, place, side of the hand and
     noise vary.
     """
     parts = []
@@ -55,10 +53,10 @@ def draw_hand(fingers: int, size: int, rng: np.random.Generator) -> np.ndarray:
     raised = _raised(fingers, rng)
     sample = 1 / size  # the image spans -1..1, with two samples a pixel each way
     axis = (np.arange(2 * size, dtype=np.float32) + 0.5) * sample - 1
-    reach = rng.uniform(1.08, 1.3)  # hand units from the centre of the image to its side
+    reach = rng.uniform(1.1, 1.3)  # hand units from the centre of the image to its side
     x, y = _place(axis, axis[:, None], reach, bool(raised - {_THUMB}), rng)
     hand = _Relief(x, y)
-    is_back = rng.random() < 0.15
+    is_back = rng.random() < 0.05
     nails = _add_hand(hand, raised, is_back, rng)
     sleeve = rng.uniform(-1.0, -0.75) if rng.random() < 0.5 else -9.0
 
@@ -89,11 +87,8 @@ def draw_hand(fingers: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _raised(fingers: int, rng) -> set[int]:
-    """Which fingers stand: mostly those that people count with, else any subset of that number."""
-    if rng.random() < 0.85:
-        ways = _COUNTING[fingers]
-        return set(ways[rng.integers(len(ways))])
-    return set(rng.permutation(5)[:fingers].tolist())
+    """Which fingers stand: mostly as one counts, from the index on, else any subset of that number."""
+    return set(range(fingers) if rng.random() < 0.9 else rng.permutation(5)[:fingers].tolist())
 
 
 class _Relief:
@@ -146,8 +141,8 @@ class _Relief:
 
 def _place(across, down, reach: float, is_long: bool, rng) -> tuple[np.ndarray, np.ndarray]:
     """Hand coordinates x, y of every pixel: turned, shifted, mirrored, slightly narrowed."""
-    angle = np.deg2rad(rng.uniform(-18, 18))
-    shift = rng.uniform(-0.13, 0.13, 2)
+    angle = np.deg2rad(rng.uniform(-10, 10))
+    shift = rng.uniform(-0.2, 0.2, 2)
     mirror = rng.choice([-1.0, 1.0])
     across, up = (across - shift[0]) * reach, (-down - shift[1]) * reach
     x = (np.cos(angle) * across + np.sin(angle) * up) * mirror / rng.uniform(0.85, 1.0)
@@ -238,7 +233,7 @@ def _wall(size: int, skin: np.ndarray, rng) -> np.ndarray:
     """A wall (size, size, 3), mostly pale; never of the skin's own colour."""
     axis = np.linspace(-1, 1, size)
     while True:
-        if rng.random() < 0.75:
+        if rng.random() < 0.97:
             colour = rng.uniform(165, 245) + rng.normal(0, 7, 3)
         else:
             colour = _dye(rng)

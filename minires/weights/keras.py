@@ -1,0 +1,248 @@
+"""Keras's weights, read and written with h5py alone.
+
+    full model or weights only, `.h5` (Keras 2)   [model_weights/]<layer>/<layer>/kernel:0, order in attributes
+    weights only, `.weights.h5` (Keras 3)         layers/<class>_<n>/vars/0, 1, ...; newer ones note the layer's name
+    full model, `.keras` (Keras 3)                a zip of config.json and model.weights.h5
+
+Layers are found by name. A file that has lost the names, or whose author never gave any, is read in Keras's
+layer order: by distance from the output, ties in the order in which Add got its inputs.
+"""
+
+import io
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from minires.backend import to_numpy
+from minires.data.hdf5 import atomic_hdf5, open_hdf5
+from minires.errors import CheckpointError, DataError
+from minires.nn import BatchNorm, Block, Conv2d, Dense, ResNet
+from minires.nn.resnet import KERAS_NAMES, VARIANTS
+from minires.weights.mapping import Found, layer_list
+
+WHAT = "a weights file (Keras .h5 or .keras, .safetensors, .npz, .pth)"
+ROLES = {
+    "kernel": "w",
+    "bias": "b",
+    "gamma": "gamma",
+    "beta": "beta",
+    "moving_mean": "mean",
+    "moving_variance": "var",
+}
+# our layer -> (what Keras 3 calls its group, the order of its arrays)
+KINDS = {
+    Conv2d: ("conv2d", ("w", "b")),
+    BatchNorm: ("batch_normalization", ("gamma", "beta", "mean", "var")),
+    Dense: ("dense", ("w", "b")),
+}
+
+
+@dataclass
+class KerasLayer:
+    """One layer of the file with the arrays it has, in their order."""
+
+    name: str
+    arrays: list[np.ndarray]
+    variables: list[str]  # paths in the file
+
+    @property
+    def kind(self) -> type | None:
+        """The layer of ours that it is, told by the shapes; None for any other."""
+        ranks = [a.ndim for a in self.arrays]
+        if ranks[1:] in ([], [1]):
+            return {4: Conv2d, 2: Dense}.get(ranks[0])
+        return BatchNorm if ranks == [1, 1, 1, 1] else None
+
+    def roles(self) -> list[str]:
+        """Our name for each array: by its name in the file, else by its place."""
+        known = [ROLES.get(v.rpartition("/")[2].partition(":")[0]) for v in self.variables]
+        return known if all(known) else list(KINDS[self.kind][1][: len(known)])
+
+
+def read_keras(path: Path, model: ResNet) -> Found:
+    """The arrays of any Keras file. The model is asked for its layer order where names are lost."""
+    try:
+        if zipfile.is_zipfile(path):
+            kind, layers, config = _read_archive(path)
+        else:
+            with open_hdf5(path, WHAT) as file:
+                kind, layers, config = _read_hdf5(file, path)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    except (OSError, KeyError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        problem = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: a damaged Keras file ({problem}): download or write it again") from None
+    found = Found(kind)
+    names = {m.name for m in layer_list(model)}
+    if not any(layer.name in names for layer in layers):
+        _name_by_order(layers, model, found)
+    for layer in layers:
+        if layer.kind is None:
+            found.ignored += layer.variables
+            continue
+        for role, array, variable in zip(layer.roles(), layer.arrays, layer.variables, strict=True):
+            found.add(f"{layer.name}.{role}", array, variable)
+    found.notes += _differences(config, model)
+    return found
+
+
+def _read_archive(path: Path):
+    with zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+        if "model.weights.h5" not in members:
+            raise CheckpointError(
+                f"{path}: expected {WHAT}, but it is a zip with {', '.join(members[:3]) or 'nothing in it'}: "
+                "give the file that model.save() wrote"
+            )
+        config = json.loads(archive.read("config.json")) if "config.json" in members else {}
+        with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
+            return "Keras 3 full model", _keras3_layers(file), config
+
+
+def _read_hdf5(file: h5py.File, path: Path):
+    """(what it is, its layers, the model's configuration or {})."""
+    if "minires" in file.attrs:
+        raise CheckpointError(
+            f"{path}: expected weights of Keras, but it is a minires checkpoint: load it with load_checkpoint, "
+            "or name it where a command asks for a run"
+        )
+    if "model_weights" in file:
+        config = json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else {}
+        return "Keras 2 full model", _keras2_layers(file["model_weights"]), config
+    if "layer_names" in file.attrs:
+        return "Keras 2 weights", _keras2_layers(file), {}
+    if "layers" in file or "_layer_checkpoint_dependencies" in file:
+        return "Keras 3 weights", _keras3_layers(file), {}
+    raise CheckpointError(
+        f"{path}: expected weights of Keras, found HDF5 with {', '.join(list(file)[:5]) or 'nothing'}: "
+        "give a file of model.save() or model.save_weights()"
+    )
+
+
+def _datasets(group: h5py.Group) -> dict[str, h5py.Dataset]:
+    """Path -> array of the file itself; links out of the file are not followed."""
+    found = {}
+    group.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+    if any(d.external or d.is_virtual for d in found.values()):
+        raise ValueError("it refers to other files")
+    return found
+
+
+def _keras2_layers(group: h5py.Group) -> list[KerasLayer]:
+    """Layers in the order of the model. A model inside the model (a frozen base) is one group with many layers."""
+    datasets, layers = _datasets(group), {}
+    for outer in map(_text, group.attrs["layer_names"]):
+        variables = [_text(v) for v in group[outer].attrs["weight_names"]]
+        nested = len(variables) > 4
+        for variable in variables:
+            name = variable.split("/")[-2] if nested and "/" in variable else outer
+            layer = layers.setdefault(name, KerasLayer(name, [], []))
+            layer.arrays.append(datasets[f"{outer}/{variable}"][()])
+            layer.variables.append(variable)
+    return list(layers.values())
+
+
+def _keras3_layers(file: h5py.File) -> list[KerasLayer]:
+    """Layers in the order of the model within each class: conv2d, conv2d_1, ... conv2d_10."""
+    groups: dict[str, list] = {}
+    for path, dataset in _datasets(file).items():
+        folder, _, number = path.rpartition("/")
+        if folder.endswith("/vars") and not path.startswith("optimizer"):
+            groups.setdefault(folder, []).append((int(number), path, dataset))
+    layers = []
+    for folder in sorted(groups, key=_natural):
+        _, paths, arrays = zip(*sorted(groups[folder]), strict=True)
+        name = _text(file[folder].attrs.get("name", "")) or folder.split("/")[-2]
+        layers.append(KerasLayer(name, [a[()] for a in arrays], list(paths)))
+    return layers
+
+
+def _text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _natural(path: str) -> list:
+    """A sort key that puts conv2d_2 before conv2d_10, and conv2d before both."""
+    return [[int(part) if part.isdigit() else part for part in re.split(r"(?<=_)(\d+)$", p)] for p in path.split("/")]
+
+
+def keras_order(model: ResNet, shortcut_first: bool) -> list:
+    """The layers that have arrays in the order of Keras's `model.layers`.
+
+    Keras sorts by distance from the output. In a block with a projection the two paths' ends therefore
+    alternate; `shortcut_first` tells who comes first, which is the order in which Add got them.
+    """
+    order = []
+    for top in model.layers:
+        for part in top.children() or [top]:
+            order += _block_order(part, shortcut_first) if isinstance(part, Block) else layer_list(part)
+    return [m for m in order if isinstance(m, tuple(KINDS))]
+
+
+def _block_order(block: Block, shortcut_first: bool) -> list:
+    before = [] if block.before is None else block.before.layers
+    branch = block.branch.layers
+    shortcut = [] if block.shortcut in (None, Block.IDENTITY) else block.shortcut.layers
+    order = [*before, *branch[: len(branch) - len(shortcut)]]
+    for pair in zip(shortcut, branch[len(branch) - len(shortcut) :], strict=True):
+        order += pair if shortcut_first else reversed(pair)
+    return order
+
+
+def _name_by_order(layers: list[KerasLayer], model: ResNet, found: Found) -> None:
+    """Give the layers our names by their place. Of the two orders of a tie the one that fits the shapes."""
+    theirs = {kind: [layer for layer in layers if layer.kind is kind] for kind in KINDS}
+    for shortcut_first in (False, True):
+        order = keras_order(model, shortcut_first)
+        ours = {kind: [m for m in order if isinstance(m, kind)] for kind in KINDS}
+        if any(len(theirs[kind]) != len(ours[kind]) for kind in (Conv2d, BatchNorm)):
+            return
+        if all(a.arrays[0].shape == b.w.data.shape for a, b in zip(theirs[Conv2d], ours[Conv2d], strict=True)):
+            break
+    found.notes.append("the file's layer names are not ours: its layers were taken in Keras's order")
+    for kind in KINDS:
+        for layer, own in zip(theirs[kind], ours[kind], strict=False):
+            layer.name = own.name
+
+
+def _differences(config: dict, model: ResNet) -> list[str]:
+    """Where the file's own configuration states another convention than the network has: same shapes, other numbers."""
+    stated = {layer["config"].get("name"): layer["config"] for layer in config.get("config", {}).get("layers", [])}
+    notes = {}
+    for m in layer_list(model):
+        theirs = stated.get(m.name, {})
+        if isinstance(m, Conv2d) and "strides" in theirs and tuple(theirs["strides"]) != m.stride:
+            notes.setdefault("stride", (m.name, tuple(theirs["strides"]), m.stride))
+        if isinstance(m, BatchNorm) and not np.isclose(theirs.get("epsilon", m.epsilon), m.epsilon, rtol=1e-6):
+            notes.setdefault("epsilon", (m.name, theirs["epsilon"], m.epsilon))
+    return [
+        f"warning: {layer} has {what} {there} in the file and {here} in the network (and perhaps others too): "
+        "the outputs will differ"
+        for what, (layer, there, here) in notes.items()
+    ]
+
+
+def write_keras(model: ResNet, path: Path) -> None:
+    """A `.weights.h5` that `model.load_weights` of Keras 3 loads into a model of the same architecture.
+
+    Keras finds layers by class and order alone: the model must call Add([x, shortcut]), as the course does,
+    or, for variant v1, Add([shortcut, x]), as keras.applications does.
+    """
+    counts = dict.fromkeys(KINDS, 0)
+    with atomic_hdf5(path) as file:
+        for m in keras_order(model, VARIANTS[model.config.variant].names is KERAS_NAMES):
+            group, roles = KINDS[type(m)]
+            suffix = f"_{counts[type(m)]}" if counts[type(m)] else ""
+            counts[type(m)] += 1
+            folder = file.create_group(f"layers/{group}{suffix}/vars")
+            folder.attrs["name"] = m.name
+            arrays = [getattr(m, role) for role in roles]
+            for index, variable in enumerate(v for v in arrays if v is not None):
+                folder.create_dataset(str(index), data=to_numpy(variable.data))

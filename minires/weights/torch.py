@@ -1,0 +1,175 @@
+"""Weights in torchvision's names: `.safetensors` and `.npz` both ways, `.pth` through torch itself.
+
+torch keeps kernels (O, C, R, S) and matrices (O, C), so a transpose is the whole translation; our names of
+variant v1.5 are torchvision's but for the last part. A `.pth` is a pickle, which can run any program when it
+is opened: torch's own loader of plain tensors opens it, never we.
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from minires.backend import to_numpy
+from minires.errors import CheckpointError
+from minires.files import atomic_path
+from minires.nn import BatchNorm, ResNet
+from minires.nn.resnet import TORCH_NAMES, VARIANTS
+from minires.weights.mapping import Found, layer_list
+
+# names -> (what torch calls it in a convolution or dense layer, in a batch normalisation)
+ROLES = {
+    "w": "weight",
+    "b": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+COUNTER = "num_batches_tracked"
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training scripts store the weights
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # of DataParallel, torch.compile, wrappers
+
+
+def to_torch_layout(array: np.ndarray) -> np.ndarray:
+    """(R, S, C, O) -> (O, C, R, S), (C, O) -> (O, C); vectors stay."""
+    return np.ascontiguousarray(array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim)))
+
+
+def from_torch_layout(array: np.ndarray) -> np.ndarray:
+    """The inverse of `to_torch_layout`."""
+    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim))
+
+
+def read_torch(path: Path) -> Found:
+    """The arrays of a `.safetensors`, `.npz` or `.pth` file in torchvision's names."""
+    reader = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(file_kind(path), _read_pth)
+    return translate(reader(path), f"PyTorch {file_kind(path)}")
+
+
+def file_kind(path: Path) -> str | None:
+    """'.safetensors', '.npz' or '.pth' by what is in the file; None for anything else."""
+    try:
+        with path.open("rb") as raw:
+            head = raw.read(9)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+            if any(name.endswith("data.pkl") for name in names):
+                return ".pth"
+            return ".npz" if names and all(name.endswith(".npy") for name in names) else None
+    except (OSError, zipfile.BadZipFile):
+        return None  # the reader that gets it next says what is wrong
+    if head[:1] == b"\x80" and path.suffix in (".pth", ".pt"):
+        return ".pth"
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return ".safetensors"
+    return None
+
+
+def translate(arrays: dict[str, np.ndarray], kind: str) -> Found:
+    """A state_dict as NumPy arrays -> our names and layout."""
+    found = Found(kind)
+    prefix = _common_prefix(list(arrays))
+    for origin, array in arrays.items():
+        layer, _, part = origin.removeprefix(prefix).rpartition(".")
+        if part == COUNTER:
+            found.ignored.append(origin)
+            continue
+        norm = f"{prefix}{layer}.running_mean" in arrays
+        roles = [role for role, name in ROLES.items() if name == part and (role in ("w", "b")) != norm]
+        name = f"{layer}.{roles[0]}" if roles else origin.removeprefix(prefix)
+        found.add(name, from_torch_layout(array), origin)
+    return found
+
+
+def _common_prefix(names: list[str]) -> str:
+    """What wrappers put before every name."""
+    prefix = ""
+    while names and (more := next((p for p in PREFIXES if all(n.startswith(prefix + p) for n in names)), "")):
+        prefix += more
+    return prefix
+
+
+def _read_npz(path: Path) -> dict:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from None
+
+
+def _read_safetensors(path: Path) -> dict:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
+    except TypeError as error:
+        problem = f"{path}: a type of number that NumPy does not have ({error}): save the weights as float32"
+        raise CheckpointError(problem) from None
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _read_pth(path: Path) -> dict:
+    try:
+        import torch
+    except ImportError:
+        raise CheckpointError(
+            f"{path}: a .pth file is a pickle, which only PyTorch should open, and it is not installed: convert it "
+            "where it is, with safetensors.torch.save_file(torch.load('FILE', weights_only=True), 'FILE.safetensors')"
+        ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds: unpickling, archive, memory
+        problem = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: PyTorch does not open it as plain weights ({problem}): save model.state_dict() alone"
+        ) from None
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
+        raise CheckpointError(f"{path}: expected a state_dict of tensors: save model.state_dict() alone")
+    return {
+        name: tensor.detach().float().numpy() if tensor.dtype == torch.bfloat16 else tensor.detach().numpy()
+        for name, tensor in content.items()
+    }
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    problem = " ".join(str(error).split())
+    return CheckpointError(f"{path}: a damaged {path.suffix} file ({problem}): download or write it again")
+
+
+def state_dict(model: ResNet) -> dict[str, np.ndarray]:
+    """The weights in torchvision's names and layout, as `load_state_dict` wants them."""
+    if VARIANTS[model.config.variant].names is not TORCH_NAMES:
+        raise CheckpointError(
+            f"{model.config.arch} ({model.config.variant}) has no twin in torchvision, whose networks are variant "
+            "v1.5: export it to .weights.h5 for Keras, or to .onnx"
+        )
+    arrays = {}
+    for layer in layer_list(model):
+        for v in layer.params() + layer.buffers():
+            arrays[f"{layer.name}.{ROLES[v.name.rpartition('.')[2]]}"] = to_torch_layout(to_numpy(v.data))
+        if isinstance(layer, BatchNorm):
+            arrays[f"{layer.name}.{COUNTER}"] = np.array(0)
+    return arrays
+
+
+def write_safetensors(model: ResNet, path: Path) -> None:
+    """The `state_dict` as `.safetensors`."""
+    from safetensors.numpy import save_file
+
+    arrays = state_dict(model)
+    with atomic_path(path) as temporary:
+        save_file(arrays, temporary, metadata={"format": "pt"})
+
+
+def write_npz(model: ResNet, path: Path) -> None:
+    """The `state_dict` as `.npz`."""
+    arrays = state_dict(model)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
