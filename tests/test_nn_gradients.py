@@ -19,7 +19,7 @@ COMBINATIONS = {
     "no norm": ("resnet8", {"norm": False}),
     "no norm, plain": ("resnet8", {"norm": False, "skip": False}),
     "no norm, preact": ("resnet8", {"norm": False, "preact": True}),
-    "zero gamma": ("resnet8", {"zero_gamma": True}),
+    "zero gamma": ("resnet8", {"last_gamma": 0.0}),
     "dropout": ("resnet8", {"dropout": 0.4}),
     "bottleneck, course": ("tiny", {}),
     "bottleneck, v1": ("tiny", {"variant": "v1"}),

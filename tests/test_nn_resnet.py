@@ -147,7 +147,7 @@ def test_initial_weights_have_the_variance_of_their_scheme(init):
 def test_zero_gamma_makes_every_block_its_shortcut(arch, preact):
     """y = relu(shortcut(x)) for a post-activation block, y = shortcut(h) for a pre-activation one, exactly."""
     widths = (2, 3, 4, 5)[: len(nn.ARCHITECTURES[arch].widths)]
-    model = resnet(arch, (64, 64, 3), widths=widths, zero_gamma=True, preact=preact)
+    model = resnet(arch, (64, 64, 3), widths=widths, last_gamma=0.0, preact=preact)
     x = np.random.default_rng(0).standard_normal((2, 64, 64, 3), np.float32)
     for layer in model.layers:
         if not layer.name.startswith("stage"):
@@ -163,7 +163,7 @@ def test_zero_gamma_makes_every_block_its_shortcut(arch, preact):
 
 
 def test_zero_gamma_leaves_a_plain_network_alive():
-    plain = resnet("resnet8", skip=False, zero_gamma=True)
+    plain = resnet("resnet8", skip=False, last_gamma=0.0)
     assert all(p.data.all() for p in plain.params() if p.name.endswith("gamma"))
 
 
@@ -194,7 +194,7 @@ def test_without_norm_there_are_no_buffers():
 
 
 def test_config_survives_json():
-    config = resnet("resnet18", (64, 96, 3), 7, widths=(4, 4, 8, 8), dropout=0.1, zero_gamma=True, seed=5).config
+    config = resnet("resnet18", (64, 96, 3), 7, widths=(4, 4, 8, 8), dropout=0.1, last_gamma=0.0, seed=5).config
     assert nn.Config(**json.loads(json.dumps(asdict(config)))) == config
 
 

@@ -35,7 +35,7 @@ def train(args) -> int:
     parts = source.load()
     if parts[0] is None:
         raise DataError(f"{args.data}: only a test part is there: give the training file too")
-    options = common.network_options(args) | {"zero_gamma": args.zero_gamma, "seed": recipe.seed}
+    options = common.network_options(args) | {"last_gamma": args.last_gamma, "seed": recipe.seed}
     model = resnet(args.arch, parts[0].shape, len(parts[0].classes), bn_momentum=args.bn_momentum, **options)
     classifier = Classifier.for_data(model.to(common.device(args)), parts[0])
     twin = "" if model.config.skip else ", no skips"
@@ -152,10 +152,11 @@ def register(commands, command) -> None:
     p.add_argument("--label-smoothing", type=float, metavar="X", help="default: 0")
     p.add_argument("--bn-momentum", type=float, default=0.9, metavar="X", help="0.99 is the course's (default: 0.9)")
     p.add_argument(
-        "--zero-gamma",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="start each block as its shortcut (default: yes; a plain network has none)",
+        "--last-gamma",
+        type=float,
+        default=0.25,
+        metavar="X",
+        help="where the last BN of each residual branch starts; 0 is zero-gamma, 1 the course's (default: 0.25)",
     )
     p.add_argument("--no-augment", action="store_true", help="train on the images as they are")
     p.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without a better test loss")

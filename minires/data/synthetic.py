@@ -64,7 +64,7 @@ def draw_hand(fingers: int, size: int, rng: np.random.Generator) -> np.ndarray:
     level = np.cos(elevation)
     light = np.array([np.cos(azimuth) * level, np.sin(azimuth) * level, np.sin(elevation)], np.float32)
     spacing = reach * sample
-    throw = light[:2] * (rng.uniform(0.1, 0.35) / spacing / light[2])
+    throw = light[:2] * (rng.uniform(0.06, 0.2) / spacing / light[2])
     softness = rng.uniform(0.08, 0.25)
     shadow = _step(-_moved(hand.distance, -throw), -softness, softness)
     shade = _shading(hand.height, spacing, light, ambient=rng.uniform(0.4, 0.6))
@@ -81,14 +81,14 @@ def draw_hand(fingers: int, size: int, rng: np.random.Generator) -> np.ndarray:
     colour = skin + sleeved * (_dye(rng) - skin) + nail * 0.6 * (_NAIL - skin)
     # dark skin turns red before it turns black
     colour *= shade * (1 + (1 - shade) * np.array([0.15, -0.05, -0.15]))
-    image = _wall(size, skin, rng) * (1 - rng.uniform(0.2, 0.5) * shadow)
+    image = _wall(size, skin, rng) * (1 - rng.uniform(0.1, 0.3) * shadow)
     image += cover * (colour - image)
     return _camera(image, rng)
 
 
 def _raised(fingers: int, rng) -> set[int]:
     """Which fingers stand: mostly as one counts, from the index on, else any subset of that number."""
-    return set(range(fingers) if rng.random() < 0.9 else rng.permutation(5)[:fingers].tolist())
+    return set(range(fingers) if rng.random() < 0.95 else rng.permutation(5)[:fingers].tolist())
 
 
 class _Relief:
@@ -141,7 +141,7 @@ class _Relief:
 
 def _place(across, down, reach: float, is_long: bool, rng) -> tuple[np.ndarray, np.ndarray]:
     """Hand coordinates x, y of every pixel: turned, shifted, mirrored, slightly narrowed."""
-    angle = np.deg2rad(rng.uniform(-10, 10))
+    angle = np.deg2rad(rng.uniform(-8, 8))
     shift = rng.uniform(-0.2, 0.2, 2)
     mirror = rng.choice([-1.0, 1.0])
     across, up = (across - shift[0]) * reach, (-down - shift[1]) * reach
@@ -159,7 +159,7 @@ def _add_hand(hand: _Relief, raised: set[int], is_back: bool, rng) -> list[tuple
     hand.inflate(0.16, 0.2)
 
     nails = []
-    spread = rng.uniform(1.25, 1.65)
+    spread = rng.uniform(1.8, 2.1)
     for number, (x, y, length, radius, direction) in enumerate(_FINGERS):
         angle = np.deg2rad(direction * spread + rng.uniform(-2.5, 2.5))
         toward = np.array([-np.sin(angle), np.cos(angle)])
@@ -233,11 +233,11 @@ def _wall(size: int, skin: np.ndarray, rng) -> np.ndarray:
     """A wall (size, size, 3), mostly pale; never of the skin's own colour."""
     axis = np.linspace(-1, 1, size)
     while True:
-        if rng.random() < 0.97:
+        if rng.random() < 0.95:
             colour = rng.uniform(165, 245) + rng.normal(0, 7, 3)
         else:
             colour = _dye(rng)
-        if np.linalg.norm(colour - skin) > 60:
+        if np.linalg.norm(colour - skin) > 90:
             break
     slope = rng.normal(0, 0.08, 2)
     light = 1 + slope[0] * axis + slope[1] * axis[:, None]
@@ -246,7 +246,7 @@ def _wall(size: int, skin: np.ndarray, rng) -> np.ndarray:
         at = np.linspace(0, 8, size)
         rows = np.array([np.interp(at, range(9), row) for row in grid])
         light = light + np.array([np.interp(at, range(9), column) for column in rows.T]).T
-    if rng.random() < 0.15:  # boards or tiles
+    if rng.random() < 0.08:  # boards or tiles
         line = np.cos(axis * rng.uniform(6, 14) + rng.uniform(0, 6))
         groove = 0.12 * (line > 0.95)
         light = light - (groove if rng.random() < 0.5 else groove[:, None])

@@ -137,7 +137,7 @@ class Config:
     preact: bool = False  # BN and ReLU before each convolution
     norm: bool = True  # False: no batch normalisation
     init: str = "he"
-    zero_gamma: bool = False  # the last BN of each residual branch starts at 0 (arXiv:1706.02677, section 5.1)
+    last_gamma: float = 1.0  # where each branch's last BN starts; 0 is "zero-gamma" (arXiv:1706.02677, section 5.1)
     widths: tuple | None = None  # None: the paper's
     bn_momentum: float | None = None  # None: the variant's
     dropout: float = 0.0  # before the classifier
@@ -293,7 +293,7 @@ class _Builder:
                 if i + 1 < len(outs):
                     branch.append(relu)
             channels = O
-        self._zero_gamma(branch)
+        self._set_last_gamma(branch)
         return Block(
             unit,
             Sequential(*branch, name=f"{unit}.branch"),
@@ -313,11 +313,11 @@ class _Builder:
             layers += self.norm(norm, O)
         return Sequential(*layers, name=f"{unit}.shortcut")
 
-    def _zero_gamma(self, branch):
+    def _set_last_gamma(self, branch):
         """Only where a shortcut carries the signal: a plain block that starts at zero passes nothing on."""
         norms = [m for m in branch if isinstance(m, BatchNorm)]
-        if self.config.zero_gamma and self.config.skip and norms:
-            norms[-1].gamma.data[:] = 0
+        if self.config.skip and norms:
+            norms[-1].gamma.data[:] = self.config.last_gamma
 
     def head(self, shape):
         """The layers after the stages, whose output has this shape."""

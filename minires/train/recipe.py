@@ -21,13 +21,15 @@ class Recipe:
     lr: float | None = None  # the schedule's peak; None: as in USUAL
     momentum: float = 0.9  # SGD's
     nesterov: bool = True  # SGD's
+    betas: tuple[float, float] = (0.9, 0.98)  # Adam's; 0.999 remembers the large first gradients for a whole short run
     weight_decay: float | None = None  # None: as in USUAL
     decay_all: bool = False
     clip_norm: float | None = None
     schedule: str = "onecycle"
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
-    augment: Augment | None = field(default_factory=lambda: Augment(flip=True))  # flips where the classes allow it
+    # it mirrors only images whose classes allow it
+    augment: Augment | None = field(default_factory=lambda: Augment(0.05, 5, 0.05, flip=True))
     patience: int | None = None  # epochs without a better test loss before stopping
     seed: int = 0
 
@@ -49,6 +51,8 @@ class Recipe:
         options = {k: getattr(self, k) for k in ("weight_decay", "decay_all", "clip_norm")}
         if self.optimizer == "sgd":
             options |= {"momentum": self.momentum, "nesterov": self.nesterov}
+        else:
+            options |= {"betas": self.betas}
         return OPTIMIZERS[self.optimizer](params, **options)
 
     def make_schedule(self, steps_per_epoch: int) -> Schedule:
