@@ -88,7 +88,7 @@ def draw_hand(fingers: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
 def _raised(fingers: int, rng) -> set[int]:
     """Which fingers stand: mostly as one counts, from the index on, else any subset of that number."""
-    return set(range(fingers) if rng.random() < 0.95 else rng.permutation(5)[:fingers].tolist())
+    return set(range(fingers) if rng.random() < 0.97 else rng.permutation(5)[:fingers].tolist())
 
 
 class _Relief:
