@@ -59,7 +59,8 @@ class ImageFolder(Dataset):
         self.files = tuple(file for name in found for file in by_class[name])
         labels = [self.classes.index(name) for name in found for _ in by_class[name]]
         self.labels = check_labels(labels, len(self.files), self.classes, str(self.root))
-        self.source = f"{self.root} ({self.skipped} other files skipped)" if self.skipped else str(self.root)
+        others = f" ({self.skipped} other file{'s' * (self.skipped > 1)} skipped)" if self.skipped else ""
+        self.source = f"{self.root}{others}"
         self._cache: dict[int, np.ndarray] = {}
         self._cache_limit = cache_bytes // int(np.prod(self.shape))
 
