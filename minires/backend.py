@@ -5,6 +5,7 @@ written once against `xp`. There is no global switch, so both devices can live i
 on the first request for a GPU, never by `import minires`.
 """
 
+import ctypes
 import sys
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +19,24 @@ from minires.errors import DeviceError
 # between the passes of an op, and each is still large enough to make a NumPy call's overhead vanish.
 # benchmarks/bench_ops.py --chunks measures it.
 CHUNK = 262_144
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next array instead of handing it back to the system.
+
+    A training step frees and takes hundreds of megabytes; fresh pages for each array, filled with zeros by
+    the kernel, cost a quarter of it. Elsewhere than on glibc nothing happens.
+    """
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        pass
+
+
+_keep_freed_memory()
 
 
 def get_xp(x):

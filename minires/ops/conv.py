@@ -111,11 +111,13 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
     padded = zero_pad2d_forward(x, resolve_padding(pad, x.shape[1:3], (R, S), stride))
     P, Q = output_size(padded.shape[1:3], (R, S), stride, "valid")
     y = xp.empty((x.shape[0], P, Q, O), xp.result_type(x, w))
+    flat = w.reshape(R * S * C, O)
+    bias = None if b is None else xp.tile(b, Q)
     for images in _image_chunks(padded, (R, S), stride):
         columns = im2col(padded[images], (R, S), stride)  # (n*P*Q, R*S*C)
-        xp.matmul(columns, w.reshape(R * S * C, O), out=y[images].reshape(-1, O))
+        xp.matmul(columns, flat, out=y[images].reshape(-1, O))
         if b is not None:
-            y[images] += b
+            y[images].reshape(-1, Q * O)[...] += bias  # whole rows of the map: long inner loops
     return y
 
 
@@ -124,13 +126,15 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True):
 
     With the columns X (recomputed, never kept) the forward is Y = X W + b, so
     dW = X^T dY,  dX = dY W^T (scattered back by col2im),  db = the sum of dY's rows.
-    For stride 1 the scatter is itself a convolution: dy, padded, with the kernel turned by 180 degrees.
+    For stride 1 the scatter is itself a convolution: dy, padded, with the kernel turned by 180 degrees. That is
+    the faster way where the maps are large beside the kernel, which has to be copied to be turned.
     """
     xp = get_xp(dy)
     (R, S, C, O), stride = w.shape, pair(stride)
     (top, bottom), (left, right) = pads = resolve_padding(pad, x.shape[1:3], (R, S), stride)
     padded = zero_pad2d_forward(x, pads)
-    turn = need_dx and stride == (1, 1) and max(R, S) > 1 and max(top, bottom) < R and max(left, right) < S
+    fits = stride == (1, 1) and max(R, S) > 1 and max(top, bottom) < R and max(left, right) < S
+    turn = need_dx and fits and dy.size > 4 * O * O
     dw, dparts = None, []
     for images in _image_chunks(padded, (R, S), stride):
         rows = dy[images].reshape(-1, O)
