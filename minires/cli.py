@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from minires import __version__
-from minires.commands import datasets, instruments, training
+from minires.commands import checks, datasets, instruments, training, weights
 from minires.commands.common import err
 from minires.errors import MiniresError
 
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(run=run)
         return p
 
-    for module in (training, instruments, datasets):
+    for module in (training, instruments, checks, datasets, weights):
         module.register(commands, command)
     return root
 

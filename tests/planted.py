@@ -65,7 +65,7 @@ class NoMeanTerm(BatchNorm):
     """dx without the term that flows through the mean."""
 
     def backward(self, dy, need_dx=True):
-        x, mean, rstd, _ = self._slot
+        rstd = self._slot[2]
         dx = super().backward(dy)
         return dx + self.gamma.data * rstd * dy.mean(axis=tuple(range(dy.ndim - 1)))
 
@@ -83,7 +83,7 @@ class ConstantStatistics(BatchNorm):
     """dx as if mean and variance did not depend on x."""
 
     def backward(self, dy, need_dx=True):
-        _, _, rstd, _ = self._slot
+        rstd = self._slot[2]
         super().backward(dy)
         return dy * self.gamma.data * rstd
 

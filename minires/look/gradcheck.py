@@ -15,18 +15,21 @@ Everything happens on a copy on the CPU; the module given is left as it was.
 
 import copy
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from rich.table import Table
 
+from minires.backend import blas_threads
 from minires.errors import ConfigError
 from minires.look.doctor import Finding
 from minires.look.gradcheck_causes import Evidence, explain
-from minires.look.gradcheck_subject import FLOAT32, ModuleSubject, make_subject
+from minires.look.gradcheck_subject import FLOAT32, ModuleSubject, copies, make_subject
 from minires.nn import resnet
 
-LADDER = (-1, -2, -3, 1, 2, 3)  # powers of ten by which epsilon is moved to see whether it is to blame
-SAMPLE = 96  # coordinates at which a wrong gradient is measured to find its cause
+LADDER = (1e-5, 1e-6, 1e-7, 1e-8, 1e-4, 1e-3)  # other epsilons, to see whether the one that failed is to blame
+SAMPLE = 96  # coordinates at which a wrong gradient is measured to find its cause, of one layer or block
+FEW = 8  # the same where a whole network has to be run for each
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,12 @@ class Report:
         )
         if len(ranked) < len(rows):
             table.caption += f"; the {most} worst of {len(rows)} tensors"
-        for heading in ("gradient of", "stencils", "numeric", "analytic", "relative error", "worst at", ""):
-            table.add_column(heading, justify="left" if heading in ("gradient of", "worst at") else "right")
+        for heading in ("gradient of", "stencils", "numeric", "analytic", "error", "worst at", ""):
+            left = heading in ("gradient of", "worst at")
+            table.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
         for name in (name for name in rows if name in ranked):
             worst = max(rows[name], key=lambda c: (not c.ok, c.error))
-            numbers = f"{worst.numeric:.6g}", f"{worst.analytic:.6g}", f"{worst.error:.1e}"
+            numbers = f"{worst.numeric:.4g}", f"{worst.analytic:.4g}", f"{worst.error:.1e}"
             table.add_row(name, str(len(rows[name])), *numbers, worst.where, "ok" if worst.ok else "WRONG")
         return table
 
@@ -121,29 +125,49 @@ def gradcheck(
     if not epsilon > 0:
         raise ConfigError(f"gradcheck: epsilon must be positive, got {epsilon}: 1e-6 suits float64")
     subject = make_subject(target, x, dy=dy, dtype=dtype, training=training, seed=seed)
-    notes = list(subject.notes)
     if subject.y.dtype == np.float32:
         epsilon, tolerance = max(epsilon, FLOAT32["epsilon"]), max(tolerance, FLOAT32["tolerance"])
     checker = _Checker(subject, epsilon, tolerance, hold, seed)
     for name in subject.tensors:
         checker.check_tensor(name, coordinates)
     wrong = [c for c in checker.checks if not c.ok]
+    # writing in place is a fault where it does harm
+    status = "fail" if wrong else "warn"
+    notes = [replace(note, status=status) if note.name == "in-place write" else note for note in subject.notes]
     culprits, count = _locate(subject, checker, everything=bool(wrong)) if wrong or layers else ([], 0)
     if wrong and not culprits:
         culprits = [(subject, list(dict.fromkeys(c.tensor for c in wrong)))]
-    notes += checker.notes() + _faults(culprits, subject, seed)
+    notes += checker.notes() + _faults(culprits, seed)
     return Report(
-        title or subject.title, subject.mode, epsilon, tolerance, tuple(checker.checks), tuple(notes), count * layers
+        title or subject.title,
+        subject.mode,
+        epsilon,
+        tolerance,
+        tuple(checker.checks),
+        tuple(notes),
+        count if layers else 0,
     )
 
 
 def gradcheck_model(arch: str = "resnet50", *, input_shape=(64, 64, 3), batch: int = 2, seed: int = 0, **options):
     """A whole network by name, in training mode: one random direction for the images and for every parameter,
-    and each layer by itself. ResNet-50 takes well under a minute. options: as `minires.nn.resnet` takes them."""
+    and each layer by itself. options: as `minires.nn.resnet` takes them."""
     model = resnet(arch, input_shape, seed=seed, **options)
     x = np.random.default_rng(seed).standard_normal((batch, *input_shape))
     title = f"{arch} ({model.config.variant}), {batch} images of {input_shape[0]}x{input_shape[1]}"
-    return gradcheck(model, x, coordinates=0, tolerance=1e-5, hold=True, layers=True, seed=seed, title=title)
+    # a deep network bends sharply with its first weights: even with the kinks held, 1e-6 would be too large
+    with blas_threads(1):  # the products are small: several threads gain little, and lose much on a busy machine
+        return gradcheck(
+            model,
+            x,
+            epsilon=1e-7,
+            tolerance=1e-5,
+            coordinates=0,
+            hold=True,
+            layers=True,
+            seed=seed,
+            title=title,
+        )
 
 
 @dataclass(frozen=True)
@@ -171,7 +195,7 @@ def epsilon_sweep(
     """The V-curve: the relative error of the central difference for each epsilon, along random directions of all
     tensors at once, with the share of stencils whose ends lie on two sides of a kink. Arguments as `gradcheck`."""
     subject = make_subject(target, x, dtype=dtype, training=training, seed=seed)
-    rng = np.random.default_rng(seed + 1)
+    rng = np.random.default_rng([seed, 2])
     drawn = [{n: rng.standard_normal(t.shape) for n, t in subject.tensors.items()} for _ in range(directions)]
     size = subject.whole or 1.0
     rows = []
@@ -190,8 +214,9 @@ class _Checker:
     """Judges stencils, and finds the reason where one fails that is no fault of backward."""
 
     def __init__(self, subject, epsilon, tolerance, hold, seed):
-        self.subject, self.epsilon, self.tolerance, self.hold = subject, epsilon, tolerance, hold
-        self.rng = np.random.default_rng(seed + 1)
+        self.subject, self.epsilon, self.tolerance = subject, epsilon, tolerance
+        self.mode = "hold" if hold else "pattern"
+        self.rng = np.random.default_rng([seed, 2])
         self.checks: list[Check] = []
         self.reasons: dict[str, list[Finding]] = {}
 
@@ -200,16 +225,15 @@ class _Checker:
         tensor, grad = self.subject.tensors[name], self.subject.grads.get(name)
         self.check(name, self.rng.standard_normal(tensor.shape))
         flat = np.zeros(tensor.shape) if grad is None else grad
-        chosen = [int(np.abs(flat).argmax()), 0, tensor.size - 1, *self.rng.permutation(tensor.size)[:coordinates]]
+        chosen = [int(np.abs(flat).argmax()), 0, tensor.size - 1, *self.rng.integers(tensor.size, size=coordinates)]
         for position in list(dict.fromkeys(map(int, chosen)))[:coordinates]:
             self.check(name, _unit(tensor.shape, position), np.unravel_index(position, tensor.shape))
 
     def check(self, name, direction, index=None):
         """One stencil, and others in its place if it fails."""
         where = "direction" if index is None else str(tuple(map(int, index)))
-        first = self.stencil(name, direction, self.epsilon, where, "hold" if self.hold else "pattern")
-        check, kink = first
-        if not check.ok and not self.hold:
+        check, kink = self.stencil(name, direction, self.epsilon, where, self.mode)
+        if not check.ok:
             check = self.second_chance(name, direction, where, check, kink)
         self.checks.append(check)
 
@@ -225,56 +249,53 @@ class _Checker:
 
     def second_chance(self, name, direction, where, check, kink):
         """A stencil that passes and says why the first did not, or the first with its fault."""
-        errors = {0: check.error}
-        for power in LADDER:
-            epsilon = self.epsilon * 10.0**power
-            other, crossed = self.stencil(name, direction, epsilon, where, "pattern")
-            errors[power] = other.error
+        for epsilon in LADDER:
+            other, crossed = self.stencil(name, direction, epsilon, where, self.mode)
             if other.ok and not crossed:
-                return self.excuse(other, self.reason(power, errors, kink), kink)
+                return self.excuse(other, self.reason(check, other, kink), kink)
+            if not (kink or crossed) and abs(other.error - check.error) < 1e-3 * check.error:
+                break  # what does not depend on epsilon is an error of backward
         if kink:
             other, _ = self.stencil(name, direction, self.epsilon, where, "hold")
             if other.ok:
                 return self.excuse(other, "kink", kink)
-        if self.between_slopes(name, direction, check.analytic):
+        if self.on_a_kink(name, direction) and self.nearby.stencil(name, direction, 1e-7, where, "pattern")[0].ok:
             return self.excuse(replace(check, ok=True), "exactly at a kink", kink)
         return check
 
-    def reason(self, power, errors, kink) -> str:
+    def reason(self, failed, passed, kink) -> str:
         if kink:
             return "kink"
-        if power > 0:
-            return "epsilon too small"
-        smooth = 30 < errors[power + 1] / max(errors[power], 1e-300) < 300 or errors[0] < 1e-3
-        return "epsilon too large" if smooth else "kink"
+        return "epsilon too small" if passed.epsilon > failed.epsilon else "epsilon too large"
 
-    def between_slopes(self, name, direction, analytic) -> bool:
-        """Whether the slopes to the two sides differ, and the analytic one is of the interval between them."""
-        tensor, sides = self.subject.tensors[name], []
+    def on_a_kink(self, name, direction) -> bool:
+        """Whether the slopes to the two sides of x differ."""
+        tensor, slopes, epsilon = self.subject.tensors[name], [], 1e-6
         before = tensor.copy()
         for sign in (1, -1):
-            tensor[...] = before + (sign * self.epsilon / 2) * direction
-            # the central difference around half a step is the slope of one side
-            sides.append(self.subject.slope({name: direction}, self.epsilon / 2, "off")[0])
+            tensor[...] = before + (sign * epsilon) * direction  # the central difference here is the slope of this side
+            slopes.append(self.subject.slope({name: direction}, epsilon, "off")[0])
             tensor[...] = before
-        low, high = sorted(sides)
-        slack = 1e-3 * (high - low)
-        return high - low > 1e-3 * max(abs(low), abs(high)) and low - slack <= analytic <= high + slack
+        return abs(slopes[0] - slopes[1]) > 1e-3 * max(map(abs, slopes))
+
+    @cached_property
+    def nearby(self):
+        """A checker at a point next to x."""
+        return _Checker(self.subject.nearby(), self.epsilon, self.tolerance, False, 0)
 
     def excuse(self, check, reason, kink):
         what = f"{check.tensor} at {check.where}" if check.where != "direction" else f"{check.tensor} along a direction"
+        passes = f"epsilon {self.epsilon:g} fails, {check.epsilon:g} passes"
         details = {
             "kink": f"the stencil of {what} crosses a kink: {kink or 'no watched layer shows where'}",
-            "exactly at a kink": f"{what} lies exactly on a kink: there is no derivative, and the analytic value lies "
-            "between the slopes of the two sides",
-            "epsilon too small": f"round-off drowns the difference for {what}: epsilon {self.epsilon:g} fails, "
-            f"{check.epsilon:g} passes",
-            "epsilon too large": f"the curvature shows in the difference for {what}: epsilon {self.epsilon:g} fails, "
-            f"{check.epsilon:g} passes",
+            "exactly at a kink": f"{what} lies exactly on a kink, where there is no derivative; at a point nearby "
+            "the gradient is right",
+            "epsilon too small": f"round-off drowns the difference for {what}: {passes}",
+            "epsilon too large": f"the curvature (or a kink within reach) spoils the difference for {what}: {passes}",
         }
         fixes = {
             "kink": "nothing: checked again on one side of the kink; a smaller epsilon or hold=True avoids it",
-            "exactly at a kink": "check at another x, away from 0 and from ties",
+            "exactly at a kink": "nothing; to be rid of this, check at an x away from 0 and from ties",
         }
         fix = fixes.get(reason, f"use epsilon={check.epsilon:g}; epsilon_sweep shows the range that works")
         self.reasons.setdefault(reason, []).append(Finding(reason, "warn", details[reason], fix))
@@ -307,7 +328,7 @@ def _locate(subject, checker, *, everything: bool):
             continue
         if (module.children() and not everything) or guilty.intersection(module.modules()):
             continue
-        local = ModuleSubject(copy.deepcopy(pristine), dict(enumerate(_copies(call.inputs))), call.dy, 0)
+        local = ModuleSubject(copy.deepcopy(pristine), dict(enumerate(copies(call.inputs))), call.dy, 0)
         judge = _Checker(local, checker.epsilon, max(checker.tolerance, 1e-6), False, 0)
         for name in local.tensors:
             judge.check_tensor(name, 0)
@@ -318,18 +339,21 @@ def _locate(subject, checker, *, everything: bool):
     return culprits[::-1], count
 
 
-def _copies(arrays):
-    return tuple(a.copy() for a in arrays)
-
-
-def _faults(culprits, subject, seed) -> list[Finding]:
+def _faults(culprits, seed) -> list[Finding]:
     """One finding a cause, with the layers that share it."""
     rng = np.random.default_rng(seed)
     found: dict[tuple, list] = {}
     for local, wrong in culprits:
-        for name in wrong:
+        if any(note.name == "in-place write" for note in local.notes):
+            continue  # a finding of its own
+        if moved := next((note for note in local.notes if note.name == "moving statistics"), None):
+            detail = f"{moved.detail}; backward takes them for constants"
+            found[moved.name, detail, moved.fix] = []
+            continue
+        few = local.pristine is not None and len(local.modules) > 20
+        for name in wrong[: FEW if few else None]:
             tensor, grad = local.tensors[name], local.grads.get(name)
-            at = rng.permutation(tensor.size)[:SAMPLE]
+            at = rng.permutation(tensor.size)[: FEW if few else SAMPLE]
             numeric = np.array([local.slope({name: _unit(tensor.shape, i)}, 1e-6, "hold")[0] for i in at])
             evidence = Evidence(local, name, grad, at, numeric)
             cause, seen, fix = explain(evidence)
@@ -340,11 +364,14 @@ def _faults(culprits, subject, seed) -> list[Finding]:
             found.setdefault((cause, seen, fix), []).append((place, name, index, numeric[worst], ours[worst]))
     findings = []
     for (cause, seen, fix), cases in found.items():
+        if not cases:
+            findings.append(Finding(cause, "fail", seen, fix))
+            continue
         place, name, index, numeric, ours = cases[0]
         others = list(dict.fromkeys(case[0] for case in cases[1:] if case[0] != place))
         more = f"; the same in {', '.join(others[:3])}" + (f" and {len(others) - 3} more" if others[3:] else "")
-        detail = (
-            f"{place}: the gradient of {name} is wrong: {seen}. At {index}: numeric {numeric:.6g}, analytic {ours:.6g}"
-        )
+        owner = "" if place == name else f"{place}: "
+        values = f"At {index}: numeric {numeric:.6g}, analytic {ours:.6g}"
+        detail = f"{owner}the gradient of {name} is wrong: {seen}. {values}"
         findings.append(Finding(cause, "fail", detail + (more if others else ""), fix))
     return findings

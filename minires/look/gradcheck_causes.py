@@ -69,9 +69,17 @@ def _factor(e):
         )
     for count, what in _counts(e):
         if count > 1 and np.isclose(factor * count, 1):
-            return "mean for sum", f"{seen} = 1 / {count}: divided by {what}", f"do not divide by {what} in backward"
+            return (
+                "mean for sum",
+                f"analytic = numeric / {count}: divided by {what}",
+                f"do not divide by {what} in backward",
+            )
         if count > 1 and np.isclose(factor, count):
-            return "sum for mean", f"{seen}: multiplied by {what}", f"divide by {what}, as forward does"
+            return (
+                "sum for mean",
+                f"analytic = {count} x numeric: multiplied by {what}",
+                f"divide by {what}, as forward does",
+            )
     return "constant factor", f"{seen}", "look for a scale that forward has and backward lacks, or the other way"
 
 
@@ -191,7 +199,7 @@ def label(module: nn.Module) -> str:
 
 
 def in_place(root: nn.Module, module: nn.Module, what: str) -> Finding:
-    """For a module that changed the array ('x' or 'dy') that it was handed."""
+    """For a module that changed the array ('x' or 'dy') that it was handed; a fault where a shortcut shares it."""
     shared = ""
     for block in (m for m in root.modules() if isinstance(m, Block) and m.shortcut is not None):
         if what == "dy" and module in block.branch.modules():
@@ -199,7 +207,7 @@ def in_place(root: nn.Module, module: nn.Module, what: str) -> Finding:
     step = "backward" if what == "dy" else "forward"
     detail = f"{label(module)}.{step} writes in place into the {what} that it was handed{shared}"
     fix = f"compute a new array, such as dx = dy * (y > 0), and leave {what} as it is"
-    return Finding("in-place write", "fail", detail, fix)
+    return Finding("in-place write", "fail" if shared else "warn", detail, fix)
 
 
 def moving(moved: list[str], drawing: list[str]) -> Finding:

@@ -73,7 +73,7 @@ class Watch:
 
         def watched(*inputs):
             if self.mode == "record":
-                before = _copies(inputs)
+                before = copies(inputs)
                 y = forward(*inputs)
                 self.calls[module] = Call(before, y.copy())
                 self._compare(module, before, inputs, "x")
@@ -94,10 +94,10 @@ class Watch:
         def watched(dy, *args, **kwargs):
             if self.mode != "record":
                 return backward(dy, *args, **kwargs)
-            before = _copies((dy,))
+            before = copies((dy,))
             dx = backward(dy, *args, **kwargs)
             call = self.calls[module]
-            call.dy, call.dx = before[0], _copies(dx if isinstance(dx, tuple) else (dx,))
+            call.dy, call.dx = before[0], copies(dx if isinstance(dx, tuple) else (dx,))
             self._compare(module, before, (dy,), "dy")
             return dx
 
@@ -127,7 +127,8 @@ def crossing(one: dict, other: dict) -> Kink | None:
     return Kink(label(module), type(module).__name__, tuple(map(int, np.argwhere(where)[0])), count)
 
 
-def _copies(arrays) -> tuple:
+def copies(arrays) -> tuple:
+    """A copy of each, None for None."""
     return tuple(None if a is None else a.copy() for a in arrays)
 
 
@@ -187,14 +188,17 @@ class Subject:
         """The pass at the starting point, from which everything else departs."""
         self.notes: list[Finding] = []
         self.y = np.array(self.forward("record"))
-        self.dy = np.random.default_rng(seed).standard_normal(self.y.shape) if dy is None else np.asarray(dy)
+        # a stream of its own: a dy that equals the caller's x makes the dx of a batch norm vanish
+        rng = np.random.default_rng([seed, 1])
+        self.dy = rng.standard_normal(self.y.shape) if dy is None else np.asarray(dy)
         self.dy = self.dy.astype(self.y.dtype)
         self.grads = self.gradients(self.dy.copy())
         self.tensors = {n: t for n, t in self.tensors.items() if t.dtype.kind == "f" and n not in self.constant}
         self.after_first_pass()
         if self.y.dtype == np.float32:
-            where = self.first_float32() or "the input or the weights"
-            detail = f"{self.title} computes in float32, from {where} on: judged to {FLOAT32['tolerance']:g} only"
+            where = self.first_float32()
+            reason = f"from {where} on" if where else "as the input or the weights are"
+            detail = f"{self.title} computes in float32, {reason}: judged to {FLOAT32['tolerance']:g} only"
             fix = "check in float64 (dtype=np.float64), and keep every constant and result in the dtype of x"
             self.notes.append(Finding("float32", "warn", detail, fix))
 
@@ -224,6 +228,14 @@ class Subject:
         (high, one), (low, other) = ends
         return float(np.sum((high - low) * self.dy)) / (2 * epsilon), crossing(one, other)
 
+    def moved_inputs(self) -> dict:
+        """The inputs, each next to where it was: off any kink on which it lay."""
+        rng = np.random.default_rng(0)
+        return {
+            name: a + 1e-3 * rng.standard_normal(a.shape).astype(a.dtype) if a.dtype.kind == "f" else a
+            for name, a in zip(self.input_names, self.inputs, strict=True)
+        }
+
 
 class ModuleSubject(Subject):
     def __init__(self, pristine, arrays, dy, seed):
@@ -246,6 +258,9 @@ class ModuleSubject(Subject):
         self.constant: set = set()
         self.finish(dy, seed)
 
+    def nearby(self):
+        return ModuleSubject(copy.deepcopy(self.pristine), self.moved_inputs(), self.dy, 0)
+
     @property
     def calls(self):
         return self.watch.calls
@@ -263,7 +278,7 @@ class ModuleSubject(Subject):
             self.restore()
         self.watch.begin(mode)
         start = 0 if mode == "record" else min((self.first.get(name, 0) for name in moved), default=0)
-        values = _copies(self.inputs if start == 0 else self.calls[self.units[start]].inputs)
+        values = copies(self.inputs if start == 0 else self.calls[self.units[start]].inputs)
         for unit in self.units[start:]:
             values = (unit.forward(*values),)
         return values[0]
@@ -308,8 +323,11 @@ class FunctionSubject(Subject):
         self.inputs, self.calls, self.constant = tuple(arrays.values()), {}, set()
         self.finish(dy, seed)
 
+    def nearby(self):
+        return FunctionSubject(self._forward, self._backward, self.moved_inputs(), self.dy, 0)
+
     def forward(self, mode="off", moved=()):
-        return self._forward(*_copies(self.all.values()))
+        return self._forward(*copies(self.all.values()))
 
     def patterns(self):
         return {}
@@ -331,7 +349,7 @@ class FunctionSubject(Subject):
         for name in self.changed:
             detail = f"{self.title}: backward writes in place into the {name} it was handed"
             fix = f"compute a new array, such as dx = dy * (y > 0), and leave {name} as it is"
-            self.notes.append(Finding("in-place write", "fail", detail, fix))
+            self.notes.append(Finding("in-place write", "warn", detail, fix))
 
     def first_float32(self):
         return self.title

@@ -31,6 +31,7 @@ from minires.look.style import (
 __all__ = [
     "plot_confusion",
     "plot_curves",
+    "plot_epsilon_sweep",
     "plot_gradflow",
     "plot_gradient_norms",
     "plot_mistakes",
@@ -275,3 +276,36 @@ def _positive(values) -> list[float]:
 def _need(found, what: str, expected: str) -> None:
     if not found:
         raise DataError(f"nothing to draw: expected {expected} in {what}, got none")
+
+
+def plot_epsilon_sweep(sweeps: dict, *, note: str = "", narrow: bool = False) -> Figure:
+    """The V-curve of the gradient check: relative error against epsilon, and the share of stencils with a kink.
+
+    sweeps: label -> `gradcheck.Sweep`. Round-off rules on the left arm, curvature on the right one.
+    """
+    _need(sweeps, "sweeps", "a Sweep for each label")
+    fig, (top, bottom) = figure("Which epsilon can you trust?", panels=2, narrow=narrow, note=note)
+    for (label, sweep), color, marker in zip(sweeps.items(), cycle(PALETTE), cycle(MARKERS), strict=False):
+        epsilons = [row["epsilon"] for row in sweep.rows]
+        style = {"color": color, "marker": marker, "markersize": 4.5, "linewidth": 2, "label": label}
+        top.plot(epsilons, _positive([row["error"] for row in sweep.rows]), **style)
+        top.fill_between(
+            epsilons,
+            _positive([row["error"] for row in sweep.rows]),
+            _positive([row["worst"] for row in sweep.rows]),
+            color=color,
+            alpha=0.12,
+            linewidth=0,
+        )
+        bottom.plot(epsilons, [row["crossed"] for row in sweep.rows], **style)
+    for ax in (top, bottom):
+        ax.set_xscale("log")
+        ax.set_xlabel("epsilon, the half-width of the difference")
+    top.set_yscale("log")
+    top.set_ylabel("relative error, median (band: to the worst)")
+    bottom.set_ylim(-0.02, 1.02)
+    bottom.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bottom.set_ylabel("share of stencils")
+    legend(top, "Error of the central difference")
+    legend(bottom, "Ends on two sides of a kink")
+    return fig

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from minires.backend import to_numpy
 from minires.errors import ConfigError, DataError
-from minires.nn import Module, ResNet, inference
+from minires.nn import Module, ResNet, ZeroPad2d, inference
 from minires.weights.explain import Call, difference, explain
 from minires.weights.mapping import layer_list
 
@@ -110,7 +110,8 @@ def compare(model: ResNet, other, x, *, tolerance: float | None = None) -> Compa
             f"compare: expected a minires network or a mapping of activations, got {type(other).__name__}"
         )
     ours = calls(model, x)
-    shared = [call for call in ours if call.layer.name in theirs]
+    # padding that stands as a layer is judged with the convolution that reads it
+    shared = [c for c in ours if c.layer.name in theirs and not isinstance(c.layer, ZeroPad2d)]
     if not shared:
         raise ConfigError(
             f"compare: no layer name in common; ours are {', '.join(c.layer.name for c in ours[:3])}, ..., the others "

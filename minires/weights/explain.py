@@ -3,6 +3,7 @@
 Each generator below yields (what the other side does, the output that this layer would then have).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,9 +12,10 @@ import numpy as np
 from minires import ops
 from minires.backend import to_numpy
 from minires.nn import BatchNorm, Conv2d, Dense, Flatten, MaxPool2d, Module, ZeroPad2d
-from minires.ops.conv import resolve_padding
+from minires.ops.conv import output_size, resolve_padding
 
-EPSILONS = {1e-3: "Keras's default", 1.001e-5: "keras.applications", 1e-5: "PyTorch's default"}
+# in float32 the last two look the same; the more usual comes first
+EPSILONS = {1e-3: "Keras's default", 1e-5: "PyTorch's default", 1.001e-5: "keras.applications"}
 EXPLAINED = 0.1  # a convention explains a difference when it leaves less than this share of it
 
 
@@ -39,10 +41,13 @@ def explain(call: Call, ours: list[Call], theirs: np.ndarray, tolerance: float) 
     before = difference(y, theirs)
     found = []
     for cause, alternative in _alternatives(call, ours, theirs):
-        error = difference(alternative, theirs)
+        error = None if alternative is None else difference(to_numpy(alternative), theirs)
         if error is not None and np.isfinite(error):
             found.append((error, cause))
-    error, cause = min(found, key=lambda pair: pair[0], default=(np.inf, ""))
+    best = min((error for error, _ in found), default=np.inf)
+    # what fits the best but for rounding; the sharper explanation comes first
+    enough = max(2 * best, 10 * np.finfo(y.dtype).eps)
+    error, cause = next((pair for pair in found if pair[0] <= enough), (np.inf, ""))
     if error <= max(tolerance, EXPLAINED * (1 if before is None else before)):
         return f"{cause} (with that, the difference is {error:.1e})"
     if before is None:
@@ -53,7 +58,7 @@ def explain(call: Call, ours: list[Call], theirs: np.ndarray, tolerance: float) 
     )
 
 
-def _alternatives(call: Call, ours: list[Call], theirs: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _alternatives(call: Call, ours: list[Call], theirs: np.ndarray) -> Iterator[tuple]:
     """Conventions from the sharpest to the vaguest; of two that fit equally well the first is told."""
     y = to_numpy(call.y)
     yield from _layouts(y, theirs)
@@ -93,18 +98,14 @@ def _convolution(call: Call, source: Call | None):
         x, pad = source.x, source.layer.pad
 
     def run(x=x, w=w, b=b, stride=layer.stride, pad=pad):
-        size = [
-            n + sum(p) for n, p in zip(x.shape[1:3], resolve_padding(pad, x.shape[1:3], (R, S), stride), strict=True)
-        ]
-        return (
-            None if min(size[0] - R, size[1] - S) < 0 else to_numpy(ops.conv2d_forward(x, w, b, stride=stride, pad=pad))
-        )
+        if min(output_size(x.shape[1:3], (R, S), stride, pad)) >= 1:
+            return ops.conv2d_forward(x, w, b, stride=stride, pad=pad)
 
     for stride in ((1, 1), (2, 2)):
         if stride != layer.stride:
             yield (
-                f"its stride is {stride[0]}, here {layer.stride[0]}: the stride sits at another convolution (the course "
-                "and variant v1 stride the first 1x1 of a block, v1.5 the 3x3)",
+                f"its stride is {stride[0]}, here {layer.stride[0]}: the stride sits at another convolution (course "
+                "and v1 stride the first 1x1 of a block, v1.5 the 3x3)",
                 run(stride=stride),
             )
     own = resolve_padding(pad, x.shape[1:3], (R, S), layer.stride)
@@ -115,12 +116,8 @@ def _convolution(call: Call, source: Call | None):
         "its kernel is turned by 180 degrees: a true convolution, here a correlation": w[::-1, ::-1],
         "rows and columns of its kernel are exchanged": w.transpose(1, 0, 2, 3) if R == S else w,
         "input and output channels of its kernel are exchanged": w.transpose(0, 1, 3, 2) if C == O else w,
-        "its kernel was reshaped from (R, S, C, O) to (O, C, R, S), not transposed": w.reshape(O, C, R, S).transpose(
-            2, 3, 1, 0
-        ),
-        "this network's kernel was reshaped from (O, C, R, S), not transposed": w.transpose(3, 2, 0, 1).reshape(
-            w.shape
-        ),
+        "its kernel was reshaped to (O, C, R, S), not transposed": w.reshape(O, C, R, S).transpose(2, 3, 1, 0),
+        "this kernel was reshaped from (O, C, R, S), not transposed": w.transpose(3, 2, 0, 1).reshape(w.shape),
         "its input channels run the other way (BGR, as keras.applications wants)": w[:, :, ::-1] if C == 3 else w,
     }
     for cause, kernel in kernels.items():
@@ -151,7 +148,7 @@ def _pool(call: Call):
     for pads, habit in _paddings(call.x, layer.kernel, layer.stride):
         if pads != own:
             pooled = ops.maxpool_forward(call.x, kernel=layer.kernel, stride=layer.stride, pad=pads)
-            yield f"it pads {pads}, here {own}: {habit}", to_numpy(pooled)
+            yield f"it pads {pads}, here {own}: {habit}", pooled
 
 
 def _norm(call: Call, theirs):
@@ -162,7 +159,7 @@ def _norm(call: Call, theirs):
         return ops.batchnorm_forward(x, gamma, beta, mean, 1 / np.sqrt(var + epsilon))
 
     for epsilon, whose in EPSILONS.items():
-        if not np.isclose(epsilon, layer.epsilon, rtol=1e-6):
+        if not math.isclose(epsilon, layer.epsilon, rel_tol=1e-6):
             yield f"its epsilon is {epsilon} ({whose}), here {layer.epsilon}", run(epsilon=epsilon)
     batch_mean, batch_var = ops.batchnorm_statistics(x)
     yield (
@@ -180,10 +177,10 @@ def _norm(call: Call, theirs):
         ratio = float(np.median(((gamma / slope) ** 2 - layer.epsilon) / var))
     if ratio > 0 and ratio != 1:
         m = ratio / (ratio - 1) if ratio > 1 else 1 / (1 - ratio)
-        kinds = ("over m - 1", "over m") if ratio > 1 else ("over m", "over m - 1")
+        theirs_is, ours_is = ("unbiased", "biased") if ratio > 1 else ("biased", "unbiased")
         yield (
-            f"its running variance is {ratio:.4g} times that of this network in every channel: it is the one {kinds[0]}, "
-            f"here {kinds[1]} (unbiased and biased, with m = {m:.0f} values a channel)",
+            f"its running variance is {ratio:.4g} times that of this network in every channel: it is {theirs_is}, here "
+            f"{ours_is} (over m - 1 or over m, with m = {m:.0f} values a channel)",
             run(var=var * ratio),
         )
     yield (

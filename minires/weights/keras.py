@@ -10,6 +10,7 @@ layer order: by distance from the output, ties in the order in which Add got its
 
 import io
 import json
+import math
 import re
 import zipfile
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from minires.data.hdf5 import atomic_hdf5, open_hdf5
 from minires.errors import CheckpointError, DataError
 from minires.nn import BatchNorm, Block, Conv2d, Dense, ResNet
 from minires.nn.resnet import KERAS_NAMES, VARIANTS
-from minires.weights.mapping import Found, layer_list
+from minires.weights.mapping import Found, layer_list, variant_of
 
 WHAT = "a weights file (Keras .h5 or .keras, .safetensors, .npz, .pth)"
 ROLES = {
@@ -69,6 +70,8 @@ def read_keras(path: Path, model: ResNet) -> Found:
     try:
         if zipfile.is_zipfile(path):
             kind, layers, config = _read_archive(path)
+        elif _starts_like_zip(path):  # but the index at its end is missing
+            raise CheckpointError(f"{path}: expected {WHAT}, but it is a truncated zip archive: download it again")
         else:
             with open_hdf5(path, WHAT) as file:
                 kind, layers, config = _read_hdf5(file, path)
@@ -80,8 +83,8 @@ def read_keras(path: Path, model: ResNet) -> Found:
         problem = " ".join(str(error).split())
         raise CheckpointError(f"{path}: a damaged Keras file ({problem}): download or write it again") from None
     found = Found(kind)
-    names = {m.name for m in layer_list(model)}
-    if not any(layer.name in names for layer in layers):
+    theirs, ours = {layer.name for layer in layers}, {m.name for m in layer_list(model)}
+    if not theirs & ours and variant_of(theirs) is None:
         _name_by_order(layers, model, found)
     for layer in layers:
         if layer.kind is None:
@@ -91,6 +94,13 @@ def read_keras(path: Path, model: ResNet) -> Found:
             found.add(f"{layer.name}.{role}", array, variable)
     found.notes += _differences(config, model)
     return found
+
+
+def _starts_like_zip(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as raw:
+        return raw.read(4) == b"PK\x03\x04"
 
 
 def _read_archive(path: Path):
@@ -220,7 +230,7 @@ def _differences(config: dict, model: ResNet) -> list[str]:
         theirs = stated.get(m.name, {})
         if isinstance(m, Conv2d) and "strides" in theirs and tuple(theirs["strides"]) != m.stride:
             notes.setdefault("stride", (m.name, tuple(theirs["strides"]), m.stride))
-        if isinstance(m, BatchNorm) and not np.isclose(theirs.get("epsilon", m.epsilon), m.epsilon, rtol=1e-6):
+        if isinstance(m, BatchNorm) and not math.isclose(theirs.get("epsilon", m.epsilon), m.epsilon, rel_tol=1e-6):
             notes.setdefault("epsilon", (m.name, theirs["epsilon"], m.epsilon))
     return [
         f"warning: {layer} has {what} {there} in the file and {here} in the network (and perhaps others too): "

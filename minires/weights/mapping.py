@@ -141,17 +141,17 @@ def _check_names(model: ResNet, found: Found, wanted: set, given: set, path: Pat
     head = layer_list(model)[-1].name
     if missing and not extra and all(name.startswith(f"{head}.") for name in missing):
         raise CheckpointError(f"{text}: it has no classifier; load the rest with --skip-head (skip_head=True)")
-    other = _variant_of(given)
+    other = variant_of({name.rpartition(".")[0] for name in given})
     if other not in (None, config.variant):
         raise CheckpointError(f"{text}: its names are those of variant {other}: build the network with that variant")
     raise CheckpointError(f"{text}: build the architecture and variant that it was saved from")
 
 
-def _variant_of(names: set) -> str | None:
-    """The variant whose names these are, seen at the first convolution of the first block."""
+def variant_of(layers: set) -> str | None:
+    """The variant whose layer names these are, seen at the first convolution of the first block."""
     first = {"stage": 2, "layer": 1, "letter": "a", "block": 1, "index": 0, "i": 1, "abc": "a"}
     for key, variant in VARIANTS.items():
-        if f"{variant.names.conv.format(**first)}.w" in names:
+        if variant.names.conv.format(**first) in layers:
             return key
     return None
 

@@ -6,18 +6,19 @@ is opened: torch's own loader of plain tensors opens it, never we.
 """
 
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from minires.backend import to_numpy
-from minires.errors import CheckpointError
+from minires.errors import CheckpointError, ConfigError
 from minires.files import atomic_path
 from minires.nn import BatchNorm, ResNet
 from minires.nn.resnet import TORCH_NAMES, VARIANTS
 from minires.weights.mapping import Found, layer_list
 
-# names -> (what torch calls it in a convolution or dense layer, in a batch normalisation)
+# our name -> torch's; which of two a "weight" is, the layer's running_mean tells
 ROLES = {
     "w": "weight",
     "b": "bias",
@@ -100,6 +101,7 @@ def _read_npz(path: Path) -> dict:
 
 
 def _read_safetensors(path: Path) -> dict:
+    _require_safetensors(path)
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -110,6 +112,11 @@ def _read_safetensors(path: Path) -> dict:
         raise CheckpointError(problem) from None
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from None
+
+
+def _require_safetensors(path: Path) -> None:
+    if find_spec("safetensors") is None:
+        raise ConfigError(f"{path}: needs the package safetensors: pip install 'minires[torch-files]', or use .npz")
 
 
 def _read_pth(path: Path) -> dict:
@@ -161,6 +168,7 @@ def state_dict(model: ResNet) -> dict[str, np.ndarray]:
 
 def write_safetensors(model: ResNet, path: Path) -> None:
     """The `state_dict` as `.safetensors`."""
+    _require_safetensors(path)
     from safetensors.numpy import save_file
 
     arrays = state_dict(model)
