@@ -15,7 +15,7 @@ import numpy as np
 
 from minires import resnet
 
-PEERS = ("ours", "torch", "torch_channels_last", "keras")
+PEERS = ("ours", "plain", "torch", "torch_channels_last", "keras")
 CLASSES = 6
 LEARNING_RATE = 1e-4
 
@@ -32,20 +32,30 @@ def network(options):
     return resnet(options["arch"], (size, size, 3), CLASSES)
 
 
-def build_ours(task, options):
+def build_ours(task, options, fused=True):
+    from minires.nn.folded import Predictor
     from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
-    from minires.train import SGD, Adam, predict_logits
+    from minires.train import SGD, Adam
 
     model, (x, labels) = network(options), batch(options)
     if task == "inference":
-        return lambda: predict_logits(model, x)
+        predictor = Predictor(model)
+        return lambda: predictor(x)
     adam = options["optimizer"] == "adam"
     optimizer = Adam(model.params()) if adam else SGD(model.params(), momentum=0.9)
+
+    share = map
+    if fused:
+        from minires.nn.parallel import Parallel
+        from minires.team import Team
+
+        team = Team().__enter__()  # for as long as this process lives
+        model, share = Parallel(model, team), team.map
 
     def step():
         _, probs = softmax_cross_entropy_forward(model.forward(x), labels)
         model.backward(softmax_cross_entropy_backward(probs, labels), need_dx=False)
-        optimizer.step(LEARNING_RATE)
+        optimizer.step(LEARNING_RATE, share)
 
     return step
 
@@ -122,8 +132,8 @@ def build_keras(task, options):
 
 def build(name, task, options):
     """One turn's work of a contender; see harness."""
-    if name == "ours":
-        return build_ours(task, options)
+    if name in ("ours", "plain"):
+        return build_ours(task, options, fused=name == "ours")
     if name == "keras":
         return build_keras(task, options)
     return build_torch(task, options, channels_last=name == "torch_channels_last")

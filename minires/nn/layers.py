@@ -36,9 +36,13 @@ class Conv2d(Module):
         self.w = Param(f"{name}.w", draw_kernel(f"{name}.w", shape, init, seed))
         self.b = Param(f"{name}.b", np.zeros(out_channels, np.float32), decay=False) if bias else None
 
-    def forward(self, x):
+    def check_input(self, x):
+        """ShapeError or DeviceError, naming this layer, where x does not fit."""
         _check_channels(self, x.shape[1:], self.w.data.shape[2], 3)
         self.check_device(x, self.w.data)
+
+    def forward(self, x):
+        self.check_input(x)
         self.save(x)
         return ops.conv2d_forward(
             x, self.w.data, None if self.b is None else self.b.data, stride=self.stride, pad=self.pad
@@ -47,7 +51,14 @@ class Conv2d(Module):
     def backward(self, dy, need_dx=True):
         (x,) = self.saved()
         dx, dw, db = ops.conv2d_backward(
-            dy, x, self.w.data, stride=self.stride, pad=self.pad, need_dx=need_dx, need_db=self.b is not None
+            dy,
+            x,
+            self.w.data,
+            stride=self.stride,
+            pad=self.pad,
+            need_dx=need_dx,
+            need_db=self.b is not None,
+            dw=self.w.grad,
         )
         self.w.write_grad(dw)
         if self.b is not None:

@@ -21,7 +21,7 @@ class Param:
         """Keep the gradient of the last backward pass; into the optimiser's flat buffer where there is one."""
         if self.grad is None:
             self.grad = grad
-        else:
+        elif grad is not self.grad:
             self.grad[...] = grad
 
 

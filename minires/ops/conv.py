@@ -121,8 +121,8 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
     return y
 
 
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True):
-    """(dx, dw, db) of `conv2d_forward`; dx and db are None unless needed.
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None):
+    """(dx, dw, db) of `conv2d_forward`; dx and db are None unless needed. dw is written where one is given.
 
     With the columns X (recomputed, never kept) the forward is Y = X W + b, so
     dW = X^T dY,  dX = dY W^T (scattered back by col2im),  db = the sum of dY's rows.
@@ -135,11 +135,14 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True):
     padded = zero_pad2d_forward(x, pads)
     fits = stride == (1, 1) and max(R, S) > 1 and max(top, bottom) < R and max(left, right) < S
     turn = need_dx and fits and dy.size > 4 * O * O
-    dw, dparts = None, []
+    dw = xp.empty(w.shape, w.dtype) if dw is None else dw
+    flat, dparts = dw.reshape(R * S * C, O), []
     for images in _image_chunks(padded, (R, S), stride):
-        rows = dy[images].reshape(-1, O)
-        part = im2col(padded[images], (R, S), stride).T @ rows
-        dw = part if dw is None else xp.add(dw, part, out=dw)
+        rows, columns = dy[images].reshape(-1, O), im2col(padded[images], (R, S), stride)
+        if images.start == 0:
+            xp.matmul(columns.T, rows, out=flat)
+        else:
+            flat += columns.T @ rows
         if need_dx and not turn:
             dcolumns = rows @ w.reshape(R * S * C, O).T
             dparts.append(col2im(dcolumns, padded[images].shape, (R, S), stride))
@@ -150,4 +153,4 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True):
     elif need_dx:
         dpadded = dparts[0] if len(dparts) == 1 else xp.concatenate(dparts)
         dx = zero_pad2d_backward(dpadded, pads)
-    return dx, dw.reshape(w.shape), channel_sum(dy) if need_db else None
+    return dx, dw, channel_sum(dy) if need_db else None

@@ -118,10 +118,12 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
 
 
 @exact
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True):
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None):
     R, S, C, O = w.shape
     windows = _Windows(x.shape[1:3], (R, S), stride, pad)
-    dx, dw, db = zeros(x.shape), zeros(w.shape), zeros(O)
+    dx, db = zeros(x.shape), zeros(O)
+    dw = zeros(w.shape) if dw is None else dw
+    dw[...] = 0
     for n, p, q, o in ndindex(dy.shape):
         db[o] += dy[n, p, q, o]
         for r, s, i, j in windows.cells(p, q):

@@ -3,15 +3,15 @@
 Preprocessing belongs to the model: whoever predicts applies what training applied.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from minires.backend import blas_threads, device_of, get_xp, thread_count, to_device, to_numpy
+from minires.backend import device_of, get_xp, to_device, to_numpy
 from minires.data.dataset import Dataset, chunks
 from minires.errors import DataError
-from minires.nn import ResNet, inference
+from minires.nn import ResNet
+from minires.nn.folded import Predictor
 from minires.ops import softmax_cross_entropy_forward
 
 EVAL_BATCH = 64  # images a forward pass in evaluation; the result does not depend on it
@@ -45,17 +45,8 @@ class Preprocess:
 
 
 def predict_logits(model: ResNet, x):
-    """Logits (N, K) for the network's input x (N, H, W, C), in evaluation mode, nothing kept for backward.
-
-    On the CPU the batch is shared out over Python threads, each with its matrix products on one core: the
-    elementwise passes then run on all cores too.
-    """
-    threads = min(thread_count(), len(x)) if device_of(x) == "cpu" else 1
-    with inference(model):
-        if threads == 1:
-            return model.forward(x)
-        with blas_threads(1), ThreadPoolExecutor(threads) as pool:
-            return np.concatenate(list(pool.map(model.forward, np.array_split(x, threads))))
+    """Logits (N, K) for the network's input x (N, H, W, C), in evaluation mode; for many batches, keep a Predictor."""
+    return Predictor(model)(x)
 
 
 @dataclass
@@ -76,19 +67,23 @@ class Classifier:
             )
         return cls(model, train.classes, Preprocess.measure(train))
 
-    def probs(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities (N, K) for images (N, H, W, 3) uint8 of the network's size."""
+    def probs(self, images: np.ndarray, predictor: Predictor | None = None) -> np.ndarray:
+        """Probabilities (N, K) for images (N, H, W, 3) uint8 of the network's size.
+
+        predictor: `Predictor(self.model)`, to be made once where many calls follow with the same weights.
+        """
         expected = self.model.config.input_shape
         if images.shape[1:] != expected or images.dtype != np.uint8:
             raise DataError(
                 f"the network expects uint8 images {expected}, got {images.dtype} {images.shape[1:]}: resize them first"
             )
-        return np.concatenate([self._softmax(images[index]) for index in chunks(len(images), EVAL_BATCH)])
+        predictor = predictor or Predictor(self.model)
+        return np.concatenate([self._softmax(images[index], predictor) for index in chunks(len(images), EVAL_BATCH)])
 
-    def _softmax(self, images):
+    def _softmax(self, images, predictor):
         weights = self.model.params()[0].data
         x = self.preprocess(to_device(images, device_of(weights)), weights.dtype)
-        logits = to_numpy(predict_logits(self.model, x))
+        logits = to_numpy(predictor(x))
         return softmax_cross_entropy_forward(logits, np.zeros(len(logits), np.int64))[1]
 
 
@@ -113,7 +108,8 @@ def evaluate(classifier: Classifier, dataset: Dataset) -> Evaluation:
             f"{dataset.source}: its classes are {', '.join(dataset.classes)}, the network was trained on "
             f"{', '.join(classifier.classes)}: give data of the same classes"
         )
-    parts = [classifier.probs(dataset.images(index)) for index in chunks(len(dataset), EVAL_BATCH)]
+    predictor = Predictor(classifier.model)
+    parts = [classifier.probs(dataset.images(index), predictor) for index in chunks(len(dataset), EVAL_BATCH)]
     probs = np.concatenate(parts)
     right = probs[np.arange(len(probs)), dataset.labels]
     loss = -np.log(np.maximum(right, np.finfo(right.dtype).tiny)).mean()

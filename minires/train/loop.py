@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from minires.data.dataset import Dataset
 from minires.errors import CheckpointError, DivergedError
 from minires.files import write_text
 from minires.look.gradflow import first_nonfinite
+from minires.nn.parallel import Parallel
 from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
+from minires.team import Team
 from minires.train.checkpoint import load_checkpoint, save_checkpoint
 from minires.train.classifier import Classifier, evaluate
 from minires.train.progress import Reporter
@@ -56,20 +58,22 @@ def fit(
     *,
     out: Path | None = None,
     reporter: Reporter | None = None,
+    fused: bool = True,
 ) -> Progress:
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
 
     out: a folder for `model.h5` (the state after the last epoch, or where Ctrl-C stopped it), `best.h5` (the
     epoch of the lowest test loss) and `history.jsonl`.
+    fused: on the CPU, share each batch between threads (nn/parallel.py); False: layer by layer, as one reads it.
     Raises DivergedError, naming the layer, when a value is not finite.
     """
-    run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter)
+    run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, fused)
     run.save_before_start()
     return run.go()
 
 
 def resume(
-    out: Path, train: Dataset, test: Dataset | None = None, *, epochs=None, device="cpu", reporter=None
+    out: Path, train: Dataset, test: Dataset | None = None, *, epochs=None, device="cpu", reporter=None, fused=True
 ) -> tuple[Classifier, Progress]:
     """Go on with the run in the folder `out`, on the same data; `epochs` may extend it.
 
@@ -93,7 +97,7 @@ def resume(
         )
     progress.stopped = ""
     checkpoint.classifier.model.to(device)
-    run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter)
+    run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, fused)
     run.optimizer.load_state(checkpoint.optimizer, checkpoint.training["steps"])
     return checkpoint.classifier, run.go()
 
@@ -101,7 +105,7 @@ def resume(
 class _Run:
     """One training run: the objects it works on, and its progress."""
 
-    def __init__(self, classifier, train, test, recipe, progress, out, reporter):
+    def __init__(self, classifier, train, test, recipe, progress, out, reporter, fused):
         self.classifier, self.model = classifier, classifier.model
         self.train, self.test, self.recipe, self.progress = train, test, recipe, progress
         self.out = None if out is None else Path(out)
@@ -110,6 +114,8 @@ class _Run:
         self.schedule = recipe.make_schedule(len(self.batches))
         self.optimizer = recipe.make_optimizer(self.model.params())
         self.device = device_of(self.optimizer.weights)
+        self.team = Team() if fused and self.device == "cpu" and Parallel.fits(self.model) else None
+        self.net = Parallel(self.model, self.team) if self.team else self.model
         self.fingerprint = train.fingerprint() if self.out else ""
         self.pending = []  # (loss, right answers, gradient norm, images) still on the device
 
@@ -146,13 +152,14 @@ class _Run:
         p = self.progress
         self.model.train()
         began, before = time.perf_counter(), p.seconds
-        for images, labels, _ in self.batches.epoch(p.epoch, start=p.batch):
-            self.step(images, labels)
-            p.batch += 1
-            p.seconds = before + time.perf_counter() - began
-            self.reporter.step(p)
-            if interrupted.is_set() and p.batch < len(self.batches):
-                break
+        with self.team or nullcontext():
+            for images, labels, _ in self.batches.epoch(p.epoch, start=p.batch):
+                self.step(images, labels)
+                p.batch += 1
+                p.seconds = before + time.perf_counter() - began
+                self.reporter.step(p)
+                if interrupted.is_set() and p.batch < len(self.batches):
+                    break
         self.look()
         p.seconds = before + time.perf_counter() - began
 
@@ -163,13 +170,13 @@ class _Run:
         x = self.x = self.classifier.preprocess(to_device(images, self.device), weights.dtype)
         labels = to_device(labels, self.device)
         smoothing = self.recipe.label_smoothing
-        logits = self.model.forward(x)
+        logits = self.net.forward(x)
         loss, probs = softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
         if self.device == "cpu" and not math.isfinite(loss):
             raise self.diverged(f"the loss is {float(loss)}")
         dlogits = softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing)
-        self.model.backward(dlogits, need_dx=False)
-        norm = self.optimizer.step(self.schedule(self.optimizer.steps))
+        self.net.backward(dlogits, need_dx=False)
+        norm = self.optimizer.step(self.schedule(self.optimizer.steps), self.team.map if self.team else map)
         right = xp.count_nonzero(probs.argmax(axis=1) == labels)
         self.pending.append((loss, right, norm, len(images)))
         if self.device == "cpu" or len(self.pending) >= LOOK_EVERY:

@@ -43,27 +43,36 @@ class Optimizer:
             self._views.append(p.data)
             start = span.stop
 
-    def grad_norm(self):
-        """The Euclidean norm of the whole gradient, as a 0-d array on the device."""
-        return get_xp(self.grads).sqrt(self.grads @ self.grads)
+    def _pieces(self):
+        """(piece of the buffers, its weight decay), a few hundred thousand numbers each."""
+        for start, stop, decay in ((0, self.decayed, self.weight_decay), (self.decayed, len(self.weights), 0.0)):
+            for chunk in row_chunks(stop - start, 1, self.weights):
+                yield slice(start + chunk.start, start + chunk.stop), decay
 
-    def step(self, lr: float):
-        """Update every parameter from its gradient; returns the gradient's norm before clipping (0-d array)."""
+    def grad_norm(self, share=map):
+        """The Euclidean norm of the whole gradient, as a 0-d array on the device; `share` as in `step`."""
+        squares = share(lambda piece: self.grads[piece[0]] @ self.grads[piece[0]], list(self._pieces()))
+        return get_xp(self.grads).sqrt(sum(squares))
+
+    def step(self, lr: float, share=map):
+        """Update every parameter from its gradient; returns the gradient's norm before clipping (0-d array).
+
+        share: how a function is applied to every piece of the buffers; `Team.map` lets threads do it.
+        """
         if any(p.data is not view for p, view in zip(self.params, self._views, strict=True)):
             raise StateError("the model was moved or converted after its optimiser was made: make a new optimiser")
         self.steps += 1
-        norm = self.grad_norm()
+        norm = self.grad_norm(share)
         scale = None
         if self.clip_norm is not None:
             scale = get_xp(norm).minimum(1, self.clip_norm / (norm + 1e-12)).astype(self.grads.dtype)
-        for start, stop, decay in (
-            (0, self.decayed, self.weight_decay),
-            (self.decayed, len(self.weights), 0.0),
-        ):
-            for chunk in row_chunks(stop - start, 1, self.weights):
-                span = slice(start + chunk.start, start + chunk.stop)
-                grad = self.grads[span] if scale is None else self.grads[span] * scale
-                self.update(self.weights[span], grad, {k: v[span] for k, v in self.state.items()}, lr, decay)
+
+        def update(piece):
+            span, decay = piece
+            grad = self.grads[span] if scale is None else self.grads[span] * scale
+            self.update(self.weights[span], grad, {k: v[span] for k, v in self.state.items()}, lr, decay)
+
+        list(share(update, list(self._pieces())))
         return norm
 
     def update(self, w, grad, state, lr, decay):

@@ -1,0 +1,57 @@
+"""Inference with batch normalisation folded into the convolutions, and the batch shared between threads.
+
+In evaluation batch normalisation is y = gamma * (x - mean) * rstd + beta with constants, so behind a
+convolution x = u w + b it disappears: y = u w' + b' with w' = w * gamma * rstd, o by o, and
+b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, section 3.2.
+"""
+
+from minires.backend import device_of, get_xp, thread_count
+from minires.nn.fuse import FusedSequential, Rewriter
+from minires.nn.layers import ReLU
+from minires.nn.module import Module, Sequential
+from minires.ops import conv2d_forward
+from minires.ops.fused import shift_add_relu
+from minires.team import Team, spans
+
+
+class FoldedConv(Module):
+    """relu(conv(x, w) + b + shortcut), the last two if asked for; weights of its own."""
+
+    def __init__(self, conv, norm, relu: bool):
+        super().__init__(conv.name)
+        slope = norm.gamma.data / get_xp(norm.var.data).sqrt(norm.var.data + norm.epsilon)
+        bias = -norm.mean.data if conv.b is None else conv.b.data - norm.mean.data
+        self.conv, self.w, self.b, self.relu = conv, conv.w.data * slope, norm.beta.data + bias * slope, relu
+
+    def forward(self, x, shortcut=None):
+        self.conv.check_input(x)
+        y = conv2d_forward(x, self.w, stride=self.conv.stride, pad=self.conv.pad)
+        return shift_add_relu(y, self.b, shortcut, self.relu)
+
+
+class _Folder(Rewriter):
+    def normalised(self, conv, norm, relu):
+        if conv is not None:
+            return [FoldedConv(conv, norm, relu)]
+        return [self.layer(norm), *([ReLU(f"{norm.name}.relu")] if relu else [])]
+
+
+class Predictor:
+    """A network as it is now, for inference: `predictor(x)` gives the logits.
+
+    Later changes to the model's weights do not reach it. Nothing is kept for a backward pass.
+    """
+
+    def __init__(self, model: Sequential):
+        self.net = FusedSequential(*_Folder().chain(model.layers), name=model.name)
+        for module in self.net.modules():
+            module.training = module.keeps = False
+
+    def __call__(self, x):
+        """Logits (N, K) for the network's input x (N, H, W, C)."""
+        size = min(thread_count(), len(x)) if device_of(x) == "cpu" else 1
+        if size == 1:
+            return self.net.forward(x)
+        parts = spans(len(x), size)
+        with Team(size) as team:
+            return get_xp(x).concatenate(team.run(lambda m: self.net.forward(x[parts[m.rank]])))

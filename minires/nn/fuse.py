@@ -1,0 +1,98 @@
+"""Rewriting a network for speed: its copy, with each convolution, normalisation, add and ReLU brought together.
+
+A `Rewriter` walks over the module tree and asks its subclass for what takes the place of a run of layers
+[convolution,] normalisation [, ReLU]; nn/parallel.py does so for training, nn/folded.py for inference.
+"""
+
+import copy
+
+from minires.nn.blocks import Block
+from minires.nn.layers import BatchNorm, Conv2d, ReLU
+from minires.nn.module import Module, Param, Sequential
+
+
+class FusedSequential(Sequential):
+    """Layers one after the other; the last one may add a shortcut, and then sends a gradient into it."""
+
+    def forward(self, x, shortcut=None):
+        for layer in self.layers[:-1]:
+            x = layer.forward(x)
+        last = self.layers[-1]
+        return last.forward(x) if shortcut is None else last.forward(x, shortcut)
+
+    def backward_both(self, dy):
+        """(dx, dshortcut)."""
+        dy, dshortcut = self.layers[-1].backward_both(dy)
+        for layer in reversed(self.layers[:-1]):
+            dy = layer.backward(dy)
+        return dy, dshortcut
+
+
+class FusedBlock(Module):
+    """A post-activation block whose last layer adds the shortcut and applies ReLU."""
+
+    def __init__(self, name, branch: FusedSequential, shortcut):
+        super().__init__(name)
+        self.branch, self.shortcut = branch, shortcut
+
+    def forward(self, x):
+        if self.shortcut is None:
+            return self.branch.forward(x)
+        return self.branch.forward(x, x if self.shortcut == Block.IDENTITY else self.shortcut.forward(x))
+
+    def backward(self, dy, need_dx=True):
+        if self.shortcut is None:
+            return self.branch.backward(dy)
+        dx, dshortcut = self.branch.backward_both(dy)
+        dx += dshortcut if self.shortcut == Block.IDENTITY else self.shortcut.backward(dshortcut)
+        return dx
+
+
+class Rewriter:
+    """Copies a module tree; subclasses say what becomes of parameters and of normalised runs."""
+
+    def normalised(self, conv: Conv2d | None, norm: BatchNorm, relu: bool) -> list[Module]:
+        """What takes the place of [conv,] norm [, ReLU]."""
+        raise NotImplementedError
+
+    def param(self, param: Param) -> Param:
+        return param
+
+    def copy(self, module: Module) -> Module:
+        """The copy of a module and of all below it."""
+        if isinstance(module, Sequential):
+            return FusedSequential(*self.chain(module.layers), name=module.name)
+        if isinstance(module, Block) and _ends_in_norm(module):
+            branch = FusedSequential(*self.chain([*module.branch.layers, module.after]), name=module.branch.name)
+            shortcut = module.shortcut
+            return FusedBlock(module.name, branch, self.copy(shortcut) if isinstance(shortcut, Module) else shortcut)
+        return self.layer(module)
+
+    def layer(self, module: Module) -> Module:
+        """A copy of one layer, or of a block that cannot be fused."""
+        twin = copy.copy(module)
+        twin.release()
+        for key, value in vars(module).items():
+            if isinstance(value, Module):
+                setattr(twin, key, self.copy(value))
+            elif isinstance(value, Param):
+                setattr(twin, key, self.param(value))
+        return twin
+
+    def chain(self, layers: list[Module]) -> list[Module]:
+        """The copies of layers that follow one another."""
+        result, rest = [], list(layers)
+        while rest:
+            conv = rest.pop(0) if isinstance(rest[0], Conv2d) else None
+            if rest and isinstance(rest[0], BatchNorm):
+                norm = rest.pop(0)
+                relu = bool(rest) and isinstance(rest[0], ReLU)
+                del rest[: int(relu)]
+                result += self.normalised(conv, norm, relu)
+            else:
+                result.append(self.copy(conv or rest.pop(0)))
+        return result
+
+
+def _ends_in_norm(block: Block) -> bool:
+    return block.before is None and block.after is not None and isinstance(block.branch.layers[-1], BatchNorm)

@@ -1,0 +1,140 @@
+"""Training one network on a team of threads: each takes a part of the batch through layers of its own.
+
+The copies share parameters and buffers with the network they were made from. They meet once in the forward
+and once in the backward pass of every batch normalisation, whose statistics are those of the whole batch, so
+the result is that of the network alone, up to the order of summation. Batch normalisation, the residual add
+and ReLU are one walk over memory (ops/fused.py). The classifier's few layers run as they are.
+"""
+
+import copy
+
+from minires import ops
+from minires.backend import get_xp
+from minires.nn.fuse import FusedSequential, Rewriter
+from minires.nn.layers import BatchNorm
+from minires.nn.module import Module, Param, Sequential
+from minires.ops import fused
+from minires.team import Member, Team, spans
+
+
+class _Part(Param):
+    """One member's view of a parameter: the same data, a gradient of its own part of the batch."""
+
+    def __init__(self, whole: Param):
+        self.whole, self.grad = whole, None
+
+    @property
+    def data(self):
+        return self.whole.data
+
+
+class SharedNorm(Module):
+    """Batch normalisation over all parts of a batch, then the residual add and ReLU if asked for.
+
+    `bias` is that of the convolution before it, which was left out: the mean takes it away again, so it
+    moves the running mean and nothing else, and its gradient is zero.
+    """
+
+    def __init__(self, norm: BatchNorm, member: Member, relu: bool, bias: Param | None):
+        super().__init__(norm.name)
+        self.norm, self.member, self.relu, self.bias = norm, member, relu, bias
+
+    def forward(self, x, shortcut=None):
+        norm = self.norm
+        mean, var, m = self._statistics(x)
+        if self.member.rank == 0:
+            norm._update_running(mean if self.bias is None else mean + self.bias.data, var, m)
+        rstd = 1 / get_xp(x).sqrt(var + norm.epsilon)
+        x, mean = fused.centre(x, mean, rstd)
+        y = fused.norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
+        self.save(x, y, mean, rstd, m)
+        return y
+
+    def _statistics(self, x):
+        """Mean, variance and count over all parts: the parts' means and squared deviations add up as in
+        T. Chan, G. Golub, R. LeVeque, "Algorithms for Computing the Sample Variance", 1983, equation 1.3."""
+        parts = self.member.gather((x.size // x.shape[-1], *ops.batchnorm_statistics(x)))
+        m = sum(count for count, _, _ in parts)
+        mean = sum(count / m * part for count, part, _ in parts)
+        return mean, sum(count / m * (var + (part - mean) ** 2) for count, part, var in parts), m
+
+    def backward(self, dy, need_dx=True):
+        return self.backward_both(dy)[0]
+
+    def backward_both(self, dy):
+        """(dx, dshortcut)."""
+        x, y, mean, rstd, m = self.saved()
+        norm = self.norm
+        g, dgamma, dbeta = fused.norm_add_relu_sums(dy, x, y, mean, rstd, self.relu)
+        norm.gamma.write_grad(dgamma)
+        norm.beta.write_grad(dbeta)
+        dgamma, dbeta = self.member.sum(dgamma, dbeta)
+        return fused.norm_add_relu_backward(g, x, norm.gamma.data, mean, rstd, dgamma, dbeta, m), g
+
+
+class _Copier(Rewriter):
+    """Makes one member's copy of a network."""
+
+    def __init__(self, member: Member):
+        self.member = member
+        self.params: list[Param] = []
+
+    def param(self, param):
+        """The parameter itself for the first member, who writes into its gradient; a part for the others."""
+        self.params.append(_Part(param) if self.member.rank else param)
+        return self.params[-1]
+
+    def normalised(self, conv, norm, relu):
+        bias = None
+        if conv is not None:
+            conv, bias = copy.copy(conv), conv.b
+            conv.b = None
+        shared = SharedNorm(self.layer(norm), self.member, relu, bias)
+        return [shared] if conv is None else [self.layer(conv), shared]
+
+
+class Parallel:
+    """`model` on a team: forward and backward in training mode; its parameters' gradients are those of the batch.
+
+        with Team(2) as team:
+            fast = Parallel(model, team)
+            fast.backward(dlogits_of(fast.forward(x)))
+
+    Make it anew after `.to` or `.astype`. A convolution's bias before a normalisation gets the gradient that
+    it has in exact arithmetic, zero, where the plain layers get what rounding leaves.
+    """
+
+    def __init__(self, model, team: Team):
+        self.team = team
+        body = [m for m in model.layers if isinstance(m, Sequential)]
+        self.head = Sequential(*model.layers[len(body) :])
+        copiers = [_Copier(member) for member in team.members]
+        self.bodies = [FusedSequential(*map(copier.copy, body)) for copier in copiers]
+        self.params = list(zip(*(copier.params for copier in copiers), strict=True))
+        used = {whole.name for whole, *_ in self.params}
+        self.idle = [p for m in body for p in m.params() if p.name not in used]
+
+    @staticmethod
+    def fits(model) -> bool:
+        """Whether there is something to share: a network of stages, as the ResNets are."""
+        return isinstance(model, Sequential) and isinstance(model.layers[0], Sequential)
+
+    def forward(self, x):
+        """Logits (N, K)."""
+        self.spans = spans(len(x), self.team.size)
+        outputs = self.team.run(lambda m: self.bodies[m.rank].forward(x[self.spans[m.rank]]), len(self.spans))
+        return self.head.forward(get_xp(x).concatenate(outputs))
+
+    def backward(self, dy, need_dx=False):
+        """Write every parameter's gradient; there is none for the images."""
+        dy = self.head.backward(dy)
+        active = len(self.spans)
+        self.team.run(lambda m: self.bodies[m.rank].backward(dy[self.spans[m.rank]], need_dx=False), active)
+        self.team.map(lambda parts: _add_gradients(*parts[:active]), self.params)
+        for param in self.idle:
+            param.write_grad(get_xp(param.data).zeros_like(param.data))
+
+
+def _add_gradients(whole, *others):
+    for part in others:
+        whole.grad += part.grad

@@ -1,0 +1,138 @@
+"""A team of threads that share the work of one process: each takes a part of a batch, and they meet where they must.
+
+NumPy lets go of the interpreter inside an array operation, so Python threads do run side by side. Two things
+decide whether they are faster than one: the matrix products must stay on one thread each (a pool under a pool
+is slow), and each thread needs cores of its own, since a thread that wakes is often put on the core of the
+one that woke it and waits there for milliseconds. `Team` sees to both, and puts everything back afterwards.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from queue import SimpleQueue
+
+from minires.backend import blas_threads, thread_count
+
+
+class _Stopped(Exception):
+    """Another member failed; its own error is the one to report."""
+
+
+class Member:
+    """One thread's place in a team: its `rank` in 0..size-1, and the meeting with the others."""
+
+    def __init__(self, rank: int, size: int):
+        self.rank, self.size = rank, size
+        self.post: list[list[SimpleQueue]] = []  # post[sender][receiver]
+
+    def gather(self, value) -> list:
+        """Every member's value, in the order of ranks; each waits here for the others."""
+        for other in range(self.size):
+            if other != self.rank:
+                self.post[self.rank][other].put((value,))
+        return [value if sender == self.rank else self._take(sender) for sender in range(self.size)]
+
+    def sum(self, *arrays) -> list:
+        """The sum of each array over the members, added in the order of ranks: the same bits everywhere."""
+        return [sum(parts[1:], start=parts[0]) for parts in zip(*self.gather(arrays), strict=True)]
+
+    def _take(self, sender):
+        message = self.post[sender][self.rank].get()
+        if message is None:
+            raise _Stopped
+        return message[0]
+
+    def give_up(self):
+        """Wake the others, which would wait for ever."""
+        for inbox in self.post[self.rank]:
+            inbox.put(None)
+
+
+class Team:
+    """`size` threads, the caller's among them; they live while the context is entered, which may be again.
+
+    size: default, as many as the matrix products use now (all cores, or what OMP_NUM_THREADS says).
+    """
+
+    def __init__(self, size: int | None = None):
+        self.size = size = size or thread_count()
+        self.members = [Member(rank, size) for rank in range(size)]
+        self._open = ExitStack()
+        self._pool = None
+        self._cores = _shares(size)
+
+    def __enter__(self):
+        self._open.enter_context(blas_threads(1))
+        if self.size > 1:
+            ranks = SimpleQueue()
+            for rank in range(1, self.size):
+                ranks.put(rank)
+            pool = ThreadPoolExecutor(self.size - 1, "minires-team", lambda: _pin(self._cores, ranks.get()))
+            self._pool = self._open.enter_context(pool)
+        return self
+
+    def __exit__(self, *error):
+        self._open.close()
+
+    def run(self, work, size: int | None = None) -> list:
+        """[work(member) for every member], side by side; `size` lets only the first so many work.
+
+        Raises what the first failing member raised, once all have come to rest.
+        """
+        members = self.members[:size]
+        post = [[SimpleQueue() for _ in members] for _ in members]
+        for member in members:
+            member.size, member.post = len(members), post
+        if len(members) == 1:
+            return [work(members[0])]
+        futures = [self._pool.submit(_guarded, work, member) for member in members[1:]]
+        with _pinned(self._cores):
+            outcomes = [_guarded(work, members[0]), *(future.result() for future in futures)]
+        errors = [error for _, error in outcomes if error is not None]
+        if errors:
+            raise next((e for e in errors if not isinstance(e, _Stopped)), errors[0])
+        return [result for result, _ in outcomes]
+
+    def map(self, work, items: list) -> list:
+        """[work(item) for every item], dealt out to the members; the order of the results is that of the items."""
+        parts = self.run(lambda member: [work(item) for item in items[member.rank :: member.size]])
+        return [parts[i % len(parts)][i // len(parts)] for i in range(len(items))]
+
+
+def spans(length: int, size: int) -> list[slice]:
+    """`length` items in `size` runs of nearly equal length, or in as many as there are items."""
+    size = min(size, length)
+    ends = [length * rank // size for rank in range(size + 1)]
+    return [slice(*pair) for pair in pairwise(ends)]
+
+
+def _guarded(work, member):
+    try:
+        return work(member), None
+    except BaseException as error:  # Ctrl-C too: the others must not be left waiting
+        member.give_up()
+        return None, error
+
+
+def _shares(size: int) -> list[set] | None:
+    """The cores this process may use, dealt out; None where the system does not tell or there are too few."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    return [set(cores[rank::size]) for rank in range(size)] if size <= len(cores) else None
+
+
+def _pin(cores, rank):
+    if cores:
+        os.sched_setaffinity(0, cores[rank])  # 0: the calling thread
+
+
+@contextmanager
+def _pinned(cores):
+    _pin(cores, 0)
+    try:
+        yield
+    finally:
+        if cores:
+            os.sched_setaffinity(0, set().union(*cores))
