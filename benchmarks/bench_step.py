@@ -15,7 +15,8 @@ import numpy as np
 
 from minires import resnet
 
-PEERS = ("ours", "plain", "torch", "torch_channels_last", "keras")
+OURS = ("ours", "plain")  # as `fit` and `evaluate` run it; layer by layer with the plain ops
+PEERS = (*OURS, "torch", "torch_channels_last", "keras")
 CLASSES = 6
 LEARNING_RATE = 1e-4
 
@@ -33,21 +34,32 @@ def network(options):
 
 
 def build_ours(task, options, fused=True):
+    from minires.backend import thread_count
+    from minires.nn import inference
     from minires.nn.folded import Predictor
     from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
+    from minires.team import Team, spans
     from minires.train import SGD, Adam
 
     model, (x, labels) = network(options), batch(options)
     if task == "inference":
-        predictor = Predictor(model)
-        return lambda: predictor(x)
+        if fused:
+            predictor = Predictor(model)
+            return lambda: predictor(x)
+
+        team, parts = Team().__enter__(), spans(len(x), thread_count())  # for as long as this process lives
+
+        def infer():
+            with inference(model):
+                team.run(lambda member: model.forward(x[parts[member.rank]]))
+
+        return infer
     adam = options["optimizer"] == "adam"
     optimizer = Adam(model.params()) if adam else SGD(model.params(), momentum=0.9)
 
     share = map
     if fused:
         from minires.nn.parallel import Parallel
-        from minires.team import Team
 
         team = Team().__enter__()  # for as long as this process lives
         model, share = Parallel(model, team), team.map
@@ -142,10 +154,10 @@ def build(name, task, options):
 def report(task, results, load, options):
     """Print the table; return the records for --json."""
     rows, records = [], []
-    ours = next((r for r in results if r.name == "ours"), None)
+    minires = [r for r in results if r.name in OURS]
     for result in results:
         time = harness.Spread.of(result.seconds)
-        ratio = ours.ratio(result) if ours else None
+        ratios = {r.name: r.ratio(result) for r in minires}
         rows.append(
             (
                 result.name,
@@ -155,7 +167,7 @@ def report(task, results, load, options):
                 f"{options['batch'] / time.median:.1f}",
                 f"{sum(result.cpu_seconds) / sum(result.seconds):.2f}",
                 f"{result.peak_mib:.0f}",
-                f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else "",
+                *(f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" for ratio in ratios.values()),
             )
         )
         records.append(
@@ -164,14 +176,15 @@ def report(task, results, load, options):
                 "contender": result.name,
                 **asdict(result),
                 "time": asdict(time),
-                "ours_over_this": asdict(ratio) if ratio else None,
+                **{f"{name}_over_this": asdict(ratio) for name, ratio in ratios.items()},
                 "others_share": load.others,
                 "steal_share": load.steal,
                 "load_average": [load.load_before, load.load_after],
             }
         )
     title = f"{task}: {options['arch']}, batch {options['batch']}, {options['size']}x{options['size']}"
-    columns = ["contender", "median ms", "quartiles", "best", "images/s", "cores", "peak MiB", "ours / this"]
+    columns = ["contender", "median ms", "quartiles", "best", "images/s", "cores", "peak MiB"]
+    columns += [f"{r.name} / this" for r in minires]
     harness.print_table(title, columns, rows)
     print(load.warning() or "No contention seen.", end="\n\n")
     return records

@@ -47,7 +47,7 @@ class SharedNorm(Module):
         rstd = 1 / get_xp(x).sqrt(var + norm.epsilon)
         x, mean = fused.centre(x, mean, rstd)
         y = fused.norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
-        self.save(x, y, mean, rstd, m)
+        self.save(x, y, mean, rstd, m, shortcut is not None)
         return y
 
     def _statistics(self, x):
@@ -63,13 +63,14 @@ class SharedNorm(Module):
 
     def backward_both(self, dy):
         """(dx, dshortcut)."""
-        x, y, mean, rstd, m = self.saved()
+        x, y, mean, rstd, m, added = self.saved()
         norm = self.norm
         g, dgamma, dbeta = fused.norm_add_relu_sums(dy, x, y, mean, rstd, self.relu)
         norm.gamma.write_grad(dgamma)
         norm.beta.write_grad(dbeta)
         dgamma, dbeta = self.member.sum(dgamma, dbeta)
-        return fused.norm_add_relu_backward(g, x, norm.gamma.data, mean, rstd, dgamma, dbeta, m), g
+        out = g if self.relu and not added else None  # g is then ours, and nobody asks for it
+        return fused.norm_add_relu_backward(g, x, norm.gamma.data, mean, rstd, dgamma, dbeta, m, out), g
 
 
 class _Copier(Rewriter):

@@ -11,7 +11,7 @@ from minires.ops.norm import channel_sum
 
 # Bytes of columns that one matrix product may take. The batch is walked in pieces of this size, so that a
 # large image costs time but never memory. benchmarks/bench_ops.py --workspace measures it.
-MAX_WORKSPACE = 8 * 2**20
+MAX_WORKSPACE = 2 * 2**20
 
 
 def pair(value) -> tuple:
