@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test lint peers bench clean
+.PHONY: train test lint peers browser bench clean
 
 train: .venv/core  ## train the full ResNet-50 on the built-in hand signs
 	$(BIN)/minires train $(ARGS)
@@ -16,6 +16,8 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 
 peers: .venv/peers  ## PyTorch and Keras, for the parity tests and the benchmarks
+
+browser: .venv/browser  ## what the pages' tests need, beside Debian's chromium
 
 bench: .venv/peers  ## a training step against PyTorch and Keras
 	$(BIN)/python benchmarks/bench_step.py $(ARGS)
@@ -37,6 +39,10 @@ bench: .venv/peers  ## a training step against PyTorch and Keras
 .venv/peers: .venv/test
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[test,peers]'
+	touch $@
+
+.venv/browser: .venv/test
+	$(PIP) --editable '.[test,browser]'
 	touch $@
 
 clean:

@@ -5,8 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from minires import ops, resnet
+from minires import nn, ops, resnet
 from minires.errors import DeviceError, ShapeError
+from minires.look.probe import probe
 from minires.nn.folded import Predictor
 from minires.nn.module import inference
 from minires.nn.parallel import Parallel
@@ -159,6 +160,25 @@ def test_folded_inference_is_that_of_the_layers(arch, shape, options, n):
 def test_a_wrong_input_names_the_layer():
     with pytest.raises(ShapeError, match=r"conv1: expected \(H, W, C\) with C = 3"):
         Predictor(network(*NETWORKS[0]))(np.zeros((1, 16, 16, 4)))
+
+
+class Halved(nn.ReLU):
+    """A layer of the user's own."""
+
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+def test_a_layer_of_the_users_own_is_never_replaced():
+    model, (x, _) = network(*NETWORKS[0]), batch((16, 16, 3))
+    assert Parallel.fits(model)
+    with probe(model):
+        assert not Parallel.fits(model)
+    model.layers[0].layers[-1] = Halved("halved")
+    assert not Parallel.fits(model)
+    with inference(model):
+        expected = model.forward(x)
+    np.testing.assert_allclose(Predictor(model)(x), expected, rtol=1e-12)
 
 
 # --- the team ---------------------------------------------------------------------------------------------

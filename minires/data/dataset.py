@@ -7,6 +7,7 @@ import copy
 import hashlib
 import operator
 import os
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,12 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of class names, shape, labels and all pixels in order, read in chunks.
 
-        Equal fingerprints mean equal data, wherever it is stored.
+        Equal fingerprints mean equal data, wherever it is stored. Read once; an object's data do not change.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.classes, self.shape, len(self))).encode())
         digest.update(self.labels.astype("<i8").tobytes())
         for index in chunks(len(self)):

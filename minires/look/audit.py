@@ -283,6 +283,8 @@ def _multiple(a, b) -> float | None:
     """c where a = c b, 0 for no a; None where there is no such c."""
     if a is None or np.linalg.norm(a) <= SAME * np.linalg.norm(b):
         return 0.0
+    if a.shape != b.shape:
+        return None
     c = float(np.vdot(a, b) / np.vdot(b, b)) if b.any() else 0.0
     return round(c, 9) if np.linalg.norm(a - c * b) <= SAME * np.linalg.norm(a) else None
 

@@ -6,9 +6,9 @@ b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, sectio
 """
 
 from minires.backend import device_of, get_xp, thread_count
-from minires.nn.fuse import FusedSequential, Rewriter
+from minires.nn.fuse import FusedSequential, Rewriter, rewritable
 from minires.nn.layers import ReLU
-from minires.nn.module import Module, Sequential
+from minires.nn.module import Module, Sequential, inference
 from minires.ops import conv2d_forward
 from minires.ops.fused import shift_add_relu
 from minires.team import Team, spans
@@ -39,19 +39,19 @@ class _Folder(Rewriter):
 class Predictor:
     """A network as it is now, for inference: `predictor(x)` gives the logits.
 
-    Later changes to the model's weights do not reach it. Nothing is kept for a backward pass.
+    Later changes to the model's weights do not reach it. Nothing is kept for a backward pass. A network with
+    layers of the user's own runs as it is.
     """
 
     def __init__(self, model: Sequential):
-        self.net = FusedSequential(*_Folder().chain(model.layers), name=model.name)
-        for module in self.net.modules():
-            module.training = module.keeps = False
+        self.net = FusedSequential(*_Folder().chain(model.layers), name=model.name) if rewritable(model) else model
 
     def __call__(self, x):
         """Logits (N, K) for the network's input x (N, H, W, C)."""
         size = min(thread_count(), len(x)) if device_of(x) == "cpu" else 1
-        if size == 1:
-            return self.net.forward(x)
         parts = spans(len(x), size)
-        with Team(size) as team:
-            return get_xp(x).concatenate(team.run(lambda m: self.net.forward(x[parts[m.rank]])))
+        with inference(self.net):
+            if size == 1:
+                return self.net.forward(x)
+            with Team(size) as team:
+                return get_xp(x).concatenate(team.run(lambda m: self.net.forward(x[parts[m.rank]])))

@@ -11,6 +11,14 @@ from minires.nn.layers import BatchNorm, Conv2d, ReLU
 from minires.nn.module import Module, Param, Sequential
 
 
+def rewritable(model: Module) -> bool:
+    """Whether every part is the library's own: of one that somebody wrote or changed, nobody knows what it computes."""
+    return all(
+        type(m).__module__.startswith("minires.nn.") and not {"forward", "backward"} & vars(m).keys()
+        for m in model.modules()
+    )
+
+
 class FusedSequential(Sequential):
     """Layers one after the other; the last one may add a shortcut, and then sends a gradient into it."""
 

@@ -10,7 +10,7 @@ import copy
 
 from minires import ops
 from minires.backend import get_xp
-from minires.nn.fuse import FusedSequential, Rewriter
+from minires.nn.fuse import FusedSequential, Rewriter, rewritable
 from minires.nn.layers import BatchNorm
 from minires.nn.module import Module, Param, Sequential
 from minires.ops import fused
@@ -117,8 +117,8 @@ class Parallel:
 
     @staticmethod
     def fits(model) -> bool:
-        """Whether there is something to share: a network of stages, as the ResNets are."""
-        return isinstance(model, Sequential) and isinstance(model.layers[0], Sequential)
+        """Whether this is a network of stages, as the ResNets are, with no layer of the user's own."""
+        return isinstance(model, Sequential) and isinstance(model.layers[0], Sequential) and rewritable(model)
 
     def forward(self, x):
         """Logits (N, K)."""
