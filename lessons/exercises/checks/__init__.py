@@ -1,0 +1,1 @@
+"""What each exercise checks, and its hints; by the names of the student's files."""
