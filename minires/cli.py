@@ -7,7 +7,18 @@ import argparse
 import sys
 
 from minires import __version__
-from minires.commands import checks, datasets, instruments, training, weights
+from minires.commands import (
+    checks,
+    datasets,
+    exercises,
+    instruments,
+    lessons,
+    seeing,
+    site,
+    stepping,
+    training,
+    weights,
+)
 from minires.commands.common import err
 from minires.errors import MiniresError
 
@@ -23,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(run=run)
         return p
 
-    for module in (training, instruments, checks, datasets, weights):
+    for module in (training, instruments, seeing, stepping, checks, datasets, weights, lessons, exercises, site):
         module.register(commands, command)
     return root
 

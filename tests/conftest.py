@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
+
+from minires import backend
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `benchmarks.peers`
 
@@ -19,6 +22,20 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("minires")
+
+
+@pytest.fixture
+def pretend_cupy(monkeypatch):
+    """A function that puts a module (or None: not installed) in the place of CuPy."""
+
+    def pretend(module):
+        monkeypatch.setitem(sys.modules, "cupy", module)
+        backend._cupy.cache_clear()
+
+    yield pretend
+    monkeypatch.undo()
+    backend._cupy.cache_clear()
+
 
 TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-11}
 

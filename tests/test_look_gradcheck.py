@@ -171,6 +171,33 @@ def test_an_unsuitable_epsilon_is_named_and_the_gradient_still_judged():
         assert causes(gradcheck(planted.NoMeanTerm("bn", 3), X, epsilon=epsilon)) == ["mean term"]
 
 
+def test_a_smaller_epsilon_is_tried_where_the_usual_one_bends_too_far():
+    report = gradcheck((lambda x: np.sin(1e4 * x), lambda dy, x: dy * 1e4 * np.cos(1e4 * x)), X)
+    assert report.ok
+    assert "epsilon 1e-06 fails, 1e-07 passes" in said(report)
+
+
+def test_no_mistake_is_named_that_explains_nothing():
+    """Noise of one part in ten thousand: nearly a constant factor of 1, or any other repair."""
+    noise = 1e-4 * np.random.default_rng(1).standard_normal(X.shape)
+    assert causes(gradcheck((ops.relu_forward, lambda dy, x: relu_backward(dy, x) * (1 + noise)), X)) == ["unknown"]
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm, planted.NoVarianceTerm])
+def test_a_network_too_sharp_for_differences_is_judged_by_its_layers(norm):
+    """Two images alike to eight digits, magnified, normalised to -1 and 1: no epsilon suits the whole chain."""
+    model = nn.Sequential(nn.Dense("gain", 3, 4), norm("bn", 4), nn.Dense("fc", 4, 2), name="net")
+    model.params()[0].data *= 1e5
+    report = gradcheck(model, X[0, 0, :1] + 1e-8 * X[0, 1, :2])
+    if norm is nn.BatchNorm:
+        assert report.ok
+        assert report.worst > 0.1
+        assert "too sharp: the difference of" in said(report)
+        assert "each of the 3 layers by itself is right: bn normalises 2 values a channel" in said(report)
+    else:
+        assert causes(report) == ["variance term"]
+
+
 def test_float32_is_named_with_the_layer_that_slips_into_it():
     report = gradcheck(nn.Sequential(nn.ReLU("r"), planted.Float32Conv("c", 3, 4, 3), name="net"), X)
     assert "from c on" in said(report)
@@ -293,6 +320,9 @@ def test_the_commands(capsys, tmp_path, monkeypatch):
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match="choose one of conv2d"):
         run("gradcheck", "--sweep")
+    with pytest.raises(ConfigError, match="epsilon must be positive"):
+        run("gradcheck", "resnet8", "--epsilon", 0)  # whole networks take it too
+    assert "resnet8: along a direction for every tensor" in capsys.readouterr().err
     assert run("audit", "resnet8", "--input", "8", "--json") == 0
     assert json.loads(capsys.readouterr().out)["nearest"] == "v1.5"
     with pytest.raises(ConfigError, match="name of an architecture"):

@@ -2,15 +2,19 @@
 
 import json
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from minires import ops
+from minires import cli, ops
+from minires.data import make_signs, write_signs
 from minires.errors import ShapeError
 from minires.look.gradflow import NonFinite, compare_skip, first_nonfinite, gradflow, probe
-from minires.nn import Conv2d, Dense, Flatten, ReLU, Sequential, resnet
+from minires.look.gradflow_grid import block_rate, expected, gradflow_grid
+from minires.look.plots import plot_gradflow, plot_gradflow_grid
+from minires.nn import Config, Conv2d, Dense, Flatten, ReLU, Sequential, resnet
 
 LABELS = np.arange(4) % 3
 
@@ -227,3 +231,162 @@ def test_probe_works_on_any_module():
     assert [row["name"] for row in log.rows()] == ["sequential", "conv", "flat"]
     assert log.blocks() == []
     assert log.rows()[1]["backward_seconds"] is None
+
+
+def config(arch="resnet8", **options):
+    return Config(arch, (12, 12, 3), 3, variant="v1.5", **options)
+
+
+def test_rates_of_theory():
+    """The factors of dense stacks of width 128, and where there is none."""
+    plain, two = {"skip": False}, 2  # layers in a basic block
+    assert block_rate(config(**plain, norm=False)) == 1
+    assert block_rate(config(**plain, norm=False, init="glorot")) == pytest.approx(2 ** (-two / 2))
+    assert block_rate(config("resnet50", **plain, norm=False, init="glorot")) == pytest.approx(2 ** (-3 / 2))
+    for init in ("he", "glorot"):
+        assert block_rate(config(**plain, init=init)) == pytest.approx(1.211**two, rel=1e-3)
+    assert block_rate(config(preact=True, norm=False)) == pytest.approx(math.sqrt(2))
+    assert block_rate(config(preact=True, norm=False, init="glorot")) == pytest.approx(1.118, rel=1e-3)
+    assert block_rate(config()) is block_rate(config(preact=True)) is block_rate(config(norm=False)) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"skip": False, "norm": False},
+        {"skip": False, "norm": False, "init": "glorot"},
+        {"skip": False},
+        {"preact": True, "norm": False},
+    ],
+)
+def test_convolutional_networks_come_near_the_rates(options):
+    """The norm's factor a block, within 15 %: of width 48, on maps large enough for their zero padding."""
+    x = np.random.default_rng(1).standard_normal((8, 16, 16, 3)).astype(np.float32)
+    chosen = Config("resnet14", (16, 16, 3), 3, variant="v1.5", widths=(48, 48, 48), **options)
+    (flow,) = gradflow_grid([chosen], x, np.arange(8) % 3).flows
+    assert flow.norms()[0] ** (1 / 6) == pytest.approx(block_rate(chosen), rel=0.15)
+
+
+def test_norms_are_of_whole_arrays():
+    model = small()
+    flow = gradflow(model, batch(), LABELS)
+    sizes = [4 * 12 * 12 * 4, 4 * 12 * 12 * 4, 4 * 6 * 6 * 6, 4 * 3 * 3 * 8]  # N H W C: after the stem, three stages
+    rms = [flow.blocks[0].dx_rms, *(block.dy_rms for block in flow.blocks)]
+    norms = [r * math.sqrt(size) for r, size in zip(rms, sizes, strict=True)]
+    assert [flow.blocks[0].dx_norm, *(block.dy_norm for block in flow.blocks)] == pytest.approx(norms)
+    assert flow.norms() == pytest.approx([norm / norms[-1] for norm in norms])
+    assert flow.norms()[-1] == 1
+
+
+def four_regimes(**options):
+    return [config(skip=skip, init=init, **options) for init in ("he", "glorot") for skip in (True, False)]
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return gradflow_grid(four_regimes() + four_regimes(norm=False, preact=True), batch(), LABELS)
+
+
+def test_grid_has_a_line_for_each_network(grid):
+    lines = ["with skips, He", "plain, He", "with skips, Glorot", "plain, Glorot"]
+    assert {panel: list(flows) for panel, flows in grid.panels().items()} == {
+        "resnet8, BN": lines,
+        "resnet8, no BN": lines,
+    }
+    alone = compare_skip(config(init="glorot"), batch(), LABELS)
+    assert grid.panels()["resnet8, BN"]["plain, Glorot"] == alone.plain
+    rows = json.loads(json.dumps(grid.as_dict()))["flows"]
+    assert [row["theory"] is None for row in rows] == [True, False, True, False] + 4 * [False]
+    assert rows[0]["norms"] == grid.flows[0].norms()
+    assert rows[5]["config"]["norm"] is False
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(grid.table())
+    text = capture.get()
+    assert "at initialisation" in text
+    assert "…" not in text
+    assert f"{grid.flows[1].norms()[0]:.3g}" in text
+
+
+def curves(ax):
+    """(lines with a name, lines without), each as its data."""
+    named, others = {}, []
+    for line in ax.get_lines():
+        label, data = line.get_label(), [list(values) for values in line.get_data()]
+        named[label] = data
+        if label.startswith("_"):
+            others.append(named.pop(label))
+    return named, others
+
+
+def test_grid_picture(grid):
+    fig = plot_gradflow_grid(grid, note="seed 7")
+    assert len(fig.axes) == 2
+    for ax, flows in zip(fig.axes, grid.panels().values(), strict=True):
+        named, dashed = curves(ax)
+        assert ax.get_yscale() == "log"
+        assert "activation gradient at initialisation" in ax.get_ylabel()
+        assert {label: line[1] for label, line in named.items()} == {k: flow.norms() for k, flow in flows.items()}
+        assert [line[1] for line in dashed] == [expected(flow) for flow in flows.values() if expected(flow)]
+        assert all(line[1][-1] == 1 for line in [*named.values(), *dashed])
+        assert "theory for wide dense nets" in ax.get_legend().get_title().get_text()
+    assert [len(curves(ax)[1]) for ax in fig.axes] == [2, 4]
+    assert len(plot_gradflow_grid(gradflow_grid([config()], batch(), LABELS)).axes) == 1
+
+
+def test_theory_in_the_picture_of_two():
+    flows = compare_skip(config(), batch(), LABELS).flows
+    before = len(plot_gradflow(flows).axes[0].get_lines())
+    ax = plot_gradflow(flows, theory=True).axes[0]
+    assert len(ax.get_lines()) == before + 1  # of the plain network
+    plain = flows["plain (no skips)"]
+    line = next(list(line.get_ydata()) for line in ax.get_lines() if line.get_linestyle() == "--")
+    assert line[-1] == pytest.approx(plain.blocks[-1].dy_rms)
+    ratio = math.sqrt(plain.blocks[-1].dy_norm ** 2 / plain.blocks[-1].dy_rms ** 2 / (4 * 12 * 12 * 16))
+    assert line[0] == pytest.approx(block_rate(plain.config) ** 3 * ratio * line[-1])
+    assert "at initialisation" in ax.get_ylabel()
+    unknown = {"with skips": flows["with skips"]}
+    assert "theory" not in plot_gradflow(unknown, theory=True).axes[0].get_legend().get_title().get_text()
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("signs")
+    write_signs(folder, *make_signs(n_train=24, n_test=12, size=16))
+    return folder
+
+
+def command(signs, tmp_path, *arguments):
+    picture = tmp_path / "flow.png"
+    return cli.main(["gradflow", "--data", str(signs), "--batch-size", "2", "--out", str(picture), *arguments]), picture
+
+
+def test_command_measures_every_combination(signs, tmp_path, capsys):
+    status, picture = command(signs, tmp_path, "--depth", "8,14", "--bn", "on,off", "--json")
+    assert status == 0
+    assert picture.stat().st_size > 10_000
+    seen = [row["config"] for row in json.loads(capsys.readouterr().out)["flows"]]
+    told = [(c["arch"], c["norm"], c["skip"]) for c in seen]
+    assert told == list(product(("resnet8", "resnet14"), (True, False), (True, False)))
+    assert {tuple(c["input_shape"]) for c in seen} == {(32, 32, 3)}
+    one = ("--arch", "resnet8", "--size", "16", "--compare", "none", "--bn", "off", "--init", "glorot,he")
+    assert command(signs, tmp_path, *one)[0] == 0
+    text = capsys.readouterr().out.split("picture:")[0]
+    assert "resnet8, no BN" in text
+    assert text.index("with skips, Glorot") < text.index("with skips, He")
+    assert "plain" not in text
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--depth", "20,50", "no such choice: 50: choose from 8, 14, 20, 32, 44, 56, 110"),
+        ("--bn", "yes", "no such choice: yes: choose from on, off"),
+        ("--init", "he,lecun", "no such choice: lecun: choose from he, glorot"),
+    ],
+)
+def test_command_names_the_choices(signs, tmp_path, capsys, option, value, message):
+    with pytest.raises(SystemExit) as stop:
+        command(signs, tmp_path, option, value)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(message)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from data_helpers import random_set
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -113,6 +114,20 @@ def test_mistakes_are_the_surest_and_only_those_are_read():
     none = plots.plot_mistakes(images, labels, labels, np.ones(5), CLASSES)
     assert "All 5 images" in texts(none)
     assert not none.axes
+
+
+def test_samples_show_a_row_for_each_class_that_has_images():
+    whole, part = random_set(7, classes=("fist", "one", "two")), random_set(4, classes=("fist", "one", "two", "six"))
+    part.labels[:] = [0, 3, 3, 0]
+    for dataset, title, names in (
+        (whole, "3 classes", ["fist", "one", "two"]),
+        (part, "2 of 4 classes", ["fist", "six"]),
+    ):
+        fig = plots.plot_samples(dataset, each=2)
+        (ax,) = fig.axes
+        assert title in texts(fig)
+        assert [label.get_text() for label in ax.get_yticklabels()] == names
+        assert ax.images[0].get_array().shape == (len(names) * 8, 2 * 8, 3)
 
 
 def test_probe_has_a_point_for_each_layer():

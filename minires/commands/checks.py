@@ -7,7 +7,7 @@ from pathlib import Path
 from minires.commands import common
 from minires.commands.common import out
 from minires.errors import CheckpointError, ConfigError
-from minires.nn import ARCHITECTURES, resnet
+from minires.nn import resnet
 
 TARGETS = ("conv2d", "batchnorm", "relu", "maxpool", "avgpool", "dense", "loss", "block", "resnet8", "resnet50", "all")
 
@@ -51,7 +51,11 @@ def gradcheck(args) -> int:
     for name in names:
         target, x = examples.get(name, (None, None))
         options = {} if args.epsilon is None else {"epsilon": args.epsilon}
-        reports[name] = gradcheck_model(name) if target is None else check(target, x, title=name, **options)
+        if target is None:
+            common.err.print(f"{name}: along a direction for every tensor, then layer by layer ...", style="dim")
+            reports[name] = gradcheck_model(name, **options)
+        else:
+            reports[name] = check(target, x, title=name, **options)
         if not args.json:
             report = reports[name]
             if len(names) == 1:
@@ -157,7 +161,9 @@ def register(commands, command) -> None:
         "minires gradcheck block; minires gradcheck relu --sweep --out curve.png",
     )
     p.add_argument("target", nargs="?", default="all", choices=TARGETS, metavar="WHAT", help=", ".join(TARGETS))
-    p.add_argument("--epsilon", type=float, metavar="X", help="half-width of the difference (default: 1e-6)")
+    p.add_argument(
+        "--epsilon", type=float, metavar="X", help="half-width of the difference (default: 1e-6; whole networks 1e-7)"
+    )
     p.add_argument("--sweep", action="store_true", help="draw the error against epsilon in place of one check")
     p.add_argument("--out", default="gradcheck.png", metavar="FILE.png", help="of --sweep (default: %(default)s)")
     p.add_argument("--json", action="store_true")
@@ -169,10 +175,8 @@ def register(commands, command) -> None:
         "Prove that the shortcuts, gradients and parameters of a network do what they should.",
         "minires audit resnet50 --variant v1.5",
     )
-    p.add_argument("arch", nargs="?", choices=ARCHITECTURES, metavar="ARCH", help=", ".join(ARCHITECTURES))
+    common.add_architecture(p, nargs="?")
     p.add_argument("--run", dest="run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
-    p.add_argument("--input", type=common.image_size, default=(64, 64, 3), metavar="HxWxC", help="default: 64x64x3")
-    common.add_network(p, arch_option=False)
     p.add_argument("--json", action="store_true")
 
     p = command(

@@ -21,13 +21,22 @@ def image_size(text: str) -> tuple[int, int, int]:
     return (numbers[0], numbers[0], 3) if len(numbers) == 1 else (*numbers, 3)[:3]
 
 
-def add_network(p, arch_option=True):
-    """The options that define a network; `network_options` reads them."""
+def add_architecture(p, **options):
+    """ARCH, --input and the options of `add_network`: a network by name. options: those of the argument ARCH."""
+    p.add_argument("arch", choices=ARCHITECTURES, metavar="ARCH", help=", ".join(ARCHITECTURES), **options)
+    p.add_argument("--input", type=image_size, default=(64, 64, 3), metavar="HxWxC", help="default: 64x64x3")
+    add_network(p, arch_option=False)
+
+
+def add_network(p, arch_option=True, regime=True):
+    """The options that define a network; `network_options` reads them. regime: skips, BN and weights among them."""
     if arch_option:
         p.add_argument("--arch", default="resnet50", choices=ARCHITECTURES, metavar="NAME", help="default: %(default)s")
     p.add_argument("--variant", choices=VARIANTS, help="conventions: course (Keras notebook), v1, v1.5 (torchvision)")
-    p.add_argument("--no-skip", action="store_true", help="the plain twin: the same network without shortcuts")
     p.add_argument("--preact", action="store_true", help="BN and ReLU before each convolution")
+    if not regime:
+        return
+    p.add_argument("--no-skip", action="store_true", help="the plain twin: the same network without shortcuts")
     p.add_argument("--no-bn", action="store_true", help="no batch normalisation")
     p.add_argument("--init", default="he", choices=("he", "glorot"), help="initial weights (default: %(default)s)")
 
@@ -35,7 +44,12 @@ def add_network(p, arch_option=True):
 def network_options(args) -> dict:
     """The options of `minires.nn.resnet` that the user chose."""
     options = {"skip": not args.no_skip, "preact": args.preact, "norm": not args.no_bn, "init": args.init}
-    return options | ({"variant": args.variant} if args.variant else {})
+    return options | variant_option(args)
+
+
+def variant_option(args) -> dict:
+    """{"variant": ...} where the user chose one; each network has its own default."""
+    return {"variant": args.variant} if args.variant else {}
 
 
 def add_data(p, default):

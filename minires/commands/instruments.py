@@ -1,19 +1,25 @@
 """summary, gradflow, doctor."""
 
+import argparse
 import json
 import sys
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from minires.commands import common
 from minires.commands.common import out
 from minires.nn import ARCHITECTURES, resnet
+from minires.nn.init import INITIALISERS
+from minires.train.optim import OPTIMIZERS
 
 
 def summary(args) -> int:
+    from minires.look.cost import predict_cost
     from minires.look.summary import summarize
 
     model = resnet(args.arch, args.input, args.classes, **common.network_options(args))
-    report = summarize(model, batch=args.batch_size)
+    report = predict_cost(model, args.batch_size, args.optimizer) if args.cost else summarize(model, args.batch_size)
     if args.json:
         print(json.dumps(report.as_dict()))
     else:
@@ -25,22 +31,45 @@ def gradflow(args) -> int:
     import numpy as np
 
     from minires.look.gradflow import compare_skip
-    from minires.look.plots import plot_gradflow, save_png
-    from minires.train import Classifier
+    from minires.look.gradflow_grid import gradflow_grid
+    from minires.look.plots import plot_gradflow, plot_gradflow_grid, save_png
+    from minires.train import Preprocess
 
+    if args.depth and args.size is None:
+        args.size = 32
     part, _ = common.source(args).load()
-    model = resnet(args.arch, part.shape, len(part.classes), seed=args.seed, **common.network_options(args))
-    classifier = Classifier.for_data(model, part)
     index = np.random.default_rng(args.seed).permutation(len(part))[: args.batch_size]
-    comparison = compare_skip(model, classifier.preprocess(part.images(index)), part.labels[index])
+    x, labels = Preprocess.measure(part)(part.images(index)), part.labels[index]
     note = f"minires {' '.join(sys.argv[1:])}"
-    save_png(plot_gradflow(comparison.flows, note=note), Path(args.out))
-    if args.json:
-        print(json.dumps(comparison.as_dict()))
+    options = {"preact": args.preact, "seed": args.seed, **common.variant_option(args)}
+    networks = [resnet(arch, part.shape, len(part.classes), **options).config for arch in args.depth or [args.arch]]
+    configs = [replace(c, norm=norm, init=init) for c, norm, init in product(networks, args.bn, args.init)]
+    if args.compare == "skip" and len(configs) == 1:
+        result = compare_skip(configs[0], x, labels)
+        picture = plot_gradflow(result.flows, theory=True, note=note)
     else:
-        out.print(comparison.table())
+        skips = (True, False) if args.compare == "skip" else (True,)
+        result = gradflow_grid([replace(c, skip=skip) for c, skip in product(configs, skips)], x, labels)
+        picture = plot_gradflow_grid(result, note=note)
+    save_png(picture, Path(args.out))
+    if args.json:
+        print(json.dumps(result.as_dict()))
+    else:
+        out.print(result.table())
         out.print(f"picture: {Path(args.out).resolve()}")
     return 0
+
+
+def _several(known: dict):
+    """A parser of 'a,b' into the values that `known` has for a and b."""
+
+    def parse(text: str) -> list:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"no such choice: {', '.join(unknown)}: choose from {', '.join(known)}")
+        return [known[name] for name in dict.fromkeys(names)]
+
+    return parse
 
 
 def doctor(args) -> int:
@@ -56,13 +85,15 @@ def register(commands, command) -> None:
         commands,
         "summary",
         summary,
-        "List a network's layers with shapes, parameters, FLOPs and memory.",
-        "minires summary resnet50 --input 64x64x3 --classes 6",
+        "List a network's layers with shapes, parameters, FLOPs and memory; or predict what training costs here.",
+        "minires summary resnet50 --input 64x64x3 --classes 6 --cost --batch-size 32",
     )
     p.add_argument("arch", choices=ARCHITECTURES, metavar="ARCH", help=", ".join(ARCHITECTURES))
     p.add_argument("--input", type=common.image_size, default=(64, 64, 3), metavar="HxWxC", help="default: 64x64x3")
     p.add_argument("--classes", type=int, default=6, metavar="K", help="default: %(default)s")
-    p.add_argument("--batch-size", type=int, default=32, metavar="N", help="for the memory (default: %(default)s)")
+    p.add_argument("--batch-size", type=int, default=32, metavar="N", help="for memory and cost (default: %(default)s)")
+    p.add_argument("--cost", action="store_true", help="predict time and memory from a probe of two seconds instead")
+    p.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="for --cost (default: %(default)s)")
     p.add_argument("--json", action="store_true")
     common.add_network(p, arch_option=False)
 
@@ -70,11 +101,27 @@ def register(commands, command) -> None:
         commands,
         "gradflow",
         gradflow,
-        "Compare how the gradient flows back with and without skips: one batch, a table and a picture.",
-        "minires gradflow --arch resnet50 --out gradflow.png",
+        "Compare how the gradient flows back with and without skips, BN, He weights: one batch, a table and a picture.",
+        "minires gradflow --arch resnet50 --bn on,off --init he,glorot --out grid.png",
     )
     common.add_data(p, "builtin")
-    common.add_network(p)
+    common.add_network(p, regime=False)
+    depths = {name.removeprefix("resnet"): name for name, a in ARCHITECTURES.items() if a.stem == "cifar"}
+    p.add_argument(
+        "--compare",
+        default="skip",
+        choices=("skip", "none"),
+        help="skip (default): beside each network its plain twin, without skips; none: no twins",
+    )
+    switch, weights = _several({"on": True, "off": False}), _several({name: name for name in INITIALISERS})
+    p.add_argument("--bn", type=switch, default=[True], metavar="on,off", help="batch normalisation (default: on)")
+    p.add_argument("--init", type=weights, default=["he"], metavar="he,glorot", help="initial weights (default: he)")
+    p.add_argument(
+        "--depth",
+        type=_several(depths),
+        metavar="N,N",
+        help=f"CIFAR networks instead of --arch, on images of 32 pixels unless --size: {', '.join(depths)}",
+    )
     p.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
     p.add_argument("--seed", type=int, default=0, metavar="N")
     p.add_argument("--out", default="gradflow.png", metavar="FILE.png", help="default: %(default)s")

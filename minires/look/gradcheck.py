@@ -23,11 +23,11 @@ from rich.table import Table
 from minires.backend import blas_threads
 from minires.errors import ConfigError
 from minires.look.doctor import Finding
-from minires.look.gradcheck_causes import Evidence, explain
+from minires.look.gradcheck_causes import Evidence, explain, sharp
 from minires.look.gradcheck_subject import FLOAT32, ModuleSubject, copies, make_subject
 from minires.nn import resnet
 
-LADDER = (1e-5, 1e-6, 1e-7, 1e-8, 1e-4, 1e-3)  # other epsilons, to see whether the one that failed is to blame
+LADDER = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-4, 1e-3)  # other epsilons, to see whether the one that failed is to blame
 SAMPLE = 96  # coordinates at which a wrong gradient is measured to find its cause, of one layer or block
 FEW = 8  # the same where a whole network has to be run for each
 
@@ -83,13 +83,14 @@ class Report:
         )
         if len(ranked) < len(rows):
             table.caption += f"; the {most} worst of {len(rows)} tensors"
-        for heading in ("gradient of", "stencils", "numeric", "analytic", "error", "worst at", ""):
+        verdict = [] if self.ok else [{True: "ok", False: "WRONG"}]
+        for heading in ["gradient of", "checks", "numeric", "analytic", "error", "worst at", *("" for _ in verdict)]:
             left = heading in ("gradient of", "worst at")
             table.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
         for name in (name for name in rows if name in ranked):
             worst = max(rows[name], key=lambda c: (not c.ok, c.error))
             numbers = f"{worst.numeric:.4g}", f"{worst.analytic:.4g}", f"{worst.error:.1e}"
-            table.add_row(name, str(len(rows[name])), *numbers, worst.where, "ok" if worst.ok else "WRONG")
+            table.add_row(name, str(len(rows[name])), *numbers, worst.where, *(words[worst.ok] for words in verdict))
         return table
 
 
@@ -135,7 +136,9 @@ def gradcheck(
     status = "fail" if wrong else "warn"
     notes = [replace(note, status=status) if note.name == "in-place write" else note for note in subject.notes]
     culprits, count = _locate(subject, checker, everything=bool(wrong)) if wrong or layers else ([], 0)
-    if wrong and not culprits:
+    if wrong and not culprits and count and len(subject.units) > 1 and all(note.status != "fail" for note in notes):
+        notes.append(sharp(subject.calls, wrong, count))
+    elif wrong and not culprits:
         culprits = [(subject, list(dict.fromkeys(c.tensor for c in wrong)))]
     notes += checker.notes() + _faults(culprits, seed)
     return Report(
@@ -149,7 +152,9 @@ def gradcheck(
     )
 
 
-def gradcheck_model(arch: str = "resnet50", *, input_shape=(64, 64, 3), batch: int = 2, seed: int = 0, **options):
+def gradcheck_model(
+    arch: str = "resnet50", *, input_shape=(64, 64, 3), batch: int = 2, epsilon: float = 1e-7, seed: int = 0, **options
+):
     """A whole network by name, in training mode: one random direction for the images and for every parameter,
     and each layer by itself. options: as `minires.nn.resnet` takes them."""
     model = resnet(arch, input_shape, seed=seed, **options)
@@ -160,7 +165,7 @@ def gradcheck_model(arch: str = "resnet50", *, input_shape=(64, 64, 3), batch: i
         return gradcheck(
             model,
             x,
-            epsilon=1e-7,
+            epsilon=epsilon,
             tolerance=1e-5,
             coordinates=0,
             hold=True,
@@ -250,6 +255,8 @@ class _Checker:
     def second_chance(self, name, direction, where, check, kink):
         """A stencil that passes and says why the first did not, or the first with its fault."""
         for epsilon in LADDER:
+            if epsilon == self.epsilon:
+                continue
             other, crossed = self.stencil(name, direction, epsilon, where, self.mode)
             if other.ok and not crossed:
                 return self.excuse(other, self.reason(check, other, kink), kink)
@@ -286,12 +293,13 @@ class _Checker:
     def excuse(self, check, reason, kink):
         what = f"{check.tensor} at {check.where}" if check.where != "direction" else f"{check.tensor} along a direction"
         passes = f"epsilon {self.epsilon:g} fails, {check.epsilon:g} passes"
+        near = "" if self.mode == "hold" else " (or a kink within reach)"
         details = {
             "kink": f"the stencil of {what} crosses a kink: {kink or 'no watched layer shows where'}",
             "exactly at a kink": f"{what} lies exactly on a kink, where there is no derivative; at a point nearby "
             "the gradient is right",
             "epsilon too small": f"round-off drowns the difference for {what}: {passes}",
-            "epsilon too large": f"the curvature (or a kink within reach) spoils the difference for {what}: {passes}",
+            "epsilon too large": f"the curvature{near} spoils the difference for {what}: {passes}",
         }
         fixes = {
             "kink": "nothing: checked again on one side of the kink; a smaller epsilon or hold=True avoids it",

@@ -8,6 +8,7 @@ may vanish or explode with depth. The *weight* gradient dL/dw is what the optimi
 network without BN, <w, dL/dw> is the same number in every layer even where the activation gradient slopes.
 """
 
+import math
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -49,13 +50,16 @@ class LayerFlow:
 
 @dataclass(frozen=True)
 class BlockFlow:
-    """A block. Gradients as RMS; branch, shortcut, sum and cosine where the paths part (None without a skip)."""
+    """A block. Gradients as RMS, at its ends also as Euclidean norm over the whole batch; branch, shortcut and
+    cosine where the paths part (None without a skip)."""
 
     name: str
     stage: str
     depth: int  # of its last layer
     dy_rms: float | None  # at the block's output
     dx_rms: float | None  # at its input
+    dy_norm: float | None
+    dx_norm: float | None
     branch_rms: float | None
     shortcut_rms: float | None
     cosine: float | None
@@ -71,6 +75,7 @@ class GradFlow:
     batch: int
     layers: tuple[LayerFlow, ...]
     blocks: tuple[BlockFlow, ...]
+    config: Config
 
     def as_dict(self) -> dict:
         """Everything as plain types, for JSON."""
@@ -85,6 +90,14 @@ class GradFlow:
         """The activation gradient at the first block's input over that at the last block's output."""
         first, last = self.blocks[0].dx_rms, self.blocks[-1].dy_rms
         return first / last if first is not None and last else None
+
+    def norms(self) -> list[float | None]:
+        """The activation gradient's norm before the first block and after each, over that after the last.
+
+        The norm, unlike the RMS, does not change where half as many numbers carry the same gradient.
+        """
+        norms = [self.blocks[0].dx_norm, *(block.dy_norm for block in self.blocks)]
+        return [norm / norms[-1] if norm is not None and norms[-1] else None for norm in norms]
 
     def table(self) -> Table:
         """One row a block: the gradient in and out, each path's part and their angle."""
@@ -153,7 +166,7 @@ def gradflow(model: ResNet, x, labels, *, title: str | None = None) -> GradFlow:
     x (N, H, W, C) in the model's dtype and on its device, labels (N,) integers. The model is left exactly as
     it was: running statistics, gradients, modes, dropout's generators. Raises ShapeError as `forward` does.
     """
-    with _untouched(model), probe(model) as log:
+    with untouched(model), probe(model) as log:
         model.train()
         loss, probs = ops.softmax_cross_entropy_forward(model.forward(x), labels)
         model.backward(ops.softmax_cross_entropy_backward(probs, labels), need_dx=False)
@@ -166,17 +179,13 @@ def gradflow(model: ResNet, x, labels, *, title: str | None = None) -> GradFlow:
         depth = (layers[-1].depth if layers else 0) + (not beside)
         layers.append(LayerFlow(layer.name, stage, depth, not beside, seen[layer.name]["dy_rms"], *norms[layer.w.name]))
         ends[block] = stage, depth
-    blocks = [
-        BlockFlow(
-            block.name,
-            *ends[block],
-            seen[block.name]["dy_rms"],
-            seen[block.name]["dx_rms"],
-            *(forks.get(block.name, {}).get(key) for key in ("branch_rms", "shortcut_rms", "cosine")),
-        )
-        for block in model.blocks()
-    ]
-    return GradFlow(title or _title(model.config), model.config.seed, float(loss), len(x), tuple(layers), tuple(blocks))
+    blocks, shape = [], seen[model.layers[0].name]["shape"]  # of the stem's output, the first block's input
+    for block in model.blocks():
+        dy, dx, before, shape = seen[block.name]["dy_rms"], seen[block.name]["dx_rms"], shape, seen[block.name]["shape"]
+        paths = (forks.get(block.name, {}).get(key) for key in ("branch_rms", "shortcut_rms", "cosine"))
+        blocks.append(BlockFlow(block.name, *ends[block], dy, dx, _whole(dy, shape), _whole(dx, before), *paths))
+    title = title or network_title(model.config)
+    return GradFlow(title, model.config.seed, float(loss), len(x), tuple(layers), tuple(blocks), model.config)
 
 
 def compare_skip(config_or_model: Config | ResNet, x, labels) -> SkipComparison:
@@ -203,7 +212,7 @@ def first_nonfinite(model: ResNet, x) -> NonFinite | None:
                 return NonFinite(value.name, kind)
     if not get_xp(x).isfinite(x).all():
         return NonFinite("input", "input")
-    with _untouched(model), probe(model) as log, np.errstate(all="ignore"):
+    with untouched(model), probe(model) as log, np.errstate(all="ignore"):
         model.forward(x)
     leaves = {m.name for m in model.modules() if not m.children()}
     bad = (row for row in log.rows() if row["finite"] is False and row["name"] in leaves)
@@ -211,7 +220,7 @@ def first_nonfinite(model: ResNet, x) -> NonFinite | None:
 
 
 @contextmanager
-def _untouched(model: ResNet):
+def untouched(model: ResNet):
     """Put back what a forward and a backward in training mode change; gradients inside start from none."""
     modules = [(m, m.training, m.keeps, m._slot) for m in model.modules()]
     buffers = [(b, b.data.copy()) for b in model.buffers()]
@@ -250,7 +259,12 @@ def _norm(x) -> float:
     return float(xp.sqrt(xp.square(x, dtype=xp.float64).sum()))
 
 
-def _title(config: Config) -> str:
+def _whole(rms: float | None, shape) -> float | None:
+    """The Euclidean norm of an array of this shape and root mean square."""
+    return None if rms is None else rms * math.sqrt(math.prod(shape))
+
+
+def network_title(config: Config) -> str:
     """'resnet50, plain, BN, He'."""
     kind = "residual" if config.skip else "plain"
     preact = ", pre-activation" if config.preact else ""

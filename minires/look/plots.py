@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minires.errors import DataError
 from minires.look.gradflow import GradFlow
+from minires.look.gradflow_grid import Grid, expected
 from minires.look.style import (
     BAND,
     BLUE,
@@ -23,6 +24,7 @@ from minires.look.style import (
     ORANGE,
     PALETTE,
     TEXT,
+    dress,
     figure,
     legend,
     save_png,
@@ -33,6 +35,7 @@ __all__ = [
     "plot_curves",
     "plot_epsilon_sweep",
     "plot_gradflow",
+    "plot_gradflow_grid",
     "plot_gradient_norms",
     "plot_mistakes",
     "plot_probe",
@@ -40,12 +43,17 @@ __all__ = [
 ]
 
 
-def plot_gradflow(flows: dict[str, GradFlow], *, note: str = "", narrow: bool = False) -> Figure:
+DASHED = {"linestyle": (0, (4, 3)), "linewidth": 1.2, "alpha": 0.8}
+THEORY = "; dashed: theory for wide dense nets"
+
+
+def plot_gradflow(flows: dict[str, GradFlow], *, theory: bool = False, note: str = "", narrow: bool = False) -> Figure:
     """Activation gradients and weight gradients by depth, one line a regime, on logarithmic axes.
 
     Left (or above): RMS of dL/dy between the blocks, as a line, and at each convolution's output, as dots.
     Right (or below): the Euclidean norm of dL/dw of each kernel, relative to the norm of w. Only the first can
-    show whether the gradient vanishes on its way; both are of one batch.
+    show whether the gradient vanishes on its way; both are of one batch. theory: the networks are as initialised,
+    so draw what is expected of them (`gradflow_grid.block_rate`) from the last block back.
     """
     _need(flows, "flows", "a GradFlow for each label")
     note = note or "; ".join(dict.fromkeys(flow.origin for flow in flows.values()))
@@ -64,6 +72,10 @@ def plot_gradflow(flows: dict[str, GradFlow], *, note: str = "", narrow: bool = 
             markersize=3.5,
             alpha=0.5,
         )
+        rates = expected(flow) if theory else None
+        if rates is not None:
+            scale = [v / n if v and n else np.nan for v, n in zip(values, flow.norms(), strict=True)]
+            left.plot(between, np.multiply(rates, scale), color=color, **DASHED)
         relative = [layer.dw_norm / layer.w_norm if layer.dw_norm and layer.w_norm else None for layer in layers]
         depths = [layer.depth for layer in layers]
         right.plot(depths, _positive(relative), color=color, marker=marker, markersize=3.5, linewidth=1.5, label=label)
@@ -71,11 +83,43 @@ def plot_gradflow(flows: dict[str, GradFlow], *, note: str = "", narrow: bool = 
         ax.set_yscale("log")
         ax.set_xlabel("depth, in layers from the image")
         _mark_stages(ax, next(iter(flows.values())))
-    left.set_ylabel("RMS of dL/dy")
+    left.set_ylabel("RMS of dL/dy" + " at initialisation" * theory)
     right.set_ylabel("norm of dL/dw / norm of w")
     inside = Line2D([], [], color=MUTED, linestyle="", marker=".", markersize=5, label="inside blocks")
-    legend(left, "Activation gradients", columns=2 if narrow else 4, extra=[inside])
+    dashed = THEORY if theory and any(map(expected, flows.values())) else ""
+    legend(left, f"Activation gradients{dashed}", columns=2 if narrow else 4, extra=[inside])
     legend(right, "Weight gradients", columns=2 if narrow else 4)
+    return fig
+
+
+def plot_gradflow_grid(grid: Grid, *, note: str = "") -> Figure:
+    """The activation gradient's norm by block, a line a network, a panel for each architecture with and without BN.
+
+    Colour and marker tell the skip, filled or hollow the initial weights. Each line starts at 1 after the last
+    block, on the right, and runs back towards the image; dashed is `gradflow_grid.expected`.
+    """
+    panels = grid.panels()
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    fig, spare = figure("The gradient on its way back", panels=columns, height=4.6 * rows, note=note)
+    for ax in spare:
+        ax.remove()
+    for place, (title, flows) in enumerate(panels.items(), start=1):
+        ax = fig.add_subplot(rows, columns, place)
+        dress(ax)
+        for label, flow in flows.items():
+            color, marker = (BLUE, "o") if flow.config.skip else (ORANGE, "s")
+            style = {"he": {"markersize": 4}, "glorot": {"markersize": 7, "markerfacecolor": "none"}}[flow.config.init]
+            at = [_starts(flow)[0], *(b.depth for b in flow.blocks)]
+            style |= {"color": color, "marker": marker, "markevery": max(1, len(at) // 18), "linewidth": 1.5}
+            ax.plot(at, _positive(flow.norms()), label=label, **style)
+            if (theory := expected(flow)) is not None:
+                ax.plot(at, theory, color=color, **DASHED)
+        ax.set_yscale("log")
+        ax.set_xlabel("depth, in layers from the image")
+        ax.set_ylabel("activation gradient at initialisation\n(norm, 1 after the last block)")
+        _mark_stages(ax, flow)
+        legend(ax, title + (THEORY if any(map(expected, flows.values())) else ""), columns=2)
     return fig
 
 
@@ -199,18 +243,20 @@ def plot_mistakes(
 
 
 def plot_samples(dataset, *, each: int = 10, note: str = "") -> Figure:
-    """The first `each` images of every class, a class a row, as one picture."""
-    rows = [np.flatnonzero(dataset.labels == k)[:each] for k in range(len(dataset.classes))]
+    """The first `each` images of every class that has any, a class a row, as one picture."""
+    shown, total = np.unique(dataset.labels), len(dataset.classes)
+    rows = [np.flatnonzero(dataset.labels == k)[:each] for k in shown]
     height, width, channels = dataset.shape
     sheet = np.full((len(rows), each, height, width, channels), 255, np.uint8)
     for row, index in zip(sheet, rows, strict=True):
         row[: len(index)] = dataset.images(index)
     tall = 8.2 * len(rows) * height / (each * width)
-    fig, (ax,) = figure(f"{len(dataset.classes)} classes", height=tall, note=note)
+    title = f"{total} classes" if len(shown) == total else f"{len(shown)} of {total} classes"
+    fig, (ax,) = figure(title, height=tall, note=note)
     ax.imshow(sheet.transpose(0, 2, 1, 3, 4).reshape(len(rows) * height, each * width, channels))
     ax.grid(False)
     ax.set_xticks([])
-    ax.set_yticks((np.arange(len(rows)) + 0.5) * height, [_brief(name, 12) for name in dataset.classes])
+    ax.set_yticks((np.arange(len(rows)) + 0.5) * height, [_brief(dataset.classes[k], 12) for k in shown])
     ax.spines[:].set_visible(False)
     return fig
 

@@ -77,6 +77,7 @@ class Fork:
 
     def __init__(self, name: str):
         self.name = name
+        self.meet = None  # a further function of both gradients, called when they are at hand
         self._parts: dict = {}
         self.numbers: dict = {}
 
@@ -92,6 +93,8 @@ class Fork:
                 "sum_rms": rms(branch + shortcut),
                 "cosine": cosine(branch, shortcut),
             }
+            if self.meet is not None:
+                self.meet(branch, shortcut)
             self._parts = {}
 
 
@@ -221,9 +224,12 @@ def _number(value) -> float | None:
 
 
 @contextmanager
-def probe(model: Module):
-    """Record every forward and backward inside the block; yields a `Probe`. Restores the methods on any exit."""
-    log = Probe(model)
+def probe(model: Module, log: Probe | None = None):
+    """Record every forward and backward inside the block; yields a `Probe`. Restores the methods on any exit.
+
+    log: a Probe of another class, made for this model, to record with.
+    """
+    log = log or Probe(model)
     before = [(m, {k: v for k, v in vars(m).items() if k in ("forward", "backward")}) for m in log.modules]
     try:
         for m in log.modules:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
+from minires.errors import ConfigError
 from minires.nn.blocks import Block
 from minires.nn.layers import BatchNorm, Conv2d, Dense, Dropout, MaxPool2d, ReLU
 from minires.nn.module import Module, Sequential
@@ -125,7 +126,7 @@ def show_bytes(count: float) -> str:
 def summarize(model: ResNet, batch: int = 32) -> Summary:
     """The summary of a network for training on `batch` images. Nothing is run; see `Summary` and `Memory`."""
     if batch < 1:
-        raise ValueError(f"a batch holds at least 1 image, got {batch}")
+        raise ConfigError(f"a batch holds at least 1 image, got {batch}")
     walk = _Walk(batch, model.dtype.itemsize)
     walk.follow(model, walk.start(model.config.input_shape))
     trained, not_trained = model.parameter_count()

@@ -1,6 +1,6 @@
 """Softmax and cross-entropy in one, as they are differentiated."""
 
-from minires.backend import get_xp
+from minires.backend import device_of, get_xp
 from minires.errors import ShapeError
 
 
@@ -9,7 +9,10 @@ def _targets(labels, shape, dtype, label_smoothing):
     xp = get_xp(labels)
     N, K = shape
     if labels.shape == (N,) and labels.dtype.kind in "iu":
-        labels = xp.arange(K) == labels[:, None]
+        if device_of(labels) == "cpu":
+            _check_range(labels, shape)
+        one_hot = (xp.arange(K) == labels[:, None]).astype(dtype)
+        labels = one_hot / one_hot.sum(axis=1, keepdims=True)  # a GPU's label that is no class: 0 / 0
     elif labels.shape != (N, K):
         raise ShapeError(
             f"cross-entropy: logits {shape} need integer labels ({N},) or one-hot labels {shape}, "
@@ -18,12 +21,24 @@ def _targets(labels, shape, dtype, label_smoothing):
     return labels.astype(dtype) * (1 - label_smoothing) + label_smoothing / K
 
 
+def _check_range(labels, shape):
+    """ShapeError for a label that is no class."""
+    bad = (labels < 0) | (labels >= shape[1])
+    if bad.any():
+        at = int(bad.argmax())
+        raise ShapeError(
+            f"cross-entropy: logits {shape} need labels in 0..{shape[1] - 1}, got {labels[at]} at index {at}: "
+            "number the classes from 0, or give the network as many as there are"
+        )
+
+
 def softmax_cross_entropy_forward(logits, labels, *, label_smoothing=0.0):
     """(loss, probs): probs = softmax(logits), loss = -mean over n of sum over k of t[n, k] log probs[n, k].
 
     logits (N, K); labels (N,) integers in 0..K-1 or (N, K) one-hot; t = (1 - a) one-hot + a / K for smoothing
     a (C. Szegedy et al., arXiv:1512.00567, section 7). loss is a 0-d array: on a GPU nothing waits for it.
     The largest logit is subtracted first, so no exponential overflows.
+    ShapeError for a label outside 0..K-1; on a GPU, which must not be asked, the loss is NaN instead.
     """
     xp = get_xp(logits)
     targets = _targets(labels, logits.shape, logits.dtype, label_smoothing)

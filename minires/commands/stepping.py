@@ -1,0 +1,105 @@
+"""step: one batch through a network and its gradient back, layer by layer."""
+
+import sys
+
+from minires.commands import common
+from minires.commands.common import err, out
+from minires.errors import ConfigError
+from minires.nn import ResNet, plain_twin, resnet
+
+
+def step(args) -> int:
+    from rich.console import Console
+
+    from minires.look.stepper import play, print_steps
+    from minires.look.stepper_page import write_page
+    from minires.look.tape import record
+
+    classifier, images, labels = _batch(args)
+    residual, plain = _twins(classifier.model)
+    x = classifier.preprocess(images)
+
+    def tape(model):
+        err.print(
+            f"recording {len(x)} images through {model.config.arch} {'with' if model.config.skip else 'without'} "
+            "skips, forward and back",
+            style="dim",
+        )
+        return record(model, x, labels, classes=classifier.classes, image=images[0])
+
+    if args.html:
+        note = f"minires {' '.join(sys.argv[1:])}"
+        path = write_page(*(model and tape(model) for model in (residual, plain)), args.html, note=note)
+        out.print(f"page: {path.resolve()}")
+        return 0
+    recorded = tape(plain if args.no_skip or residual is None else residual)
+    if args.text or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print_steps(recorded, out)
+    else:
+        play(recorded, Console(highlight=False))
+    return 0
+
+
+def _batch(args):
+    """(classifier, images (N, H, W, 3) uint8, labels (N,)): the run's or the built-in signs, --image first if given."""
+    import numpy as np
+
+    from minires.data import Subset, make_signs, read_image
+    from minires.train import Classifier, load_classifier
+
+    if args.batch_size < 1:
+        raise ConfigError(f"step: --batch-size must be at least 1, got {args.batch_size}")
+    if args.run_folder:
+        from minires.train.run import data_source
+
+        classifier = load_classifier(args.run_folder)
+        train, test = data_source(args.run_folder).load()
+        part = test if train is None else train
+        part = Subset(part, np.random.default_rng(args.seed).permutation(len(part))[: args.batch_size])
+    else:
+        part, _ = make_signs(n_train=args.batch_size, n_test=1, seed=args.seed)
+        options = common.network_options(args) | {"skip": True, "seed": args.seed}
+        classifier = Classifier.for_data(resnet(args.arch, part.shape, len(part.classes), **options), part)
+    images, labels = part.images(np.arange(len(part))), part.labels.copy()
+    if args.image:
+        images[0] = read_image(args.image, part.shape[:2])
+        labels[0] = _label(args.label, classifier, images[:1])
+    elif args.label is not None:
+        raise ConfigError("step: --label names the class of --image: give the image too")
+    return classifier, images, labels
+
+
+def _label(name: str | None, classifier, image) -> int:
+    if name is None:
+        return int(classifier.probs(image).argmax())
+    if name not in classifier.classes:
+        raise ConfigError(f"step: unknown --label {name!r}: choose one of {', '.join(classifier.classes)}")
+    return classifier.classes.index(name)
+
+
+def _twins(model: ResNet) -> tuple[ResNet | None, ResNet]:
+    """(the network, the same weights with its shortcuts cut); (None, the network) for a plain one."""
+    if not model.config.skip:
+        return None, model
+    plain, weights = plain_twin(model), model.state()
+    for v in plain.params() + plain.buffers():
+        v.data[...] = weights[v.name]
+    return model, plain
+
+
+def register(commands, command) -> None:
+    p = command(
+        commands,
+        "step",
+        step,
+        "Step through one batch, layer by layer, forward and back: in the terminal, or as a page to keep.",
+        "minires step --arch resnet8; minires step --html step.html",
+    )
+    common.add_network(p)
+    p.add_argument("--run", dest="run_folder", metavar="RUN", help="a trained run in place of --arch: its data too")
+    p.add_argument("--image", metavar="FILE", help="this picture first in the batch (default: built-in hand signs)")
+    p.add_argument("--label", metavar="CLASS", help="the class of --image (default: what the network takes it for)")
+    p.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: %(default)s")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batch (default: %(default)s)")
+    p.add_argument("--html", metavar="OUT.html", help="write one page with the network and its plain twin side by side")
+    p.add_argument("--text", action="store_true", help="print all steps and leave the keyboard alone")
