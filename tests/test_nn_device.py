@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
+import strict
 
 from minires import backend, nn
 from minires.errors import DeviceError
@@ -20,19 +21,6 @@ assert "minires.nn.resnet" in sys.modules and "minires.backend" in sys.modules
 heavy = {"cupy", "torch", "tensorflow", "keras"} & set(sys.modules)
 assert not heavy, heavy
 """
-
-
-@pytest.fixture
-def pretend_cupy(monkeypatch):
-    """A function that puts a module (or None: not installed) in the place of CuPy."""
-
-    def pretend(module):
-        monkeypatch.setitem(sys.modules, "cupy", module)
-        backend._cupy.cache_clear()
-
-    yield pretend
-    monkeypatch.undo()
-    backend._cupy.cache_clear()
 
 
 def test_importing_everything_imports_no_cupy():
@@ -68,42 +56,16 @@ def test_with_a_broken_cupy_auto_takes_the_cpu_and_tells_the_reason(pretend_cupy
         backend.choose_device("gpu")
 
 
-class Array:
-    """The few operations of the probe kernel, for a pretended GPU whose sums are off by `fault`."""
-
-    def __init__(self, values, fault):
-        self.values, self.fault = values, fault
-
-    def __mul__(self, factor):
-        return Array(self.values * factor, self.fault)
-
-    def __matmul__(self, other):
-        return Array(self.values @ other.values, self.fault)
-
-    def __add__(self, other):
-        return Array(self.values + other.values, self.fault)
-
-    def sum(self):
-        return Array(self.values.sum(), self.fault)
-
-    def get(self):
-        return self.values + self.fault
-
-
 @pytest.mark.parametrize("fault", [0, 1])
-def test_a_gpu_is_taken_when_its_numbers_are_right(pretend_cupy, fault):
-    fake = ModuleType("cupy")
-    fake.__version__, fake.float32 = "99.0", np.float32
-    fake.arange = lambda n, dtype: Array(np.arange(n, dtype=dtype), fault)
-    fake.exp = lambda x: Array(np.exp(x.values), fault)
-    runtime = SimpleNamespace(getDeviceProperties=lambda _: {"name": b"Pretended GPU"})
-    fake.cuda = SimpleNamespace(runtime=runtime, Device=lambda: SimpleNamespace(id=0))
-    pretend_cupy(fake)
-    device, reason = backend.choose_device("auto")
+def test_a_gpu_is_taken_when_its_numbers_are_right(pretend_cupy, monkeypatch, fault):
+    monkeypatch.setattr(strict, "exp", lambda x: x * 0 + 1 + fault)
+    pretend_cupy(strict)
+    with strict.waiting():
+        device, reason = backend.choose_device("auto")
     if fault:
-        assert (device, "computed 9.0 where 8.0 is right" in reason) == ("cpu", True)
+        assert (device, "computed 11.0 where 8.0 is right" in reason) == ("cpu", True)
     else:
-        assert (device, reason) == ("gpu", "Pretended GPU, CuPy 99.0")
+        assert (device, reason) == ("gpu", f"Pretended GPU, CuPy {strict.__version__}")
 
 
 def test_requests():
@@ -121,14 +83,8 @@ def test_arrays_that_are_none():
 
 @pytest.mark.parametrize("layer", [nn.Conv2d("c1", 3, 4, 3), nn.BatchNorm("b1", 3)])
 def test_mixed_devices_name_the_layer(layer):
-    class Elsewhere:
-        shape, ndim = (1, 8, 8, 3), 4
-
-        def __array_namespace__(self):
-            return SimpleNamespace()
-
     with pytest.raises(DeviceError, match=rf"^{layer.name}: the input is on the gpu, the weights on the cpu"):
-        layer(Elsewhere())
+        layer(strict.zeros((1, 8, 8, 3), np.float32))
 
 
 def test_chunks_cover_every_row_once(monkeypatch):

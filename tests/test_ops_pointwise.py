@@ -155,3 +155,13 @@ def test_cross_entropy_of_equal_logits_is_log_of_the_classes():
 def test_labels_that_do_not_fit(labels):
     with pytest.raises(ShapeError, match=r"cross-entropy: logits \(4, 5\) need integer labels \(4,\) or one-hot"):
         ops.softmax_cross_entropy_forward(np.zeros((4, 5)), labels)
+
+
+@pytest.mark.parametrize("label", [-1, 5, 255])
+def test_a_label_that_is_no_class(label):
+    labels = np.array([0, 4, label, 1])
+    message = rf"need labels in 0\.\.4, got {label} at index 2: number the classes from 0"
+    with pytest.raises(ShapeError, match=message):
+        ops.softmax_cross_entropy_forward(np.zeros((4, 5)), labels)
+    with pytest.raises(ShapeError, match=message):
+        ops.softmax_cross_entropy_backward(np.zeros((4, 5)), labels)

@@ -78,10 +78,12 @@ def test_max_pooling_hands_each_gradient_to_one_pixel(case):
 
 
 @pytest.mark.parametrize("pad", [2, (0, 2), ((0, 0), (0, 2))])
-def test_max_pooling_refuses_a_window_without_a_pixel(pad):
+@pytest.mark.parametrize("forward", [ops.maxpool_forward, ops.avgpool_forward])
+def test_a_window_without_a_pixel_is_refused(forward, pad):
     x = np.ones((1, 4, 4, 1))
-    with pytest.raises(ShapeError, match=r"max pooling: padding .* leaves a \(2, 2\) window without a pixel"):
-        ops.maxpool_forward(x, kernel=2, pad=pad)
+    with pytest.raises(ShapeError, match=r"pooling: padding .* leaves a \(2, 2\) window without a pixel: pad less"):
+        forward(x, kernel=2, pad=pad)
+    assert np.isfinite(forward(x, kernel=2, pad=1)).all()
 
 
 @given(poolings(), st.booleans())
