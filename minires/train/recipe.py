@@ -8,14 +8,14 @@ from minires.train.optim import OPTIMIZERS, Optimizer
 from minires.train.schedule import Schedule
 
 # optimiser -> learning rate and weight decay, for batches of 32
-USUAL = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}
+USUAL = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (2e-3, 0.05)}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How to train; stored in the checkpoint. The defaults were chosen by measurement (README)."""
 
-    epochs: int = 8
+    epochs: int = 9
     batch_size: int = 32
     optimizer: str = "adamw"
     lr: float | None = None  # the schedule's peak; None: as in USUAL
