@@ -34,7 +34,6 @@ def network(options):
 
 
 def build_ours(task, options, fused=True):
-    from minires.backend import thread_count
     from minires.nn import inference
     from minires.nn.folded import Predictor
     from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
@@ -47,7 +46,8 @@ def build_ours(task, options, fused=True):
             predictor = Predictor(model)
             return lambda: predictor(x)
 
-        team, parts = Team().__enter__(), spans(len(x), thread_count())  # for as long as this process lives
+        team = Team().__enter__()  # for as long as this process lives
+        parts = spans(len(x), team.size)
 
         def infer():
             with inference(model):

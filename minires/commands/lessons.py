@@ -19,7 +19,7 @@ def lesson(args) -> int:
 
 
 def _list(harness) -> int:
-    table, last = _table("lesson", "question", "last run"), harness.status()
+    table, last = _table("lesson", "last run"), harness.status()
     for module in harness.discover():
         said = module.LESSON
         run = last.get(str(said.number))

@@ -143,7 +143,9 @@ def register(commands, command) -> None:
     p.add_argument("--epochs", type=int, metavar="N", help="default: 9")
     p.add_argument("--batch-size", type=int, metavar="N", help="default: 32")
     p.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), help="default: adamw")
-    p.add_argument("--lr", type=float, metavar="X", help="the peak of the schedule (default: 0.002; sgd 0.02, adam 0.001)")
+    p.add_argument(
+        "--lr", type=float, metavar="X", help="the peak of the schedule (default: 0.002; sgd 0.02, adam 0.001)"
+    )
     p.add_argument("--schedule", choices=("constant", "step", "cosine", "onecycle"), help="default: onecycle")
     p.add_argument("--warmup-epochs", type=float, metavar="N", help="epochs of rising rate (default: 1)")
     p.add_argument("--weight-decay", type=float, metavar="X", help="default: 0.05; sgd 0.0005, adam 0")
