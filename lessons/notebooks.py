@@ -1,0 +1,95 @@
+"""A lesson as a Jupyter notebook: `python -m minires.lessons.notebooks 3 lesson_03.ipynb`.
+
+The notebook holds the text and calls the lesson's measure, check and plot; its knobs are a cell to edit.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from minires.lessons import harness
+from minires.lessons.prose import paragraphs
+
+from minires.errors import MiniresError
+from minires.files import write_text
+
+SETUP = """import inspect
+
+from IPython.display import Image
+
+from minires.lessons import harness
+from minires.look.style import png_bytes
+
+lesson = harness.load({number})"""
+MEASURE = """result = lesson.measure(**knobs)
+Image(png_bytes(lesson.plot(result)))"""
+CHECK = """try:
+    claims = lesson.check(result)
+except harness.ClaimError as error:  # shown in the table
+    claims = error.claims
+harness.claim_table(claims)"""
+
+
+def write(number: int, path: Path, quick: bool = False) -> Path:
+    """Write lesson `number` as a notebook (nbformat 4.5), whole or not at all; returns the path."""
+    module = harness.load(number)
+    start = harness.default_knobs(module.measure, module.LESSON if quick else None)
+    cells = [_cell(f"cell-{i}", kind, text) for i, (kind, text) in enumerate(_cells(module, start))]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
+    write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False))
+    return path
+
+
+def markdown(text: str) -> str:
+    """A lesson's text as Markdown, in which '<w, dw>' is no tag and an asterisk no emphasis."""
+    plain = re.compile(r"(\$[^$]+\$|`[^`]+`)|[&<*_~^]")  # formulas and code stay as they are
+    whole = "\n\n".join(paragraphs(text))
+    return plain.sub(lambda found: found[1] or f"&#{ord(found[0])};", whole)
+
+
+def _cells(module, start: dict) -> list[tuple[str, str]]:
+    said, helps = module.LESSON, harness.knob_help(module.measure)
+    lines = [f"    {name}={value!r},  # {helps.get(name, '')}" for name, value in start.items()]
+    sources = "\n".join(f"- {markdown(source)}" for source in said.sources)
+    names = [f"{item.__module__}.{item.__qualname__}" for item in said.shows]
+    shown = ", ".join(f"`{name}`" for name in names)
+    return [
+        ("markdown", f"# {said.number}. {said.title}\n\n*{markdown(said.question)}*"),
+        ("markdown", markdown(said.idea)),
+        ("code", SETUP.format(number=said.number)),
+        ("markdown", "Edit the knobs and run the cells below again."),
+        ("code", "\n".join(["knobs = dict(", *lines, ")"])),
+        ("code", MEASURE),
+        ("markdown", f"**Look for.** {markdown(said.look_for)}"),
+        ("code", CHECK),
+        ("markdown", f"**Wrong if.** {markdown(said.wrong_if)}\n\n**Exercise.** {markdown(said.exercise)}"),
+        ("markdown", f"The library's own code: {shown}"),
+        ("code", "for item in lesson.LESSON.shows:\n    print(inspect.getsource(item))"),
+        ("markdown", f"From:\n\n{sources}"),
+    ]
+
+
+def _cell(name: str, kind: str, text: str) -> dict:
+    code = {"execution_count": None, "outputs": []} if kind == "code" else {}
+    return {"cell_type": kind, "id": name, "metadata": {}, "source": text} | code
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(prog="python -m minires.lessons.notebooks", description="Write a lesson for Jupyter.")
+    p.add_argument("lesson", type=int, metavar="N", help="its number")
+    p.add_argument("out", type=Path, metavar="OUT.ipynb")
+    p.add_argument("--quick", action="store_true", help="begin with the knobs of its quick form")
+    args = p.parse_args(argv)
+    try:
+        print(write(args.lesson, args.out, args.quick))
+    except MiniresError as error:
+        print(f"minires: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The site in a real browser: opened from the file system, with the network off."""
+
+import re
+from itertools import pairwise
+
+import pytest
+from browser import DESKTOP, PHONE, assert_accessible, assert_fits, open_pages, start_browser  # noqa: F401
+from site_pages import cells, small_site
+
+PAGES = (("index", PHONE, "dark"), ("lesson-01", DESKTOP, "light"), ("lesson-03", DESKTOP, "dark"))
+PAGES += (("lesson-04", PHONE, "light"),)
+
+
+@pytest.mark.parametrize(("name", "size", "scheme"), PAGES)
+def test_pages_pass_axe_and_fit_a_phone(visit, name, size, scheme):
+    opened = visit(small_site() / f"{name}.html", size, scheme)
+    assert_accessible(opened)
+    opened.set_viewport_size(dict(zip(("width", "height"), PHONE, strict=True)))
+    assert_fits(opened)
+
+
+def shown(opened) -> dict:
+    """What the explorer shows now."""
+    return {
+        "curve": opened.locator("#chart0 path.this").get_attribute("d"),
+        "numbers": opened.locator("#numbers dd").all_inner_texts(),
+        "says": opened.locator("#says").inner_text(),
+        "command": opened.locator("#command").inner_text(),
+    }
+
+
+def assert_cell(opened, number, key):
+    cell = cells(number)["cells"][key]
+    seen = shown(opened)
+    assert seen["says"] == cell["says"]
+    assert seen["numbers"] == [text for _, text in cell["numbers"]]
+    assert seen["command"] == cell["command"]
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_a_knob_changes_the_curve_and_the_numbers(visit, n):
+    opened = visit(small_site() / f"lesson-{n:02}.html")
+    seen = [shown(opened)]
+    assert_cell(opened, n, "50|none|on|he")
+    opened.locator("#depth").focus()
+    opened.keyboard.press("ArrowLeft")  # the slider is an ordinary one
+    assert_cell(opened, n, "10|none|on|he")
+    assert opened.locator("#depth").get_attribute("aria-valuetext") == "10 layers"
+    seen.append(shown(opened))
+    opened.get_by_role("radio", name="post-activation").check(force=True)
+    assert_cell(opened, n, "10|post|on|he")
+    seen.append(shown(opened))
+    for one, other in pairwise(seen):
+        for part in ("curve", "numbers", "says", "command"):
+            assert one[part] != other[part]
+
+
+def test_the_curve_is_where_the_numbers_are(visit):
+    opened = visit(small_site() / "lesson-03.html")
+    points = [tuple(map(float, pair)) for pair in re.findall(r"[ML]([\d.]+) ([\d.]+)", shown(opened)["curve"])]
+    data = cells(3)
+    curve = data["curves"][data["cells"]["50|none|on|he"]["show"][0]]
+    assert len(points) == len(curve["mean"])
+    ticks = opened.locator("#chart0 line").evaluate_all("lines => lines.map(l => +l.getAttribute('y1'))")
+    (one, y_one), (other, y_other) = ((data["charts"][0]["yticks"][i][0], ticks[i]) for i in (0, -1))
+    for (_, y), value in zip(points, curve["mean"], strict=True):
+        assert y == pytest.approx(y_one + (value - one) / (other - one) * (y_other - y_one), abs=0.2)
+    assert len(opened.locator("#chart0 path.faint").all()) == 11
+    assert opened.locator("#chart0 path.theory").count() == 1
+
+
+def test_the_theme_is_kept_from_page_to_page(visit):
+    opened = visit(small_site() / "index.html", scheme="light")
+
+    def paper():
+        return opened.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    light = paper()
+    button = opened.locator("#theme")
+    assert button.inner_text() == "Auto"
+    button.click()
+    button.click()
+    assert button.inner_text() == "Dark"
+    dark = paper()
+    assert dark != light
+    opened.get_by_role("link", name="Do the weights starve too?").click()
+    assert opened.locator("h1").inner_text() == "Do the weights starve too?"
+    assert paper() == dark
+
+
+def test_the_stepper_is_one_click_away(visit):
+    opened = visit(small_site() / "lesson-03.html", PHONE)
+    opened.get_by_role("link", name="Step through").click()
+    opened.locator("#slider").wait_for()
