@@ -62,7 +62,7 @@ LESSON = Lesson(
         "Y. Wu, J. Johnson, arXiv:2105.07576, section 3 (precise batch statistics against running ones)",
     ),
     shows=(BatchNorm, recalibrate),
-    quick={"count": 540, "batch": 32},
+    quick={},
 )
 TESTS = 240
 CALM = 0.9  # the momentum that is compared
@@ -164,8 +164,17 @@ def _answers(classifier: Classifier, test: Dataset) -> list[int]:
     return np.bincount(evaluate(classifier, test).probs.argmax(axis=1), minlength=len(test.classes)).tolist()
 
 
-# by form of the lesson: the bounds of each claim, and what seeds 0 to 4 gave one by one
-BOUNDS = {}
+# by form of the lesson: the bounds of each claim, and what seeds 0 to 4 gave one by one (minires lesson 12 --seed N);
+# seed 4 had learnt next to nothing in its 68 steps, whatever the statistics
+BOUNDS = {
+    "full": [
+        (None, 0.25, "0.17, 0.17, 0.17, 0.18, 0.18"),
+        (0.55, None, "0.80, 0.74, 0.78, 0.73, 0.27"),
+        (0.35, None, "0.63, 0.57, 0.61, 0.55, 0.08"),
+        (None, 0.35, "0.17, 0.18, 0.18, 0.23, 0.18"),
+        (0.3, None, "0.49, 0.61, 0.39, 0.53, 0.19"),
+    ]
+}
 
 
 def check(result: dict) -> list[Claim]:
