@@ -201,7 +201,7 @@ def test_help_states_the_defaults_that_hold(capsys):
     assert f"--batch-size N default: {r.batch_size} " in text
     assert f"default: {r.optimizer} " in text
     assert f"default: {r.schedule} " in text
-    assert f"(default: {r.lr:g}; sgd {USUAL['sgd'][0]:g})" in text
+    assert f"(default: {r.lr:g}; sgd {USUAL['sgd'][0]:g}, adam {USUAL['adam'][0]:g})" in text
     assert f"default: {r.weight_decay:g}; sgd {USUAL['sgd'][1]:g}, adam {USUAL['adam'][1]:g}" in text
     assert f"rising rate (default: {r.warmup_epochs:g})" in text
     assert f"--label-smoothing X default: {r.label_smoothing:g} " in text
