@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -21,13 +21,11 @@ from minires.data.dataset import Dataset
 from minires.errors import CheckpointError, DivergedError
 from minires.files import write_text
 from minires.look.gradflow import first_nonfinite
-from minires.nn.parallel import Parallel
-from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
-from minires.team import Team
 from minires.train.checkpoint import load_checkpoint, save_checkpoint
 from minires.train.classifier import Classifier, evaluate
 from minires.train.progress import Reporter
 from minires.train.recipe import Recipe
+from minires.train.step import make_step
 
 # Steps between two looks at the loss on a GPU: each look waits for the device.
 LOOK_EVERY = 10
@@ -64,7 +62,7 @@ def fit(
 
     out: a folder for `model.h5` (the state after the last epoch, or where Ctrl-C stopped it), `best.h5` (the
     epoch of the lowest test loss) and `history.jsonl`.
-    fused: on the CPU, share each batch between threads (nn/parallel.py); False: layer by layer, as one reads it.
+    fused: take the fastest step that there is (train/step.py); False: layer by layer, as one reads it.
     Raises DivergedError, naming the layer, when a value is not finite.
     """
     run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, fused)
@@ -114,8 +112,7 @@ class _Run:
         self.schedule = recipe.make_schedule(len(self.batches))
         self.optimizer = recipe.make_optimizer(self.model.params())
         self.device = device_of(self.optimizer.weights)
-        self.team = Team() if fused and self.device == "cpu" and Parallel.fits(self.model) else None
-        self.net = Parallel(self.model, self.team) if self.team else self.model
+        self.train_step = make_step(self.model, self.optimizer, label_smoothing=recipe.label_smoothing, fused=fused)
         self.fingerprint = train.fingerprint() if self.out else ""
         self.pending = []  # (loss, right answers, gradient norm, images) still on the device
 
@@ -152,7 +149,7 @@ class _Run:
         p = self.progress
         self.model.train()
         began, before = time.perf_counter(), p.seconds
-        with self.team or nullcontext():
+        with self.train_step:
             for images, labels, _ in self.batches.epoch(p.epoch, start=p.batch):
                 self.step(images, labels)
                 p.batch += 1
@@ -164,21 +161,11 @@ class _Run:
         p.seconds = before + time.perf_counter() - began
 
     def step(self, images, labels):
-        """Forward, loss, backward, update. Nothing here waits for a GPU except `look`."""
-        weights = self.optimizer.weights
-        xp = get_xp(weights)
-        x = self.x = self.classifier.preprocess(to_device(images, self.device), weights.dtype)
-        labels = to_device(labels, self.device)
-        smoothing = self.recipe.label_smoothing
-        logits = self.net.forward(x)
-        loss, probs = softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
-        if self.device == "cpu" and not math.isfinite(loss):
-            raise self.diverged(f"the loss is {float(loss)}")
-        dlogits = softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing)
-        self.net.backward(dlogits, need_dx=False)
-        norm = self.optimizer.step(self.schedule(self.optimizer.steps), self.team.map if self.team else map)
-        right = xp.count_nonzero(probs.argmax(axis=1) == labels)
-        self.pending.append((loss, right, norm, len(images)))
+        """One step of training. Nothing here waits for a GPU except `look`."""
+        images, labels = (to_device(part, self.device) for part in (images, labels))
+        self.x = self.classifier.preprocess(images, self.optimizer.weights.dtype)
+        told = self.train_step(self.x, labels, self.schedule(self.optimizer.steps))
+        self.pending.append((*told, len(images)))
         if self.device == "cpu" or len(self.pending) >= LOOK_EVERY:
             self.look()
 

@@ -1,0 +1,75 @@
+"""One training step, forward, loss, backward and update, in the fastest way that there is for a network and device.
+
+`make_step` chooses; `fit` trains with what it gives, and so can a loop of one's own or a benchmark:
+
+    with make_step(model, optimizer) as step:
+        loss, right, norm = step(x, labels, lr)
+"""
+
+import math
+
+from minires.backend import device_of, get_xp
+from minires.nn.parallel import Parallel
+from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
+from minires.team import Team
+
+
+class Step:
+    """The layers one after the other, as one reads them; the base of the faster ways.
+
+    `how` says in words which way it is. Enter the context around the steps.
+    """
+
+    how = "layer by layer"
+
+    def __init__(self, model, optimizer, label_smoothing=0.0):
+        self.net, self.optimizer, self.label_smoothing = model, optimizer, label_smoothing
+        self.share = map  # how the optimiser's pieces are dealt out
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def __call__(self, x, labels, lr: float):
+        """(loss, right answers, gradient norm before clipping), numbers on the device; nothing waits for a GPU.
+
+        x (N, H, W, C) is the network's input, labels (N,) its classes, on the weights' device; the model must be in
+        training mode. On the CPU a loss that is not finite ends the step before the update, with a norm of NaN.
+        """
+        smoothing = self.label_smoothing
+        logits = self.net.forward(x)
+        loss, probs = softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
+        right = get_xp(logits).count_nonzero(probs.argmax(axis=1) == labels)
+        if device_of(x) == "cpu" and not math.isfinite(loss):
+            return loss, right, math.nan
+        self.net.backward(softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing), need_dx=False)
+        return loss, right, self.optimizer.step(lr, self.share)
+
+
+class TeamStep(Step):
+    """On a CPU: each batch, and the update, shared between threads (nn/parallel.py)."""
+
+    def __init__(self, model, optimizer, label_smoothing=0.0):
+        super().__init__(model, optimizer, label_smoothing)
+        self.team = Team()
+        self.net, self.share = Parallel(model, self.team), self.team.map
+        self.how = f"each batch shared between {self.team.size} threads"
+
+    def __enter__(self):
+        self.team.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.team.__exit__(*error)
+
+
+def make_step(model, optimizer, *, label_smoothing: float = 0.0, fused: bool = True) -> Step:
+    """The step that trains `model`, whose parameters `optimizer` holds, fastest on their device.
+
+    fused: False takes the layers as they are. Make it anew after `.to` or `.astype`, like the optimiser.
+    """
+    on_cpu = device_of(optimizer.weights) == "cpu"
+    kind = TeamStep if fused and on_cpu and Parallel.fits(model) else Step
+    return kind(model, optimizer, label_smoothing)
