@@ -27,7 +27,7 @@ bench: .venv/peers  ## a training step against PyTorch and Keras
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/core: .venv/python pyproject.toml
+.venv/core: .venv/python pyproject.toml setup.py
 	$(PIP) --editable .
 	touch $@
 

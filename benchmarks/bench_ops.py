@@ -1,19 +1,19 @@
 """Op by op, at the shapes that occur in the course's ResNet-50: time, rate, share of the step, against PyTorch.
 
-python benchmarks/bench_ops.py [--batch 32] [--size 64]       every op, forward and backward
-python benchmarks/bench_ops.py --chunks                       how many elements a pass should work on
-python benchmarks/bench_ops.py --workspace                    how many bytes of columns a product should take
+minires bench ops [--batch 32] [--size 64]       every op, forward and backward
+minires bench ops --chunks                       how many elements a pass should work on
+minires bench ops --workspace                    how many bytes of columns a product should take
 """
 
-import argparse
 import statistics
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
-import harness
 import numpy as np
+from minires.benchmarks import harness
 
 from minires import backend, nn, ops, resnet50
 from minires.ops import conv
@@ -193,9 +193,9 @@ def build(name, _task, options):
 
 def measure(load, worker, index, direction, repetitions):
     """Seconds of one repetition; the worker's CPU time is booked as our own."""
-    wall, cpu, _ = worker.turn(index, direction, repetitions)
-    load.own += cpu
-    return wall / repetitions
+    turn = worker.turn(index, direction, repetitions)
+    load.own += turn.cpu_seconds
+    return turn.seconds / repetitions
 
 
 def compare_ops(options):
@@ -276,34 +276,28 @@ def sweep(title, module, constant, values, wanted, options):
     return records
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, help="threads of both; default: each library's own choice")
-    parser.add_argument("--chunks", action="store_true", help="sweep minires.backend.CHUNK over the batch norms")
-    parser.add_argument("--workspace", action="store_true", help="sweep MAX_WORKSPACE over the k x k convolutions")
-    parser.add_argument("--json", metavar="FILE", help="append one record an op or value")
-    options = vars(parser.parse_args())
+def run(options) -> list:
+    """Measure and print; the records. options: those of `minires bench ops`."""
     facts = harness.machine(options["threads"])
     harness.print_machine(facts)
     with backend.blas_threads(options["threads"]):
         if options["chunks"]:
             values = sorted({backend.CHUNK, *(2**k for k in range(13, 23))})
             title = "Batch norms of a step, forward and backward"
-            records = sweep(title, backend, "CHUNK", values, lambda case: case.kind == "norm", options)
+            rows = sweep(title, backend, "CHUNK", values, lambda case: case.kind == "norm", options)
         elif options["workspace"]:
             values = sorted({conv.MAX_WORKSPACE, *(2**k for k in range(18, 28))})
             title = "Convolutions with columns of a step, forward and backward"
             unrolled = lambda case: "conv" in case.kind and (case.w[0] > 1 or dict(case.options)["stride"] != (1, 1))  # noqa: E731
-            records = sweep(title, conv, "MAX_WORKSPACE", values, unrolled, options)
+            rows = sweep(title, conv, "MAX_WORKSPACE", values, unrolled, options)
         else:
-            records, load = compare_ops(options)
-            report_ops(records)
+            rows, load = compare_ops(options)
+            report_ops(rows)
             print(load.warning() or f"Load average {load.load_before:.1f} before, {load.load_after:.1f} after.")
-    harness.append_json(options["json"], [{**facts, "options": options, **record} for record in records])
+    return harness.record("ops", facts, options, rows)
 
 
 if __name__ == "__main__":
-    main()
+    from minires.cli import main
+
+    sys.exit(main(["bench", "ops", *sys.argv[1:]]))

@@ -13,8 +13,8 @@ import argparse
 import time
 from statistics import median
 
-import harness
 import numpy as np
+from minires.benchmarks import harness
 
 from minires import resnet
 from minires.look.cost import predict_cost
@@ -66,10 +66,10 @@ def check(case, options):
                 for worker in others:
                     time.sleep(harness.PAUSE)
                     turns = [worker.turn() for _ in range(options["steps"])]
-                    seconds[worker.name].append(median(wall for wall, _, _ in turns))
-                    load.own += sum(cpu for _, cpu, _ in turns)
+                    seconds[worker.name].append(median(turn.seconds for turn in turns))
+                    load.own += sum(turn.cpu_seconds for turn in turns)
         training = next(worker for worker in others if worker.name == "training")
-        peak = (training.turn()[2] - nothing.turn()[2]) * 2**20
+        peak = (training.turn().peak_mib - nothing.turn().peak_mib) * 2**20
     return predictions, seconds, peak, load
 
 

@@ -4,13 +4,15 @@ A contender lives in a process of its own, because thread pools of two libraries
 other, and because peak memory is a property of a process. All are built first; then they take turns, one
 turn each in every round, so that a slow minute of the machine falls on all alike, and ratios are formed
 round by round. A contender is made by a function `build(name, task, options)` at the top level of a module;
-it returns a callable that does one turn's work, or raises Unavailable.
+it returns a callable that does one turn's work, or raises Unavailable. A turn that fails takes its contender out of
+the comparison, with its reason, and nobody else.
 """
 
 import json
 import os
 import platform
 import resource
+import shlex
 import signal
 import statistics
 import sys
@@ -21,6 +23,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -28,12 +31,22 @@ from rich.table import Table
 
 # Seconds between two turns: thread pools may spin for up to 0.2 s after their last work, on the next one's cores.
 PAUSE = 0.25
-PACKAGES = ("minires", "numpy", "torch", "tensorflow", "tensorflow-cpu", "keras")
+PACKAGES = ("minires", "numpy", "torch", "tensorflow", "tensorflow-cpu", "keras", "cupy-cuda12x", "cupy-cuda13x")
+BUSY, STOLEN = 0.1, 0.02  # shares of a core, taken by other processes and by the host, above which a run is contended
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Unavailable(Exception):
     """A contender that cannot run here, and why."""
+
+
+class Turn(NamedTuple):
+    """One turn: wall time, CPU time of the process, its peak memory so far, and what the turn returned."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    value: object = None
 
 
 @dataclass
@@ -87,53 +100,79 @@ def _serve(pipe, build, name, task, options):
     """A contender's process: build, then one turn for each message, which is the turn's arguments."""
     try:
         turn = build(name, task, options)
-    except (Unavailable, ImportError) as error:
-        pipe.send(error if isinstance(error, Unavailable) else Unavailable(str(error)))
+    except Exception as error:
+        pipe.send(_unavailable(error))
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which then ends this process
     pipe.send(None)
     while True:
         message = pipe.recv()
         wall, cpu = time.perf_counter(), time.process_time()
-        turn(*message)
-        pipe.send((time.perf_counter() - wall, time.process_time() - cpu, peak_mib()))
+        try:
+            value = turn(*message)
+        except Exception as error:  # the process lives on: the next turn may be a smaller one
+            pipe.send(_unavailable(error))
+            continue
+        pipe.send(Turn(time.perf_counter() - wall, time.process_time() - cpu, peak_mib(), value))
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    """The error as one line that can travel."""
+    if isinstance(error, Unavailable):
+        return error
+    lines = str(error).strip().splitlines() or [""]
+    expected = isinstance(error, (ImportError, MemoryError))
+    return Unavailable(lines[0] if expected and lines[0] else f"{type(error).__name__}: {lines[0][:200]}")
 
 
 class Worker:
-    """The parent's end of a contender's process."""
+    """The parent's end of a contender's process. patience: the seconds to wait for each answer (None: for ever)."""
 
-    def __init__(self, build, name, task, options):
-        self.name = name
+    def __init__(self, build, name, task, options, patience=None):
+        self.name, self.patience = name, patience
         self.pipe, theirs = get_context("spawn").Pipe()
         # a daemon: it ends with this process, whatever happens to it
         process = get_context("spawn").Process(target=_serve, args=(theirs, build, name, task, options), daemon=True)
         process.start()
         theirs.close()
         self.process = process
-        answer = self._receive()
-        if answer is not None:
-            raise answer
+        self._receive()
 
     def _receive(self):
+        if not self.pipe.poll(self.patience):
+            self.close()
+            raise Unavailable(f"no answer within {self.patience:.0f} s")
         try:
-            return self.pipe.recv()
+            answer = self.pipe.recv()
         except EOFError:
             raise Unavailable("its process ended; its own message stands above") from None
+        if isinstance(answer, Unavailable):
+            raise answer
+        return answer
 
-    def turn(self, *message):
-        """(wall seconds, CPU seconds, peak MiB so far) of one turn, called with these arguments."""
+    def turn(self, *message) -> Turn:
+        """One turn, called with these arguments; Unavailable where it failed."""
+        if self.pipe.closed:
+            raise Unavailable("its process was ended")
         self.pipe.send(message)
         return self._receive()
 
     def close(self):
-        self.process.terminate()
+        self.process.kill()
         self.process.join()
         self.pipe.close()
 
 
+def left_out(name, error, missing=None) -> None:
+    """Say on stderr who does not take part, and why; `missing` keeps it."""
+    print(f"{name}: left out: {error}", file=sys.stderr)
+    if missing is not None:
+        missing[name] = str(error)
+
+
 @contextmanager
-def started(build, names, task, options, threads=None):
-    """The workers of those contenders that are available; the others are named on stderr."""
+def started(build, names, task, options, threads=None, missing=None):
+    """The workers of those contenders that are available; the others are named on stderr and in `missing`."""
     if threads is not None:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     workers = []
@@ -142,31 +181,49 @@ def started(build, names, task, options, threads=None):
             try:
                 workers.append(Worker(build, name, task, options))
             except Unavailable as error:
-                print(f"{name}: left out: {error}", file=sys.stderr)
+                left_out(name, error, missing)
         yield workers
     finally:
         for worker in workers:
             worker.close()
 
 
-def compare(build, names, task, options, *, rounds, warmup, threads=None):
-    """(results of the contenders that are available, what the machine did meanwhile)."""
-    with started(build, names, task, options, threads) as workers:
-        for worker in workers:
-            for _ in range(warmup):
-                worker.turn()
+def compare(build, names, task, options, *, rounds, warmup, threads=None, seconds=None, missing=None):
+    """(results of the contenders that are available, what the machine did meanwhile).
+
+    seconds: stop after the round in which so many have passed since the first one began.
+    """
+    with started(build, names, task, options, threads, missing) as workers:
         turns = {worker.name: [] for worker in workers}
+
+        def attempt(worker):
+            try:
+                return worker.turn()
+            except Unavailable as error:
+                left_out(worker.name, error, missing)
+                workers.remove(worker)
+                del turns[worker.name]
+                worker.close()
+
+        for worker in list(workers):
+            for _ in range(warmup):
+                if worker in workers:
+                    attempt(worker)
         with contention() as load:
+            began = time.perf_counter()
             for index in range(rounds):
                 start = index % max(1, len(workers))  # no contender always follows the same one
                 for worker in workers[start:] + workers[:start]:
                     time.sleep(PAUSE)
-                    turns[worker.name].append(worker.turn())
-            load.own = sum(cpu for series in turns.values() for _, cpu, _ in series)
+                    if turn := attempt(worker):
+                        load.own += turn.cpu_seconds
+                        turns[worker.name].append(turn)
+                if seconds is not None and time.perf_counter() - began > seconds:
+                    break
     results = []
     for name, series in turns.items():
-        seconds, cpu, peaks = zip(*series, strict=True)
-        results.append(Result(name, list(seconds), list(cpu), max(peaks)))
+        wall, cpu, peaks, _ = zip(*series, strict=True)
+        results.append(Result(name, list(wall), list(cpu), max(peaks)))
     return results, load
 
 
@@ -183,11 +240,16 @@ class Load:
     def warning(self) -> str:
         """A sentence when the timings are not to be trusted, else nothing."""
         parts = []
-        if self.others is not None and self.others > 0.1:
+        if self.others is not None and self.others > BUSY:
             parts.append(f"other processes used {self.others:.0%} of a core")
-        if self.steal is not None and self.steal > 0.02:
+        if self.steal is not None and self.steal > STOLEN:
             parts.append(f"the host took away {self.steal:.0%} of a core")
         return f"Contended: {' and '.join(parts)}; run again on a quiet machine." if parts else ""
+
+    def as_dict(self) -> dict:
+        """For a record."""
+        averages = [self.load_before, self.load_after]
+        return {"others_share": self.others, "steal_share": self.steal, "load_average": averages}
 
 
 def _cpu_ticks():
@@ -224,6 +286,14 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def command() -> str:
+    """This command line, as one would type it in the checkout."""
+    script = Path(sys.argv[0])
+    if script.suffix == ".py":
+        return shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]])
+    return shlex.join(["minires", *sys.argv[1:]])
+
+
 def machine(threads=None) -> dict:
     """What a number needs beside it to mean something."""
     versions = {}
@@ -234,7 +304,7 @@ def machine(threads=None) -> dict:
             continue
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "command": command(),
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": threads,
@@ -265,8 +335,11 @@ def print_table(title: str, columns: list, rows: list) -> None:
     Console(width=width, highlight=False).print(table)
 
 
-def append_json(path, records) -> None:
-    """One JSON object a line, after what the file holds."""
-    if path:
-        with open(path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+def record(benchmark, facts, options, rows) -> list:
+    """Rows with all that they need to be understood, appended to the file of --json, one JSON object a line."""
+    settings = {key: value for key, value in options.items() if key not in ("run", "json", "out")}
+    records = [{"benchmark": benchmark, **facts, "options": settings, **row} for row in rows]
+    if options.get("json"):
+        with open(options["json"], "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in records)
+    return records

@@ -8,6 +8,7 @@ import sys
 
 from minires import __version__
 from minires.commands import (
+    bench,
     checks,
     datasets,
     exercises,
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(run=run)
         return p
 
-    for module in (training, instruments, seeing, stepping, checks, datasets, weights, lessons, exercises, site):
+    for module in (training, instruments, seeing, stepping, checks, datasets, weights, lessons, exercises, site, bench):
         module.register(commands, command)
     return root
 
