@@ -23,7 +23,7 @@ from minires.train.optim import OPTIMIZERS
 from minires.train.schedule import KINDS
 
 NUMBERS_ONLY = {"pair", "resolve_padding", "output_size"}  # public in ops, but they take no array
-NOT_FOR_GPUS = {"naive", "fused"}  # the loops, and what the CPU's threads run (nn/parallel.py)
+NOT_HERE = {"naive", "fused", "kernels"}  # the loops, what the CPU's threads run (nn/parallel.py), test_gpu.py
 FLOAT32 = 1e-5  # CPU against GPU, relative to the norm
 FLOAT64 = 1e-9  # of whole networks: in float32 a ReLU may flip, and then the gradients differ honestly
 
@@ -92,8 +92,8 @@ def normal(shape, seed=0, dtype=np.float32):
 
 
 def public_ops() -> dict:
-    """Name -> function, for every public function of the package minires.ops that a GPU runs."""
-    names = [m.name for m in pkgutil.iter_modules(ops.__path__) if m.name not in NOT_FOR_GPUS]
+    """Name -> function, for every public function of the package minires.ops that any device runs."""
+    names = [m.name for m in pkgutil.iter_modules(ops.__path__) if m.name not in NOT_HERE]
     modules = [importlib.import_module(f"minires.ops.{name}") for name in names]
     found = {
         name: f

@@ -5,13 +5,14 @@ The im2col formulation: K. Chellapilla, S. Puri, P. Simard, "High Performance Co
 for Document Processing", 2006, section 3; arithmetic of sizes: V. Dumoulin, F. Visin, arXiv:1603.07285.
 """
 
-from minires.backend import get_xp
+from minires.backend import device_of, get_xp
 from minires.errors import ShapeError
 from minires.ops.norm import channel_sum
 
 # Bytes of columns that one matrix product may take. The batch is walked in pieces of this size, so that a
 # large image costs time but never memory. benchmarks/bench_ops.py --workspace measures it.
 MAX_WORKSPACE = 2 * 2**20
+GPU_WORKSPACE = 2**30
 
 
 def pair(value) -> tuple:
@@ -92,12 +93,13 @@ def col2im(columns, shape, kernel, stride):
 
 
 def _image_chunks(x, kernel, stride):
-    """Slices of the batch whose columns fit in MAX_WORKSPACE; the whole batch where none are needed."""
+    """Slices of the batch whose columns fit in the workspace; the whole batch where none are needed."""
     N, H, W, C = x.shape
     if (*kernel, *stride) == (1, 1, 1, 1):
         return [slice(0, N)]
     P, Q = output_size((H, W), kernel, stride, "valid")
-    step = max(1, MAX_WORKSPACE // max(1, P * Q * kernel[0] * kernel[1] * C * x.dtype.itemsize))
+    workspace = MAX_WORKSPACE if device_of(x) == "cpu" else GPU_WORKSPACE
+    step = max(1, workspace // max(1, P * Q * kernel[0] * kernel[1] * C * x.dtype.itemsize))
     return [slice(i, min(i + step, N)) for i in range(0, N, step)]
 
 

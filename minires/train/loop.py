@@ -56,22 +56,22 @@ def fit(
     *,
     out: Path | None = None,
     reporter: Reporter | None = None,
-    fused: bool = True,
+    **ways,
 ) -> Progress:
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
 
     out: a folder for `model.h5` (the state after the last epoch, or where Ctrl-C stopped it), `best.h5` (the
     epoch of the lowest test loss) and `history.jsonl`.
-    fused: take the fastest step that there is (train/step.py); False: layer by layer, as one reads it.
+    ways: how a step is computed, for make_step: `fused=False`, layer by layer; on a GPU `graph=False`, `tf32=True`.
     Raises DivergedError, naming the layer, when a value is not finite.
     """
-    run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, fused)
+    run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, ways)
     run.save_before_start()
     return run.go()
 
 
 def resume(
-    out: Path, train: Dataset, test: Dataset | None = None, *, epochs=None, device="cpu", reporter=None, fused=True
+    out: Path, train: Dataset, test: Dataset | None = None, *, epochs=None, device="cpu", reporter=None, **ways
 ) -> tuple[Classifier, Progress]:
     """Go on with the run in the folder `out`, on the same data; `epochs` may extend it.
 
@@ -95,7 +95,7 @@ def resume(
         )
     progress.stopped = ""
     checkpoint.classifier.model.to(device)
-    run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, fused)
+    run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, ways)
     run.optimizer.load_state(checkpoint.optimizer, checkpoint.training["steps"])
     return checkpoint.classifier, run.go()
 
@@ -103,7 +103,7 @@ def resume(
 class _Run:
     """One training run: the objects it works on, and its progress."""
 
-    def __init__(self, classifier, train, test, recipe, progress, out, reporter, fused):
+    def __init__(self, classifier, train, test, recipe, progress, out, reporter, ways):
         self.classifier, self.model = classifier, classifier.model
         self.train, self.test, self.recipe, self.progress = train, test, recipe, progress
         self.out = None if out is None else Path(out)
@@ -112,7 +112,7 @@ class _Run:
         self.schedule = recipe.make_schedule(len(self.batches))
         self.optimizer = recipe.make_optimizer(self.model.params())
         self.device = device_of(self.optimizer.weights)
-        self.train_step = make_step(self.model, self.optimizer, label_smoothing=recipe.label_smoothing, fused=fused)
+        self.train_step = make_step(self.model, self.optimizer, label_smoothing=recipe.label_smoothing, **ways)
         self.fingerprint = train.fingerprint() if self.out else ""
         self.pending = []  # (loss, right answers, gradient norm, images) still on the device
 
@@ -172,12 +172,13 @@ class _Run:
     def look(self):
         """Bring the pending numbers to the host and add them up."""
         p, pending, self.pending = self.progress, self.pending, []
-        for loss, right, norm, count in pending:
+        for *told, count in pending:
+            loss, right, norm = map(float, told)
             if not math.isfinite(loss) or not math.isfinite(norm):
-                raise self.diverged(f"the loss is {float(loss):.4g}, the gradient's norm {float(norm):.4g}")
-            p.loss_sum += float(loss) * count
+                raise self.diverged(f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}")
+            p.loss_sum += loss * count
             p.correct += int(right)
-            p.norm_sum += float(norm) * count
+            p.norm_sum += norm * count
             p.seen += count
 
     def diverged(self, what) -> DivergedError:

@@ -54,13 +54,17 @@ class Optimizer:
         squares = share(lambda piece: self.grads[piece[0]] @ self.grads[piece[0]], list(self._pieces()))
         return get_xp(self.grads).sqrt(sum(squares))
 
+    def check(self) -> None:
+        """StateError where the parameters are no longer views of the buffer."""
+        if any(p.data is not view for p, view in zip(self.params, self._views, strict=True)):
+            raise StateError("the model was moved or converted after its optimiser was made: make a new optimiser")
+
     def step(self, lr: float, share=map):
         """Update every parameter from its gradient; returns the gradient's norm before clipping (0-d array).
 
         share: how a function is applied to every piece of the buffers; `Team.map` lets threads do it.
         """
-        if any(p.data is not view for p, view in zip(self.params, self._views, strict=True)):
-            raise StateError("the model was moved or converted after its optimiser was made: make a new optimiser")
+        self.check()
         self.steps += 1
         norm = self.grad_norm(share)
         scale = None

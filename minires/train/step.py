@@ -65,11 +65,17 @@ class TeamStep(Step):
         self.team.__exit__(*error)
 
 
-def make_step(model, optimizer, *, label_smoothing: float = 0.0, fused: bool = True) -> Step:
+def make_step(model, optimizer, *, label_smoothing: float = 0.0, fused=True, graph=True, tf32=False) -> Step:
     """The step that trains `model`, whose parameters `optimizer` holds, fastest on their device.
 
-    fused: False takes the layers as they are. Make it anew after `.to` or `.astype`, like the optimiser.
+    fused: False takes the layers as they are. graph, tf32: on a GPU, see train/gpu.py; a CPU has neither.
+    Make it anew after `.to` or `.astype`, like the optimiser.
     """
+    from minires.train.gpu import GpuStep
+
     on_cpu = device_of(optimizer.weights) == "cpu"
-    kind = TeamStep if fused and on_cpu and Parallel.fits(model) else Step
-    return kind(model, optimizer, label_smoothing)
+    if fused and on_cpu and Parallel.fits(model):
+        return TeamStep(model, optimizer, label_smoothing)
+    if fused and not on_cpu and GpuStep.fits(model, optimizer):
+        return GpuStep(model, optimizer, label_smoothing, graph=graph, tf32=tf32)
+    return Step(model, optimizer, label_smoothing)

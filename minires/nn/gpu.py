@@ -1,0 +1,123 @@
+"""Training one network by CUDA kernels: its copy, with each normalisation, add and ReLU brought together.
+
+The copy shares parameters and buffers with the network it was made from, and gives what that gives, up to the
+order of summation. What has no kernel of its own (ops/kernels.py) runs as it is: the plain ops take CuPy arrays.
+"""
+
+from minires.backend import get_xp
+from minires.nn.fuse import FusedSequential, Rewriter, rewritable
+from minires.nn.layers import BatchNorm, Conv2d, Dropout, MaxPool2d
+from minires.nn.module import Module, Param
+from minires.ops import kernels
+
+
+class KernelConv(Module):
+    """A convolution; without its bias where a normalisation follows, which takes it away again."""
+
+    def __init__(self, conv: Conv2d, *, with_bias: bool):
+        super().__init__(conv.name)
+        self.check_input, self.window = conv.check_input, {"stride": conv.stride, "pad": conv.pad}
+        self.w, self.b = conv.w, conv.b if with_bias else None
+
+    def forward(self, x):
+        self.check_input(x)
+        self.save(x)
+        return kernels.conv2d_forward(x, self.w.data, None if self.b is None else self.b.data, **self.window)
+
+    def backward(self, dy, need_dx=True):
+        (x,) = self.saved()
+        needs = {"need_dx": need_dx, "need_db": self.b is not None}
+        dx, _, db = kernels.conv2d_backward(dy, x, self.w.data, **self.window, **needs, dw=self.w.grad)
+        if self.b is not None:
+            self.b.write_grad(db)
+        return dx
+
+
+class KernelNorm(Module):
+    """Batch normalisation in training, the residual add and ReLU if asked for; `bias`: of the convolution before."""
+
+    def __init__(self, norm: BatchNorm, relu: bool, bias: Param | None):
+        super().__init__(norm.name)
+        self.norm, self.relu, self.bias = norm, relu, bias
+        self.settings = {"epsilon": norm.epsilon, "momentum": norm.momentum, "unbiased": norm.unbiased}
+
+    def forward(self, x, shortcut=None):
+        norm, bias = self.norm, None if self.bias is None else self.bias.data
+        mean, rstd = kernels.norm_statistics(x, norm.mean.data, norm.var.data, bias=bias, **self.settings)
+        y = kernels.norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
+        self.save(x, y if self.relu else None, mean, rstd)
+        return y
+
+    def backward(self, dy, need_dx=True):
+        return self._backward(dy, False)[0]
+
+    def backward_both(self, dy):
+        """(dx, dshortcut)."""
+        return self._backward(dy, True)
+
+    def _backward(self, dy, need_g):
+        x, y, mean, rstd = self.saved()
+        gamma, beta = self.norm.gamma, self.norm.beta
+        return kernels.norm_add_relu_backward(
+            dy, x, y, gamma.data, mean, rstd, dgamma=gamma.grad, dbeta=beta.grad, need_g=need_g
+        )
+
+
+class KernelMaxPool(Module):
+    """The largest value of each window."""
+
+    def __init__(self, pool: MaxPool2d):
+        super().__init__(pool.name)
+        self.window = pool.window
+
+    def forward(self, x):
+        y, winner = kernels.maxpool_forward(x, **self.window)
+        self.save(winner, x.shape)
+        return y
+
+    def backward(self, dy, need_dx=True):
+        return kernels.maxpool_backward(dy, *self.saved(), **self.window)
+
+
+class _Copier(Rewriter):
+    def __init__(self):
+        self.idle: list[Param] = []  # biases that no gradient reaches
+
+    def layer(self, module):
+        if isinstance(module, Conv2d):
+            return KernelConv(module, with_bias=True)
+        return KernelMaxPool(module) if isinstance(module, MaxPool2d) else super().layer(module)
+
+    def normalised(self, conv, norm, relu):
+        if conv is None:
+            return [KernelNorm(norm, relu, None)]
+        self.idle += [conv.b] if conv.b is not None else []
+        return [KernelConv(conv, with_bias=False), KernelNorm(norm, relu, conv.b)]
+
+
+class OnGpu:
+    """`model` by kernels: forward and backward in training mode; its parameters' gradients are those of the batch.
+
+    Make it anew after `.to` or `.astype`, and after an optimiser was made. A convolution's bias before a
+    normalisation gets the gradient that it has in exact arithmetic, zero.
+    """
+
+    def __init__(self, model):
+        copier = _Copier()
+        self.net = FusedSequential(*copier.chain(model.layers), name=model.name)
+        for param in model.params():
+            if param.grad is None:
+                param.grad = get_xp(param.data).zeros_like(param.data)
+        for param in copier.idle:
+            param.grad[...] = 0  # once: nothing here writes it
+        self.forward = self.net.forward
+        self.random = any(isinstance(m, Dropout) and m.rate for m in model.modules())  # draws masks on the host
+
+    @staticmethod
+    def fits(model) -> bool:
+        """Whether this is a network of the library's own layers, on a GPU for which kernels can be compiled."""
+        return kernels.available(model.params()[0].data) and rewritable(model) and hasattr(model, "layers")
+
+    def backward(self, dy, need_dx=False):
+        """Write every parameter's gradient; dx only if asked for."""
+        return self.net.backward(dy, need_dx=need_dx)

@@ -1,0 +1,319 @@
+"""The ops of a training step as CUDA kernels, for CuPy arrays; reading this file is optional.
+
+The same results as the plain ops, which run on CuPy too (the tests hold them equal), with passes over memory merged:
+a normalisation, the residual add and ReLU are one kernel, columns are copied once with the padding inside, and a
+whole optimiser is one walk over its flat buffers. The source is kernels.cu, compiled on first use. Every matrix
+product is cuBLAS's. Nothing waits for the GPU, and the same input gives the same bits: no sum depends on timing.
+"""
+
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from minires.backend import get_xp
+from minires.errors import ShapeError
+from minires.ops.conv import output_size, pair, resolve_padding
+from minires.ops.norm import channel_sum
+from minires.ops.pool import _geometry
+
+# Bytes of columns that one matrix product may take; the batch is walked in pieces of this size.
+MAX_WORKSPACE = 2**30
+THREADS = 256  # of a block, as in kernels.cu
+BLOCKS = 528  # four for each of an H100's multiprocessors; more do the same work in smaller pieces
+NULL = np.uintp(0)  # where a kernel takes an array or none
+
+
+def available(x) -> bool:
+    """Whether kernels can be compiled for the array `x`: it is CuPy's, in float32 or float64."""
+    return hasattr(get_xp(x), "RawModule") and x.dtype.char in "fd"
+
+
+@contextmanager
+def tensor_cores(xp, on: bool):
+    """Inside, the products of float32 matrices round their inputs to TF32 (10 bits) and use the tensor cores."""
+    if not on:
+        yield
+        return
+    from cupy._core import _routines_linalg as linalg
+
+    before = linalg.get_compute_type("f")
+    linalg.set_compute_type("f", linalg.COMPUTE_TYPE_TF32)
+    try:
+        yield
+    finally:
+        linalg.set_compute_type("f", before)
+
+
+@cache
+def _kernel(xp, name: str, real: str, width: int):
+    return _module(xp, real, width).get_function(name)
+
+
+@cache
+def _module(xp, real, width):
+    source = Path(__file__).with_suffix(".cu").read_text()
+    return xp.RawModule(code=source, options=("--std=c++17", f"-DREAL={real}", f"-DWIDTH={width}"))
+
+
+def _launch(name, grid, block, like, width, *args):
+    """Start a kernel on the device and stream of now; arguments are arrays and NumPy's numbers."""
+    real = {"f": "float", "d": "double"}[like.dtype.char]
+    _kernel(get_xp(like), name, real, width)(grid, block, args)
+
+
+def _width(channels: int, dtype) -> int:
+    """Channels that a thread takes together: 16 bytes of them, or one."""
+    width = 16 // dtype.itemsize
+    return width if channels % width == 0 else 1
+
+
+def _blocks(items: int) -> int:
+    return min(-(-items // THREADS), 16 * BLOCKS)
+
+
+def _contiguous(*arrays):
+    return [get_xp(array).ascontiguousarray(array) for array in arrays]
+
+
+# --- convolution ------------------------------------------------------------------------------------------------
+
+
+@lru_cache(512)
+def _window(size, packs, kernel, stride, pads):
+    """((P, Q), the kernels' arguments) of a window that walks over an image; padding in full."""
+    P, Q = output_size(size, kernel, stride, pads)
+    return (P, Q), tuple(map(np.int32, (*size, packs, P, Q, *kernel, *stride, pads[0][0], pads[1][0])))
+
+
+def _pieces(images: int, bytes_each: int):
+    step = max(1, MAX_WORKSPACE // max(1, bytes_each))
+    return [slice(i, min(i + step, images)) for i in range(0, images, step)]
+
+
+class _Columns:
+    """The geometry of one convolution: its columns and their way back, piece by piece of the batch."""
+
+    def __init__(self, x, w, stride, pad):
+        self.N, *size, self.C = x.shape
+        self.kernel = w.shape[:2]
+        self.width = _width(self.C, x.dtype)
+        pads = resolve_padding(pad, size, self.kernel, stride)
+        (self.P, self.Q), self.window = _window(tuple(size), self.C // self.width, self.kernel, stride, pads)
+        self.length = self.kernel[0] * self.kernel[1] * self.C
+        # a 1x1 kernel reads x as it is
+        self.none = self.kernel == stride == (1, 1) and size == [self.P, self.Q]
+        bytes_each = self.P * self.Q * self.length * x.itemsize
+        self.pieces = [slice(0, self.N)] if self.none else _pieces(self.N, bytes_each)
+
+    def of(self, x):
+        """(n * P * Q, R * S * C) of some images."""
+        rows = len(x) * self.P * self.Q
+        if self.none:
+            return x.reshape(rows, self.length)
+        columns = get_xp(x).empty((rows, self.length), x.dtype)
+        self._walk("im2col", x, columns, columns.size)
+        return columns
+
+    def back(self, columns, dx):
+        """Into dx, for each pixel, the sum of what its copies hold."""
+        self._walk("col2im", columns, dx, dx.size)
+
+    def _walk(self, name, source, target, size):
+        total = size // self.width
+        _launch(name, (_blocks(total),), (THREADS,), target, self.width, source, target, np.uint32(total), *self.window)
+
+
+def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
+    """As ops.conv2d_forward."""
+    xp, stride = get_xp(x), pair(stride)
+    (x,) = _contiguous(x)
+    columns, O = _Columns(x, w, stride, pad), w.shape[3]
+    y, flat = xp.empty((columns.N, columns.P, columns.Q, O), x.dtype), w.reshape(columns.length, O)
+    for images in columns.pieces:
+        xp.matmul(columns.of(x[images]), flat, out=y[images].reshape(-1, O))
+    if b is not None:
+        y += b
+    return y
+
+
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None):
+    """As ops.conv2d_backward."""
+    xp, stride = get_xp(x), pair(stride)
+    dy, x = _contiguous(dy, x)
+    columns, O = _Columns(x, w, stride, pad), w.shape[3]
+    dw = xp.empty(w.shape, w.dtype) if dw is None else dw
+    flat, dflat = w.reshape(columns.length, O), dw.reshape(columns.length, O)
+    dx = xp.empty(x.shape, x.dtype) if need_dx else None
+    for images in columns.pieces:
+        rows, fields = dy[images].reshape(-1, O), columns.of(x[images])
+        if images.start == 0:
+            xp.matmul(fields.T, rows, out=dflat)
+        else:
+            dflat += xp.matmul(fields.T, rows)
+        if need_dx and columns.none:
+            xp.matmul(rows, flat.T, out=dx.reshape(-1, columns.length))
+        elif need_dx:
+            columns.back(xp.matmul(rows, flat.T, out=fields), dx[images])
+    return dx, dw, channel_sum(dy) if need_db else None
+
+
+# --- batch normalisation, the residual add and ReLU -------------------------------------------------------------
+
+
+@lru_cache(512)
+def _rows_by_lanes(rows, channels, width):
+    """(grid, block) for a matrix (rows, channels): lanes of channels across, rows dealt out down."""
+    packs = channels // width
+    lanes = min(32, 1 << (packs - 1).bit_length())
+    across, down = -(-packs // lanes), THREADS // lanes
+    return (across, max(1, min(-(-rows // (4 * down)), -(-BLOCKS // across)))), (lanes, down)
+
+
+class _Channels:
+    """An array (N, H, W, C) or (N, C) as rows of channels, and the kernels that walk over it."""
+
+    def __init__(self, x):
+        self.like, self.C = x, x.shape[-1]
+        self.m = x.size // self.C
+        self.width = _width(self.C, x.dtype)
+        self.grid, self.block = _rows_by_lanes(self.m, self.C, self.width)
+        self.sizes = np.int32(self.m), np.int32(self.C)
+
+    def walk(self, name, *args):
+        _launch(name, self.grid, self.block, self.like, self.width, *args)
+
+    def partials(self, name, *args):
+        """(sums of two things for each block, the number of blocks)."""
+        partials = get_xp(self.like).empty((2, self.grid[1], self.C), self.like.dtype)
+        self.walk(name, *args, partials, *self.sizes)
+        return partials, np.int32(self.grid[1])
+
+    def end(self, name, *args):
+        _launch(name, (self.grid[0],), self.block, self.like, self.width, *args)
+
+
+def norm_statistics(x, running_mean, running_var, *, epsilon, momentum, unbiased=False, bias=None):
+    """(mean, rstd) of each channel; the running statistics move on, as in nn.BatchNorm.
+
+    bias: of the convolution before, where it was left out: it moves the running mean and nothing else.
+    One pass, as in ops.batchnorm_statistics, shifted by the channel's first value.
+    """
+    xp, channels = get_xp(x), _Channels(x)
+    mean, rstd = (xp.empty(channels.C, x.dtype) for _ in range(2))
+    m = channels.m
+    numbers = map(np.float64, (m, epsilon, momentum, m / (m - 1) if unbiased and m > 1 else 1))
+    bias = NULL if bias is None else bias
+    channels.end(
+        "norm_statistics_end",
+        *channels.partials("norm_statistics", x),
+        *(x, bias, mean, rstd, running_mean, running_var, np.int32(channels.C), *numbers),
+    )
+    return mean, rstd
+
+
+def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
+    """y = relu(gamma * (x - mean) * rstd + beta + shortcut), the last two if asked for."""
+    channels, y = _Channels(x), get_xp(x).empty(x.shape, x.dtype)
+    shortcut = NULL if shortcut is None else shortcut
+    channels.walk("norm_forward", x, shortcut, gamma, beta, mean, rstd, y, *channels.sizes, np.int32(relu))
+    return y
+
+
+def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, dgamma, dbeta, *, need_g=False):
+    """(dx, g) with g = dy where y > 0 (y None: everywhere), the shortcut's gradient; dgamma, dbeta are written.
+
+    dbeta = sum g,  dgamma = sum g * x_hat,  dx = gamma * rstd * (g - dbeta / m - x_hat * dgamma / m).
+    """
+    xp, channels = get_xp(x), _Channels(x)
+    (dy,) = _contiguous(dy)
+    y = NULL if y is None else y
+    partials = channels.partials("norm_sums", dy, x, y, mean)
+    channels.end("norm_sums_end", *partials, rstd, dgamma, dbeta, np.int32(channels.C))
+    dx, g = (xp.empty(x.shape, x.dtype) if needed else NULL for needed in (True, need_g))
+    m = x.dtype.type(channels.m)
+    channels.walk("norm_backward", dy, x, y, gamma, mean, rstd, dgamma, dbeta, dx, g, *channels.sizes, m)
+    return dx, g if need_g else None
+
+
+# --- max pooling ------------------------------------------------------------------------------------------------
+
+
+def _pool(name, target, shape, geometry, *arrays):
+    """One of the two kernels, a thread for each pack of `target`; `shape` is x's."""
+    *_, H, W, C = shape
+    width = _width(C, target.dtype)
+    _, window = _window((H, W), C // width, *geometry)
+    total = target.size // width
+    _launch(name, (_blocks(total),), (THREADS,), target, width, *arrays, np.uint32(total), *window)
+
+
+def maxpool_forward(x, *, kernel, stride=None, pad=0):
+    """(y, which cell of its window each came from), as ops.maxpool_forward."""
+    (x,) = _contiguous(x)
+    kernel, stride, pads = geometry = _geometry(x.shape[1:3], kernel, stride, pad)
+    y = get_xp(x).empty((len(x), *output_size(x.shape[1:3], kernel, stride, pads), x.shape[3]), x.dtype)
+    winner = get_xp(x).empty(y.shape, np.int32)
+    _pool("maxpool_forward", y, x.shape, geometry, x, y, winner)
+    return y, winner
+
+
+def maxpool_backward(dy, winner, shape, *, kernel, stride=None, pad=0):
+    """dx, of the given shape: each dy goes to its window's maximum."""
+    (dy,) = _contiguous(dy)
+    dx = get_xp(dy).empty(shape, dy.dtype)
+    _pool("maxpool_backward", dx, shape, _geometry(shape[1:3], kernel, stride, pad), dy, winner, dx)
+    return dx
+
+
+# --- the loss and the update: what they tell goes into `told`, {loss, right answers, gradient norm} in float64 --
+
+
+def cross_entropy(logits, labels, told, *, label_smoothing=0.0):
+    """dlogits; the mean loss and the number of right answers go into told[0] and told[1].
+
+    As ops.softmax_cross_entropy_forward and _backward for labels (N,) int64: of no class, the loss is NaN.
+    """
+    xp, (N, K) = get_xp(logits), logits.shape
+    if labels.shape != (N,) or labels.dtype != np.int64:
+        raise ShapeError(f"cross-entropy: logits {(N, K)} need int64 labels ({N},), got {labels.dtype} {labels.shape}")
+    (logits,) = _contiguous(logits)
+    dlogits, losses = xp.empty((N, K), logits.dtype), xp.empty((2, N), logits.dtype)
+    sizes, smoothing = map(np.int32, (N, K)), logits.dtype.type(label_smoothing)
+    threads = min(THREADS, 32 << max(0, (K - 1) // 32).bit_length())
+    _launch("cross_entropy", (N,), (threads,), logits, 1, logits, labels, dlogits, losses, *sizes, smoothing)
+    _launch("cross_entropy_end", (1,), (THREADS,), logits, 1, losses, told, np.int32(N))
+    return dlogits
+
+
+def set_rates(rates, like, lr, first=0.0, second=0.0):
+    """Into rates (4,) float64 on the device: what changes from step to step, for `update_sgd` and `update_adam`."""
+    _launch("set_rates", (1,), (1,), like, 1, rates, *map(np.float64, (lr, first, second)))
+
+
+def gradient_norm(grads, told, rates, clip_norm=None):
+    """The norm into told[2], and into rates[3] the factor that brings it down to clip_norm."""
+    blocks = min(_blocks(grads.size), BLOCKS)
+    partials = get_xp(grads).empty(blocks, np.float64)
+    _launch("square_sums", (blocks,), (THREADS,), grads, 1, grads, partials, np.uint64(grads.size))
+    clip = np.float64(clip_norm or 0)
+    _launch("square_sums_end", (1,), (THREADS,), grads, 1, partials, np.int32(blocks), told, rates, clip)
+
+
+def update_sgd(weights, grads, velocity, rates, *, decayed, decay, momentum, nesterov):
+    """As train.optim.SGD, over the whole buffer; `decayed`: how many numbers from the start decay."""
+    real = weights.dtype.type
+    sizes = map(np.uint64, (weights.size, decayed))
+    numbers = real(decay), real(momentum), np.int32(nesterov)
+    blocks = (_blocks(weights.size),)
+    _launch("update_sgd", blocks, (THREADS,), weights, 1, weights, grads, velocity, rates, *sizes, *numbers)
+
+
+def update_adam(weights, grads, m, v, rates, *, decayed, decay, decoupled, betas, epsilon):
+    """As train.optim.Adam and AdamW, over the whole buffer."""
+    real, (b1, b2) = weights.dtype.type, betas
+    sizes = map(np.uint64, (weights.size, decayed))
+    numbers = np.float64(decay), np.int32(decoupled), *map(real, (b1, b2, 1 - b1, 1 - b2, epsilon))
+    blocks = (_blocks(weights.size),)
+    _launch("update_adam", blocks, (THREADS,), weights, 1, weights, grads, m, v, rates, *sizes, *numbers)
