@@ -8,6 +8,7 @@ arguments, each one's type, and that arrays are the pretended GPU's (strict.py),
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -146,8 +147,9 @@ def _compile(source, options):
     library = folder / "kernels.so"
     if not library.exists():
         folder.mkdir(exist_ok=True)
-        (folder / "kernels.cpp").write_text(source)
-        part = folder / "part.so"
+        part = folder / f"part-{os.getpid()}.so"  # several may be at it
+        cpp = part.with_suffix(".cpp")
+        cpp.write_text(source)
         command = [
             COMPILER,
             "-O1",

@@ -6,7 +6,7 @@ order of summation. What has no kernel of its own (ops/kernels.py) runs as it is
 
 from minires.backend import get_xp
 from minires.nn.fuse import FusedSequential, Rewriter, rewritable
-from minires.nn.layers import BatchNorm, Conv2d, Dropout, MaxPool2d
+from minires.nn.layers import BatchNorm, Conv2d, Dense, Dropout, MaxPool2d
 from minires.nn.module import Module, Param
 from minires.ops import kernels
 
@@ -63,6 +63,24 @@ class KernelNorm(Module):
         )
 
 
+class KernelDense(Module):
+    """A fully connected layer."""
+
+    def __init__(self, dense: Dense):
+        super().__init__(dense.name)
+        self.w, self.b = dense.w, dense.b
+
+    def forward(self, x):
+        self.save(x)
+        return kernels.dense_forward(x, self.w.data, None if self.b is None else self.b.data)
+
+    def backward(self, dy, need_dx=True):
+        dx, _, db = kernels.dense_backward(dy, *self.saved(), self.w.data, need_dx=need_dx, dw=self.w.grad)
+        if self.b is not None:
+            self.b.write_grad(db)
+        return dx
+
+
 class KernelMaxPool(Module):
     """The largest value of each window."""
 
@@ -86,6 +104,8 @@ class _Copier(Rewriter):
     def layer(self, module):
         if isinstance(module, Conv2d):
             return KernelConv(module, with_bias=True)
+        if isinstance(module, Dense):
+            return KernelDense(module)
         return KernelMaxPool(module) if isinstance(module, MaxPool2d) else super().layer(module)
 
     def normalised(self, conv, norm, relu):

@@ -6,7 +6,6 @@ whole optimiser is one walk over its flat buffers. The source is kernels.cu, com
 product is cuBLAS's. Nothing waits for the GPU, and the same input gives the same bits: no sum depends on timing.
 """
 
-from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -14,12 +13,12 @@ import numpy as np
 
 from minires.backend import get_xp
 from minires.errors import ShapeError
-from minires.ops.conv import output_size, pair, resolve_padding
+from minires.ops.blas import matmul
+from minires.ops.conv import GPU_WORKSPACE, output_size, pair, resolve_padding
 from minires.ops.norm import channel_sum
 from minires.ops.pool import _geometry
 
-# Bytes of columns that one matrix product may take; the batch is walked in pieces of this size.
-MAX_WORKSPACE = 2**30
+MAX_WORKSPACE = GPU_WORKSPACE  # as in ops/conv.py
 THREADS = 256  # of a block, as in kernels.cu
 BLOCKS = 528  # four for each of an H100's multiprocessors; more do the same work in smaller pieces
 NULL = np.uintp(0)  # where a kernel takes an array or none
@@ -28,22 +27,6 @@ NULL = np.uintp(0)  # where a kernel takes an array or none
 def available(x) -> bool:
     """Whether kernels can be compiled for the array `x`: it is CuPy's, in float32 or float64."""
     return hasattr(get_xp(x), "RawModule") and x.dtype.char in "fd"
-
-
-@contextmanager
-def tensor_cores(xp, on: bool):
-    """Inside, the products of float32 matrices round their inputs to TF32 (10 bits) and use the tensor cores."""
-    if not on:
-        yield
-        return
-    from cupy._core import _routines_linalg as linalg
-
-    before = linalg.get_compute_type("f")
-    linalg.set_compute_type("f", linalg.COMPUTE_TYPE_TF32)
-    try:
-        yield
-    finally:
-        linalg.set_compute_type("f", before)
 
 
 @cache
@@ -132,7 +115,7 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
     columns, O = _Columns(x, w, stride, pad), w.shape[3]
     y, flat = xp.empty((columns.N, columns.P, columns.Q, O), x.dtype), w.reshape(columns.length, O)
     for images in columns.pieces:
-        xp.matmul(columns.of(x[images]), flat, out=y[images].reshape(-1, O))
+        matmul(columns.of(x[images]), flat, y[images].reshape(-1, O))
     if b is not None:
         y += b
     return y
@@ -149,14 +132,28 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw
     for images in columns.pieces:
         rows, fields = dy[images].reshape(-1, O), columns.of(x[images])
         if images.start == 0:
-            xp.matmul(fields.T, rows, out=dflat)
+            matmul(fields.T, rows, dflat)
         else:
-            dflat += xp.matmul(fields.T, rows)
+            dflat += matmul(fields.T, rows, xp.empty(dflat.shape, dflat.dtype))
         if need_dx and columns.none:
-            xp.matmul(rows, flat.T, out=dx.reshape(-1, columns.length))
+            matmul(rows, flat.T, dx.reshape(-1, columns.length))
         elif need_dx:
-            columns.back(xp.matmul(rows, flat.T, out=fields), dx[images])
+            columns.back(matmul(rows, flat.T, fields), dx[images])
     return dx, dw, channel_sum(dy) if need_db else None
+
+
+def dense_forward(x, w, b=None):
+    """As ops.dense_forward."""
+    (x,) = _contiguous(x)
+    y = matmul(x, w, get_xp(x).empty((len(x), w.shape[1]), x.dtype))
+    return y if b is None else y + b
+
+
+def dense_backward(dy, x, w, *, need_dx=True, dw=None):
+    """As ops.dense_backward; dw is written where one is given."""
+    dy, x = _contiguous(dy, x)
+    dw = matmul(x.T, dy, get_xp(x).empty(w.shape, w.dtype) if dw is None else dw)
+    return matmul(dy, w.T, get_xp(x).empty(x.shape, x.dtype)) if need_dx else None, dw, dy.sum(axis=0)
 
 
 # --- batch normalisation, the residual add and ReLU -------------------------------------------------------------

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from minires.backend import get_xp
 from minires.nn.gpu import OnGpu
 from minires.ops import kernels
+from minires.ops.blas import tensor_cores
 from minires.train.optim import SGD, Adam, AdamW
 from minires.train.step import Step
 
@@ -63,7 +64,7 @@ class GpuStep(Step):
         optimizer.steps += 1
         kernels.set_rates(self.rates, optimizer.weights, *_rates(optimizer, lr))
         labels = labels.astype("i8", copy=False)
-        with kernels.tensor_cores(self.xp, self.tf32):
+        with tensor_cores(self.tf32):
             if self.reason:
                 self._compute(x, labels)
             else:
