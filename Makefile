@@ -19,8 +19,8 @@ peers: .venv/peers  ## PyTorch and Keras, for the parity tests and the benchmark
 
 browser: .venv/browser  ## what the pages' tests need, beside Debian's chromium
 
-bench: .venv/peers  ## a training step against PyTorch and Keras
-	$(BIN)/python benchmarks/bench_step.py $(ARGS)
+bench: .venv/peers  ## two minutes: the machine's limits, a step and an inference against PyTorch and Keras
+	$(BIN)/minires bench $(ARGS)
 
 .venv/python:
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'minires needs Python 3.11 or newer: make PYTHON=python3.12'"

@@ -8,14 +8,18 @@ What is fair about it is told in benchmarks/README.md.
 import sys
 from dataclasses import asdict
 
-from minires.benchmarks import harness
-from minires.benchmarks.contenders import OURS, build
+from minires.benchmarks import floors, harness
+from minires.benchmarks.contenders import OURS, build, network
+from minires.benchmarks.floors import work
 
 TASKS = ("training", "inference")
 
 
-def report(task, results, load, options, missing):
+def report(task, results, load, options, missing, limits):
     """Print the table; return the records, those that were left out among them with the reason."""
+    needed = work(network(options), options["batch"], task, options["optimizer"])
+    floor = limits.seconds(needed)
+    distance = {"flops": needed.flops, "bytes": needed.bytes, "floor_seconds": floor, "floors": limits.as_dict()}
     rows, records = [], [{"task": task, "contender": name, "left_out": why} for name, why in missing.items()]
     minires = [r for r in results if r.name in OURS]
     for result in results:
@@ -30,6 +34,7 @@ def report(task, results, load, options, missing):
                 f"{options['batch'] / time.median:.1f}",
                 f"{sum(result.cpu_seconds) / sum(result.seconds):.2f}",
                 f"{result.peak_mib:.0f}",
+                f"{time.median / floor:.2f}",
                 *(f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" for ratio in ratios.values()),
             )
         )
@@ -40,21 +45,34 @@ def report(task, results, load, options, missing):
                 **asdict(result),
                 "time": asdict(time),
                 **{f"{name}_over_this": asdict(ratio) for name, ratio in ratios.items()},
+                **distance,
                 **load.as_dict(),
             }
         )
     title = f"{task}: {options['arch']}, batch {options['batch']}, {options['size']}x{options['size']}"
-    columns = ["contender", "median ms", "quartiles", "best", "images/s", "cores", "peak MiB"]
+    columns = ["contender", "median ms", "quartiles", "best", "images/s", "cores", "peak MiB", "x floor"]
     columns += [f"{r.name} / this" for r in minires]
     harness.print_table(title, columns, rows)
+    print(
+        f"Floor: {floor * 1e3:.0f} ms, the larger of {needed.flops / 1e9:.1f} GFLOP at {limits.best / 1e9:.0f} GFLOP/s "
+        f"and {needed.bytes / 1e6:.0f} MB at {limits.bandwidth / 1e9:.1f} GB/s."
+    )
     print(load.warning() or "No contention seen.", end="\n\n")
     return records
 
 
 def run(options) -> list:
     """Measure and print; the records. options: those of `minires bench step`."""
-    facts, records = harness.machine(options["threads"]), []
+    facts = harness.machine(options["threads"])
     harness.print_machine(facts)
+    limits = floors.measure(options["threads"])
+    print(limits, end="\n\n")
+    return compare(facts, options, limits)
+
+
+def compare(facts, options, limits) -> list:
+    """The comparison alone, between two measurements of something else."""
+    records = []
     for task in options["tasks"]:
         missing = {}
         results, load = harness.compare(
@@ -68,7 +86,8 @@ def run(options) -> list:
             seconds=options["seconds"],
             missing=missing,
         )
-        records += harness.record("step", facts, options, report(task, results, load, options, missing))
+        rows = report(task, results, load, options, missing, limits)
+        records += harness.record("step", facts, options, rows)
     return records
 
 

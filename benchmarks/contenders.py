@@ -7,11 +7,13 @@ process of its own (see harness); options: arch, size, batch, optimizer, threads
 
 import os
 import shutil
+from contextlib import ExitStack
 
 import numpy as np
 from minires.benchmarks import harness
 
 from minires import resnet
+from minires.nn import ARCHITECTURES
 
 OURS = ("ours", "plain")
 CONTENDERS = {
@@ -20,7 +22,8 @@ CONTENDERS = {
     "textbook": "NumPy as in a course's notebook: NCHW, im2col for every convolution, np.mean and np.var",
     "torch": "PyTorch, eager, its default layout (NCHW)",
     "torch_channels_last": "PyTorch, eager, NHWC in memory",
-    "torch_compile": "PyTorch, torch.compile, NHWC in memory",
+    "torch_fused_adam": "the same with its fused optimiser, which one has to ask for",
+    "torch_compile": "PyTorch, torch.compile, NHWC in memory, fused optimiser",
     "keras": "Keras on TensorFlow, the step one tf.function",
 }
 # torch.compile takes a minute or two to compile a network, so it takes part only where it is asked for
@@ -38,59 +41,59 @@ def batch(options):
 
 
 def network(options):
-    """The network in minires, whose weights the peers copy."""
-    size = options["size"]
-    return resnet(options["arch"], (size, size, 3), CLASSES)
+    """The network in minires, whose weights the peers copy; options["width"] multiplies its channels."""
+    size, arch, width = options["size"], options["arch"], options.get("width", 1)
+    widths = tuple(width * w for w in ARCHITECTURES[arch].widths)
+    return resnet(arch, (size, size, 3), CLASSES, widths=widths)
 
 
 def build(name, task, options):
-    """One turn's work of a contender."""
+    """One turn's work of a contender; what it computes stays in its process."""
     if name in OURS:
-        return build_ours(task, options, fused=name == "ours")
-    if name == "textbook":
-        return build_textbook(task, options)
-    if name == "keras":
-        return build_keras(task, options)
-    return build_torch(task, options, channels_last=name != "torch", compiled=name == "torch_compile")
+        work = build_ours(task, options, fused=name == "ours")
+    elif name == "textbook":
+        work = build_textbook(task, options)
+    elif name == "keras":
+        work = build_keras(task, options)
+    else:
+        compiled = name == "torch_compile"
+        fused = compiled or name == "torch_fused_adam"
+        work = build_torch(task, options, channels_last=name != "torch", fused=fused, compiled=compiled)
+
+    def turn():
+        work()
+
+    return turn
 
 
-def build_ours(task, options, fused=True):
-    from minires.nn import inference
-    from minires.nn.folded import Predictor
-    from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
-    from minires.team import Team, spans
+def make_optimizer(params, options):
     from minires.train import SGD, Adam
 
-    model, (x, labels) = network(options), batch(options)
-    if task == "inference":
-        if fused:
-            predictor = Predictor(model)
-            return lambda: predictor(x)
+    return Adam(params) if options["optimizer"] == "adam" else SGD(params, momentum=0.9)
 
-        team = Team().__enter__()  # for as long as this process lives
-        parts = spans(len(x), team.size)
 
-        def infer():
-            with inference(model):
-                team.run(lambda member: model.forward(x[parts[member.rank]]), len(parts))
+def build_ours(task, options, fused=True, stay=None):
+    """A step or an inference in minires. stay: an ExitStack for what has to be entered (default: for good)."""
+    from minires.nn import inference
+    from minires.nn.folded import Predictor
+    from minires.team import Team, spans
+    from minires.train.step import make_step
 
-        return infer
-    adam = options["optimizer"] == "adam"
-    optimizer = Adam(model.params()) if adam else SGD(model.params(), momentum=0.9)
-
-    share = map
+    model, (x, labels), stay = network(options), batch(options), stay or ExitStack()
+    if task == "training":
+        step = stay.enter_context(make_step(model, make_optimizer(model.params(), options), fused=fused))
+        return lambda: step(x, labels, LEARNING_RATE)[0]
     if fused:
-        from minires.nn.parallel import Parallel
+        predictor = Predictor(model)
+        return lambda: predictor(x)
+    team = stay.enter_context(Team())
+    parts = spans(len(x), team.size)
 
-        team = Team().__enter__()  # for as long as this process lives
-        model, share = Parallel(model, team), team.map
+    def infer():
+        with inference(model):
+            team.run(lambda member: model.forward(x[parts[member.rank]]), len(parts))
 
-    def step():
-        _, probs = softmax_cross_entropy_forward(model.forward(x), labels)
-        model.backward(softmax_cross_entropy_backward(probs, labels), need_dx=False)
-        optimizer.step(LEARNING_RATE, share)
-
-    return step
+    return infer
 
 
 def build_textbook(task, options):
@@ -105,7 +108,8 @@ def build_textbook(task, options):
     return lambda: textbook.step(model, x, labels, optimizer)
 
 
-def build_torch(task, options, channels_last, compiled=False):
+def build_torch(task, options, *, channels_last, fused=False, compiled=False, mode=None, device="cpu"):
+    """A step or an inference in PyTorch. fused: its optimiser. compiled: by torch.compile, in the first call."""
     if compiled and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         raise harness.Unavailable("torch.compile needs a C++ compiler: install g++ or clang")
     import torch
@@ -115,14 +119,14 @@ def build_torch(task, options, channels_last, compiled=False):
         torch.set_num_threads(options["threads"])
     model, (x, labels) = to_torch(network(options)), batch(options)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(memory_format=layout)
-    x = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-    labels = torch.from_numpy(labels)
+    model = model.to(device, memory_format=layout)
+    x = torch.from_numpy(x).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    labels = torch.from_numpy(labels).to(device)
     parameters = list(model.parameters())
     if task == "inference":
         model.eval()
     if compiled:
-        model = torch.compile(model)
+        model = torch.compile(model, mode=mode)
     if task == "inference":
 
         def infer():
@@ -131,15 +135,17 @@ def build_torch(task, options, channels_last, compiled=False):
 
         return infer
     if options["optimizer"] == "adam":
-        optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
+        optimizer = torch.optim.Adam(parameters, LEARNING_RATE, fused=fused)
     else:
-        optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9)
+        optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9, fused=fused)
     criterion = torch.nn.CrossEntropyLoss()
 
     def step():
         optimizer.zero_grad()
-        criterion(model(x), labels).backward()
+        loss = criterion(model(x), labels)
+        loss.backward()
         optimizer.step()
+        return loss.detach()
 
     return step
 
@@ -176,6 +182,6 @@ def build_keras(task, options):
             loss = criterion(labels, model(x, training=True))
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
-        return loss
+        return loss.detach()
 
     return lambda: step(x, labels).numpy()  # waits for the result

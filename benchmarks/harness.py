@@ -29,6 +29,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from minires.errors import MiniresError
+
 # Seconds between two turns: thread pools may spin for up to 0.2 s after their last work, on the next one's cores.
 PAUSE = 0.25
 PACKAGES = ("minires", "numpy", "torch", "tensorflow", "tensorflow-cpu", "keras", "cupy-cuda12x", "cupy-cuda13x")
@@ -36,7 +38,7 @@ BUSY, STOLEN = 0.1, 0.02  # shares of a core, taken by other processes and by th
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class Unavailable(Exception):
+class Unavailable(MiniresError):
     """A contender that cannot run here, and why."""
 
 
@@ -171,17 +173,30 @@ def left_out(name, error, missing=None) -> None:
 
 
 @contextmanager
+def _environment(threads):
+    """The variables that tell a library in a new process how many threads to use."""
+    before = {name: os.environ.pop(name) for name in THREAD_VARIABLES if threads and name in os.environ}
+    if threads:
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    try:
+        yield
+    finally:
+        for name in THREAD_VARIABLES if threads else ():
+            os.environ.pop(name)
+        os.environ.update(before)
+
+
+@contextmanager
 def started(build, names, task, options, threads=None, missing=None):
     """The workers of those contenders that are available; the others are named on stderr and in `missing`."""
-    if threads is not None:
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     workers = []
     try:
-        for name in names:
-            try:
-                workers.append(Worker(build, name, task, options))
-            except Unavailable as error:
-                left_out(name, error, missing)
+        with _environment(threads):
+            for name in names:
+                try:
+                    workers.append(Worker(build, name, task, options))
+                except Unavailable as error:
+                    left_out(name, error, missing)
         yield workers
     finally:
         for worker in workers:
@@ -337,7 +352,7 @@ def print_table(title: str, columns: list, rows: list) -> None:
 
 def record(benchmark, facts, options, rows) -> list:
     """Rows with all that they need to be understood, appended to the file of --json, one JSON object a line."""
-    settings = {key: value for key, value in options.items() if key not in ("run", "json", "out")}
+    settings = {key: value for key, value in options.items() if key not in ("json", "out")}
     records = [{"benchmark": benchmark, **facts, "options": settings, **row} for row in rows]
     if options.get("json"):
         with open(options["json"], "a", encoding="utf-8") as file:

@@ -1,30 +1,64 @@
 """bench: how fast minires is, beside its peers and beside what the machine allows. The work is in benchmarks/."""
 
 import argparse
+import importlib
+from pathlib import Path
 
 from minires.commands import common
+from minires.errors import DataError
 
 EXPLAIN = """\
-Every contender lives in a process of its own and they take turns, so that a slow minute of the machine falls on all;
-ratios are formed round by round. What else the machine did meanwhile is watched and told. What is fair about it:
-benchmarks/README.md."""
+Without a name: an overview in about two minutes. The machine's limits (matrix products, memory),
+a training step and an inference of the course's ResNet-50 and a step of ResNet-20, against PyTorch,
+Keras and the textbook's NumPy where they are installed, and how long training waits for data.
+
+Every contender lives in a process of its own and they take turns, so that a slow minute of the
+machine falls on all; ratios are formed round by round. What else the machine did meanwhile is
+watched and told. "x floor" is the time over what the machine's limits allow: the matrix products
+at the measured peak, or the bytes at the measured bandwidth. What is fair: benchmarks/README.md."""
 
 
-def step(args) -> int:
-    from minires.benchmarks import bench_step
+def _run(name: str):
+    """The command that hands the parsed arguments to the `run` of a module of benchmarks/."""
 
-    return _run(bench_step, args)
+    def run(args) -> int:
+        _check_output(args)
+        options = {key: value for key, value in vars(args).items() if key != "run"}
+        records = importlib.import_module(f"minires.benchmarks.{name}").run(options)
+        _draw(records, args.out)
+        return 0
+
+    return run
 
 
-def ops(args) -> int:
-    from minires.benchmarks import bench_ops
+def table(args) -> int:
+    from minires.benchmarks import tables
 
-    return _run(bench_ops, args)
-
-
-def _run(module, args) -> int:
-    module.run(vars(args))
+    records = [record for path in args.files for record in tables.read(path)]
+    _check_output(args)
+    common.out.print(tables.markdown(records))
+    _draw(records, args.out)
     return 0
+
+
+def _check_output(args) -> None:
+    """Minutes of measuring must not end at a file that cannot be written."""
+    try:
+        if args.json:
+            with open(args.json, "a", encoding="utf-8"):
+                pass
+        if args.out:
+            Path(args.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be written ({error.strerror}): choose another place") from None
+
+
+def _draw(records, folder) -> None:
+    if folder:
+        from minires.benchmarks import plots
+
+        for path in plots.draw(records, folder):
+            common.err.print(f"picture: {path}")
 
 
 def _positive(text: str) -> int:
@@ -45,50 +79,120 @@ def _some_of(known):
     return names
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+    return value
+
+
 def _add_network(p) -> None:
     p.add_argument("--arch", default="resnet50", choices=common.ARCHITECTURES, metavar="NAME", help="default: resnet50")
     p.add_argument("--batch", type=_positive, default=32, metavar="N", help="images (default: 32)")
     p.add_argument("--size", type=_positive, default=64, metavar="PIXELS", help="side of an image (default: 64)")
 
 
-def _add_common(p) -> None:
+def _add_common(p, **default) -> None:
     text = "threads of every contender (default: each library's own choice)"
-    p.add_argument("--threads", type=_positive, metavar="N", help=text)
-    p.add_argument("--json", metavar="FILE.jsonl", help="append every number, one JSON object a line")
+    p.add_argument("--threads", type=_positive, metavar="N", help=text, **default)
+    p.add_argument("--json", metavar="FILE.jsonl", help="append every number, one JSON object a line", **default)
+    p.add_argument("--out", metavar="DIR", help="draw pictures into this folder", **default)
 
 
 def register(commands, command) -> None:
+    from minires.benchmarks.contenders import CONTENDERS, TASKS, USUAL
+    from minires.benchmarks.scaling import AXES
 
     bench = commands.add_parser(
-        "bench", help="Measure speed and memory, against peers and against the machine's limits.", description=EXPLAIN
-    ).add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
+        "bench",
+        help="Measure speed and memory, against peers and against the machine's limits.",
+        description=EXPLAIN,
+        epilog="example: minires bench --json results.jsonl --out pictures/",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.set_defaults(run=_run("overview"))
+    _add_common(bench)
+    kinds = bench.add_subparsers(title="one thing at length", metavar="BENCHMARK")
 
     p = command(
-        bench,
+        kinds,
         "step",
-        step,
+        _run("bench_step"),
         "A training step and an inference of a whole network, against every peer that is installed.",
         "minires bench step --arch resnet20 --size 32 --peers ours,torch,torch_channels_last",
     )
     _add_network(p)
     p.add_argument("--steps", type=_positive, default=20, metavar="N", help="turns of each (default: 20)")
     p.add_argument("--warmup", type=_positive, default=3, metavar="N", help="turns before the clock runs (default: 3)")
-    p.add_argument("--seconds", type=float, metavar="S", help="no further round once so much time has passed")
-    known = ("ours", "plain", "textbook", "torch", "torch_channels_last", "torch_compile", "keras")
-    usual = [name for name in known if name != "torch_compile"]
-    text = f"which contenders: {', '.join(known)} (default: all but torch_compile, which compiles for minutes)"
-    p.add_argument("--peers", type=_some_of(known), default=usual, metavar="A,B", help=text)
-    p.add_argument(
-        "--tasks", type=_some_of(("training", "inference")), default=["training", "inference"], metavar="A,B"
-    )
+    p.add_argument("--seconds", type=_seconds, metavar="S", help="no further round once so much time has passed")
+    text = f"which of {', '.join(CONTENDERS)} (default: all but torch_compile, which compiles for minutes)"
+    p.add_argument("--peers", type=_some_of(CONTENDERS), default=USUAL, metavar="A,B", help=text)
+    p.add_argument("--tasks", type=_some_of(TASKS), default=TASKS, metavar="A,B", help=f"default: {','.join(TASKS)}")
     p.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="default: %(default)s")
-    _add_common(p)
+    _add_common(p, default=argparse.SUPPRESS)
 
-    p = command(bench, "ops", ops, "Op by op at the shapes of the course's ResNet-50.", "minires bench ops --batch 8")
+    p = command(
+        kinds,
+        "ops",
+        _run("bench_ops"),
+        "Op by op at the shapes of the course's ResNet-50.",
+        "minires bench ops --batch 8",
+    )
     p.add_argument("--batch", type=_positive, default=32, metavar="N", help="images (default: 32)")
     p.add_argument("--size", type=_positive, default=64, metavar="PIXELS", help="side of an image (default: 64)")
     p.add_argument("--rounds", type=_positive, default=7, metavar="N", help="turns of each op (default: 7)")
     sweeps = p.add_mutually_exclusive_group()
     sweeps.add_argument("--chunks", action="store_true", help="sweep minires.backend.CHUNK over the batch norms")
     sweeps.add_argument("--workspace", action="store_true", help="sweep MAX_WORKSPACE over the k x k convolutions")
-    _add_common(p)
+    _add_common(p, default=argparse.SUPPRESS)
+
+    p = command(
+        kinds,
+        "scaling",
+        _run("scaling"),
+        "How time and peak memory of a training step grow, beside PyTorch's better layout.",
+        "minires bench scaling --axes batch,threads --out pictures/",
+    )
+    text = f"which of {', '.join(AXES)} (default: all)"
+    p.add_argument("--axes", type=_some_of(AXES), default=list(AXES), metavar="A,B", help=text)
+    p.add_argument("--rounds", type=_positive, default=7, metavar="N", help="turns at a point (default: 7)")
+    p.add_argument("--seconds", type=_seconds, default=6.0, metavar="S", help="or so long at a point (default: 6)")
+    _add_common(p, default=argparse.SUPPRESS)
+
+    p = command(
+        kinds,
+        "breakdown",
+        _run("breakdown"),
+        "Where the time of a training step goes, op by op, and each op's place below the machine's limits.",
+        "minires bench breakdown --arch resnet20 --size 32 --out pictures/",
+    )
+    _add_network(p)
+    p.add_argument("--steps", type=_positive, default=9, metavar="N", help="steps (default: 9)")
+    p.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="default: %(default)s")
+    _add_common(p, default=argparse.SUPPRESS)
+
+    text = "The share of a training run that waits for the next batch of images."
+    p = command(kinds, "waiting", _run("waiting"), text, "minires bench waiting")
+    p.add_argument("--images", type=_positive, default=1080, metavar="N", help="built-in signs (default: 1080)")
+    _add_common(p, default=argparse.SUPPRESS)
+
+    p = command(
+        kinds,
+        "gpu-vs-cpu",
+        _run("gpu_vs_cpu"),
+        "Training step and inference on GPU and CPU by batch and image size, against PyTorch and the card's limits.",
+        "minires bench gpu-vs-cpu --seconds 200 --json gpu.jsonl --out pictures/",
+    )
+    common.add_device(p)
+    text = "start nothing after so long; the most important comes first (default: 200)"
+    p.add_argument("--seconds", type=_seconds, default=200.0, metavar="S", help=text)
+    p.add_argument("--quick", action="store_true", help="two networks at one size each")
+    _add_common(p, default=argparse.SUPPRESS)
+
+    text = "Markdown tables, and pictures, from what --json wrote."
+    p = command(kinds, "table", table, text, "minires bench table results.jsonl --out pictures/")
+    p.add_argument("files", metavar="FILE.jsonl", nargs="+")
+    p.add_argument("--out", metavar="DIR", help="draw pictures into this folder", default=argparse.SUPPRESS)

@@ -1,0 +1,174 @@
+"""JSON lines into Markdown tables, so that no number is typed by hand: `minires bench table FILE.jsonl`."""
+
+import json
+
+from minires.benchmarks import scaling
+from minires.benchmarks.harness import BUSY, STOLEN
+
+from minires.errors import DataError
+
+NAMES = {
+    "ours": "minires",
+    "plain": "minires, plain ops",
+    "textbook": "textbook NumPy",
+    "torch": "PyTorch eager",
+    "torch_channels_last": "PyTorch eager, channels_last",
+    "torch_fused_adam": "the same with its fused Adam",
+    "torch_compile": "torch.compile",
+    "keras": "Keras",
+}
+
+
+def read(path) -> list[dict]:
+    """The records of a file of --json; DataError, with the line, where it is none."""
+    records, number = [], 0
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):  # noqa: B007
+                record = json.loads(line)
+                if not isinstance(record, dict) or "benchmark" not in record or "options" not in record:
+                    raise ValueError
+                records.append(record)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}): give a file that `--json` wrote") from None
+    except ValueError:
+        raise DataError(f"{path}, line {number}: not a line that `minires bench --json` writes") from None
+    if not records:
+        raise DataError(f"{path}: holds no results: run `minires bench --json {path}` first")
+    return records
+
+
+def markdown(records) -> str:
+    """Every table that these records can make, each below its command, date and machine."""
+    kinds = {"step": steps, "scaling": scalings, "breakdown": breakdowns, "waiting": waits, "gpu-vs-cpu": gpu}
+    parts = []
+    for benchmark, make in kinds.items():
+        runs = {}
+        for r in records:
+            if r["benchmark"] == benchmark:
+                runs.setdefault((r["date"], r["command"]), []).append(r)
+        for run in runs.values():
+            if text := make(run):
+                parts += [origin(run), text]
+    return "\n\n".join(parts)
+
+
+def origin(records) -> str:
+    """Command, date, machine, versions, and whether anything else ran meanwhile."""
+    r = records[0]
+    versions = ", ".join(f"{name} {version}" for name, version in r["versions"].items())
+    card = f", {r['gpu']}" if r.get("gpu") else ""
+    contended = [x for x in records if (x.get("others_share") or 0) > BUSY or (x.get("steal_share") or 0) > STOLEN]
+    quiet = f"; contended in {len(contended)} of {len(records)} rows" if contended else ""
+    machine = f"{r['cpu']}, {r['cores']} cores{card}"
+    return f"`{r['command']}`, {r['date'][:10]}, {machine}, Python {r['python']}, {versions}{quiet}."
+
+
+def table(columns, rows) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def ms(seconds) -> str:
+    """Milliseconds with three digits; nothing for None."""
+    return "" if seconds is None else f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
+
+
+def ratio(spread) -> str:
+    return f"{spread['median']:.2f} ({spread['low']:.2f}-{spread['high']:.2f})"
+
+
+def case_of(r) -> str:
+    o = r["options"]
+    return f"{o['arch']}, batch {o['batch']}, {o['size']}x{o['size']}"
+
+
+def steps(records) -> str:
+    """A table for each case and task."""
+    parts, groups = [], {}
+    for r in records:
+        groups.setdefault(f"{r['task']}, {case_of(r)}", []).append(r)
+    for title, group in groups.items():
+        rows = []
+        for r in group:
+            name = NAMES[r["contender"]]
+            if "left_out" in r:
+                rows.append((name, "", "", "", f"left out: {r['left_out']}"))
+                continue
+            over = ratio(r["ours_over_this"]) if "ours_over_this" in r else ""
+            floor = f"{r['time']['median'] / r['floor_seconds']:.2f}"
+            rows.append((name, ms(r["time"]["median"]), over, floor, f"{r['peak_mib']:.0f}"))
+        columns = [title, "ms", "minires / this (quartiles)", "times the floor", "peak MiB"]
+        parts.append(table(columns, rows))
+    return "\n\n".join(parts)
+
+
+def scalings(records) -> str:
+    """A table for each axis."""
+    return "\n\n".join(
+        table(*scaling.rows_of(axis, [r for r in records if r["axis"] == axis]))
+        for axis in dict.fromkeys(r["axis"] for r in records)
+    )
+
+
+def breakdowns(records) -> str:
+    """The ops that take a hundredth of the step or more."""
+    total = {}
+    for r in records:
+        calls, seconds = total.get(r["op"], (0, 0.0))
+        total[r["op"]] = calls + r["calls"], seconds + r["seconds"]
+    whole = sum(seconds for _, seconds in total.values())
+    rows = [
+        (op, calls, ms(seconds), f"{seconds / whole:.1%}")
+        for op, (calls, seconds) in sorted(total.items(), key=lambda item: -item[1][1])
+        if seconds > 0.01 * whole
+    ]
+    return table([f"a step, {case_of(records[0])}: op", "calls", "ms", "share"], rows)
+
+
+def waits(records) -> str:
+    """The share of an epoch that waits for data."""
+    rows = [
+        (
+            f"{r['arch']}, {r['size']}x{r['size']}",
+            f"{r['seconds']:.2f}",
+            f"{r['wait_seconds']:.3f}",
+            f"{r['share']:.1%}",
+        )
+        for r in records
+    ]
+    return table(["training on built-in signs", "epoch s", "waited s", "share"], rows)
+
+
+def gpu(records) -> str:
+    """A row a case: ours and PyTorch on the GPU, both on the CPU, and what is reached of the limits."""
+    groups = {}
+    for r in records:
+        if "time" in r:
+            o = r["options"]
+            key = f"{o['task']}, {case_of(r)}", o["precision"]
+            groups.setdefault(key, {})[r["contender"]] = r
+    rows = []
+    for (title, precision), found in groups.items():
+        times = {name: r["time"]["median"] for name, r in found.items()}
+        ours, cpu = found.get("ours"), times.get("ours (CPU)")
+        torch = min((t for n, t in times.items() if n in ("torch", "torch_channels_last")), default=None)
+        compiled = min((t for n, t in times.items() if n.startswith("torch_compile")), default=None)
+        here = times.get("ours")
+        row = [title, precision if ours or torch else "fp32", ms(here), ms(times.get("ours_no_graph"))]
+        row += [ms(times.get("plain")), ms(torch), ms(compiled), f"{here / torch:.2f}" if here and torch else ""]
+        if ours and ours["flops_share"]:
+            row += [f"{ours['flops'] / here / 1e12:.1f} ({ours['flops_share']:.0%})"]
+            row += [f"{ours['bytes'] / here / 1e9:.0f} ({ours['bytes_share']:.0%})"]
+        else:
+            row += ["", ""]
+        row += [ms(cpu), ms(times.get("torch_channels_last (CPU)")), f"{cpu / here:.1f}" if here and cpu else ""]
+        rows.append(row)
+    if not rows:
+        return ""
+    columns = ["case; times in ms", "precision", "minires GPU", "no graph", "plain ops", "PyTorch eager, better layout"]
+    columns += ["torch.compile", "minires / PyTorch eager", "TFLOP/s (of the ceiling)", "GB/s (of the ceiling)"]
+    columns += ["minires CPU", "PyTorch CPU", "CPU / GPU, minires"]
+    keep = [i for i in range(len(columns)) if i < 2 or any(row[i] for row in rows)]
+    return table([columns[i] for i in keep], [[row[i] for i in keep] for row in rows])

@@ -1,0 +1,276 @@
+"""`minires bench` as a user meets it: tables, records, pictures; and one line for what went wrong."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from minires.benchmarks import breakdown, floors, gpu_vs_cpu, harness, plots, scaling, tables, waiting
+from minires.benchmarks.harness import Spread, Unavailable
+
+from minires import cli, resnet
+from minires.train import Adam
+from minires.train.step import make_step
+
+LIMITS = floors.Floors(square=1e11, best=1.2e11, best_shape=(2048, 2048, 2048), copy=2e10, triad=1.5e10)
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """A machine whose limits need no measuring."""
+    monkeypatch.setattr(floors, "measure", lambda threads=None: LIMITS)
+    return LIMITS
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_step(limits, tmp_path, capsys):
+    path, pictures = tmp_path / "r.jsonl", tmp_path / "pictures"
+    small = ["--arch", "resnet8", "--size", "8", "--batch", "2", "--steps", "2", "--warmup", "1"]
+    # what stands before the benchmark's name counts too
+    arguments = ["bench", "--json", str(path), "step", *small, "--peers", "ours,textbook,keras", "--out", str(pictures)]
+    assert cli.main(arguments) == 0
+    told = capsys.readouterr()
+    assert "textbook" in told.out
+    assert "x floor" in told.out
+    assert "keras: left out: the Keras twin exists for resnet50 alone" in told.err
+    records = lines(path)
+    assert {(r["task"], r["contender"]) for r in records} == {
+        (task, name) for task in ("training", "inference") for name in ("ours", "textbook", "keras")
+    }
+    timed = [r for r in records if "seconds" in r]
+    assert all(len(r["seconds"]) == 2 and r["benchmark"] == "step" for r in timed)
+    training = next(r for r in timed if r["task"] == "training")
+    needed = floors.work(resnet("resnet8", (8, 8, 3), 6), 2)
+    assert (training["flops"], training["floor_seconds"]) == (needed.flops, limits.seconds(needed))
+    assert (pictures / "resnet8-8-2-bars.png").read_bytes()[:4] == b"\x89PNG"
+
+    # the same table again, from the file
+    assert cli.main(["bench", "table", str(path)]) == 0
+    text = capsys.readouterr().out
+    median = Spread.of(training["seconds"]).median
+    assert f"| minires | {tables.ms(median)} | 1.00 (1.00-1.00) |" in text
+    assert "left out: the Keras twin" in text
+
+
+def test_bad_input(tmp_path, capsys):
+    def fails(*arguments) -> str:
+        assert cli.main(["bench", *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "cannot be read" in fails("table", str(tmp_path / "none.jsonl"))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"benchmark": "step", "options": {}}\n{"benchmark": \n')
+    assert f"{broken}, line 2" in fails("table", str(broken))
+    broken.write_text("")
+    assert "holds no results" in fails("table", str(broken))
+    assert "cannot be written" in fails("step", "--json", str(tmp_path / "no" / "where.jsonl"))
+    assert "cannot be written" in fails("breakdown", "--out", str(broken / "pictures"))
+    for arguments, expected in (
+        (["step", "--peers", "ours,nobody"], "unknown nobody"),
+        (["step", "--batch", "0"], "at least 1"),
+        (["step", "--arch", "resnet51"], "invalid choice"),
+        (["scaling", "--axes", "height"], "unknown height"),
+        (["gpu-vs-cpu", "--seconds", "soon"], "seconds above 0"),
+        (["nothing"], "invalid choice"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["bench", *arguments])
+        assert stopped.value.code == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_an_overview_of_everything(limits, tmp_path, monkeypatch, capsys):
+    from minires.benchmarks import overview
+
+    monkeypatch.setattr(overview, "CASES", (("resnet8", 8, ("training",), ("ours", "textbook"), 0.1),))
+    monkeypatch.setattr(overview, "SETTINGS", overview.SETTINGS | {"batch": 2, "images": 12, "steps": 1, "warmup": 1})
+    monkeypatch.setattr(waiting, "CASES", {"resnet8": 16})
+    path = tmp_path / "r.jsonl"
+    assert cli.main(["bench", "--json", str(path)]) == 0
+    assert [r["benchmark"] for r in lines(path)] == ["step", "step", "waiting"]
+    wait = lines(path)[-1]
+    assert 0 <= wait["share"] == wait["wait_seconds"] / wait["seconds"] < 1
+    assert wait["epoch"] == 2
+    assert "waited s" in capsys.readouterr().out
+    assert f"{wait['share']:.1%}" in tables.markdown(lines(path))
+
+
+# --- the breakdown ----------------------------------------------------------------------------------------
+
+
+def test_every_product_of_a_step_is_seen_and_counted():
+    """Layer by layer the calling thread does the whole batch: its FLOPs are those of the summary."""
+    from minires import ops
+
+    model = resnet("resnet8", (16, 16, 3), 6)
+    x, labels = np.random.default_rng(0).standard_normal((4, 16, 16, 3), np.float32), np.array([0, 1, 2, 3])
+    original = ops.conv2d_forward
+    with make_step(model, Adam(model.params()), fused=False) as step, breakdown.recorded() as recorder:
+        step(x, labels, 1e-3)
+    tallies = breakdown.summed(recorder.tallies)
+    products = [t for op, t in tallies.items() if op.startswith(("conv2d", "dense"))]
+    assert sum(t.flops for t in products) == floors.work(model, 4).flops
+    assert tallies["conv2d_forward 3x3"].calls == tallies["conv2d_backward 3x3"].calls == 7
+    assert tallies["conv2d_forward 1x1"].calls == 2
+    assert tallies["batchnorm_forward"].calls == 9
+    assert tallies[breakdown.UPDATE].seconds > 0
+    assert all(t.seconds >= 0 and t.bytes >= 0 for t in tallies.values())
+    assert tallies["relu_forward"].bytes == 2 * 4 * 4 * (3 * 16 * 16 * 16 + 2 * 8 * 8 * 32 + 2 * 4 * 4 * 64)
+    assert ops.conv2d_forward is original  # as before
+
+
+def test_breakdown(limits, tmp_path, capsys):
+    path = tmp_path / "r.jsonl"
+    small = ["--arch", "resnet8", "--size", "16", "--batch", "4", "--steps", "2"]
+    assert cli.main(["bench", "breakdown", *small, "--json", str(path), "--out", str(tmp_path)]) == 0
+    assert breakdown.WAITING in capsys.readouterr().out
+    records = lines(path)
+    assert {breakdown.UPDATE, breakdown.REST, "conv2d_forward 3x3"} <= {r["op"] for r in records}
+    assert all(r["seconds"] >= 0 for r in records)
+    for name in ("breakdown", "roofline"):
+        assert (tmp_path / f"resnet8-16-4-{name}.png").stat().st_size > 10_000
+    assert "conv2d_backward 3x3" in tables.markdown(records)
+
+
+# --- how cost grows ---------------------------------------------------------------------------------------
+
+
+def test_scaling(limits, tmp_path, monkeypatch, capsys):
+    small = {"arch": "resnet8", "size": 8, "batch": 2, "width": 1}
+    axes = {"batch": (small, {1: {"batch": 1}, 2: {"batch": 2}}), "width": (small, {2: {"width": 2}})}
+    monkeypatch.setattr(scaling, "AXES", axes)
+    monkeypatch.setattr(scaling, "PEERS", ("ours",))
+    path = tmp_path / "r.jsonl"
+    arguments = ["bench", "scaling", "--axes", "batch,width", "--rounds", "1"]
+    assert cli.main([*arguments, "--json", str(path), "--out", str(tmp_path)]) == 0
+    assert "images in a batch" in capsys.readouterr().out
+    records = lines(path)
+    assert [(r["axis"], r["point"]) for r in records] == [("batch", 1), ("batch", 2), ("width", 2)]
+    wide = resnet("resnet8", (8, 8, 3), 6, widths=(32, 64, 128))
+    assert records[2]["floor_seconds"] == limits.seconds(floors.work(wide, 2))
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_threads_are_the_machines():
+    assert list(scaling.points("threads", 6)[1]) == [1, 2, 4, 6]
+
+
+def test_pytorchs_better_layout():
+    rows = [
+        {"contender": "ours", "seconds": [1.0]},
+        {"contender": "torch", "seconds": [3.0, 9.0, 3.0]},
+        {"contender": "torch_channels_last", "seconds": [4.0]},
+        {"contender": "torch_compile", "left_out": "no compiler"},
+    ]
+    assert scaling.better(rows) is rows[1]
+    assert scaling.better(rows[:1]) is None
+
+
+# --- GPU and CPU ------------------------------------------------------------------------------------------
+
+
+def test_without_a_gpu_it_says_so_and_does_the_cpus_part(limits, tmp_path, monkeypatch, capsys):
+    def choose(request):
+        if request == "gpu":
+            raise harness.MiniresError("no card here")
+        return "cpu", "no card here"
+
+    monkeypatch.setattr(gpu_vs_cpu, "choose_device", choose)
+    plan = [
+        ("resnet8", 8, 2, "training", "tf32", ("ours", "ours (CPU)")),
+        ("resnet8", 8, 2, "training", "fp32", ("ours",)),
+    ]
+    monkeypatch.setattr(gpu_vs_cpu, "plan", lambda quick: plan)
+    path = tmp_path / "r.jsonl"
+    assert cli.main(["bench", "gpu-vs-cpu", "--json", str(path), "--out", str(tmp_path)]) == 0
+    assert "device: cpu (no card here): the CPU's part alone" in capsys.readouterr().out
+    ceilings, row = lines(path)
+    assert ceilings["ceilings"] == {"cpu": {"fp32": LIMITS.best, "copy": LIMITS.bandwidth}}
+    assert (row["contender"], row["device"], row["precision"]) == ("ours (CPU)", "cpu", "fp32")
+    assert row["first_loss"] > 0
+    assert row["flops_share"] == pytest.approx(row["flops"] / row["time"]["median"] / LIMITS.best)
+    assert [p.name for p in tmp_path.glob("*.png")] == ["crossover.png"]
+    assert cli.main(["bench", "gpu-vs-cpu", "--device", "gpu"]) == 2
+    assert "no card here" in capsys.readouterr().err
+
+
+SPEED = {"ours": 1.0, "ours_no_graph": 2.0, "plain": 5.0, "torch": 3.0, "torch_channels_last": 2.5}
+
+
+class FakeSession:
+    """Answers as the processes would: each contender has a speed, some fail."""
+
+    def __init__(self):
+        self.workers, self.asked = {"cupy": None, "torch-gpu": None}, []
+
+    def ask(self, lane, request, *arguments):
+        self.asked.append((lane, request, *arguments[:1]))
+        if request == "prepare":
+            name, case = arguments
+            if name == "torch" and case["size"] == 224:
+                raise Unavailable("OutOfMemoryError: 80 GB are not enough")
+            return {"how": name, "memory_mib": 100.0, "first_loss": 1.79}
+        if request == "measure":
+            scale = 5.0 if lane == "cpu" else 20.0 if lane == "torch-cpu" else 1.0
+            return [1e-3 * scale * SPEED[arguments[0]]] * 3
+        return None
+
+
+def test_rows_table_and_pictures_of_a_gpu(tmp_path, capsys):
+    ceilings = {"cpu": {"fp32": 1e11, "copy": 2e10}, "gpu": {"fp32": 5e13, "tf32": 4e14, "copy": 3e12}}
+    facts, session, records = harness.machine() | {"gpu": "a card"}, FakeSession(), []
+    for arch, size, batch, task, precision, names in gpu_vs_cpu.plan():
+        if "torch_compile" in names:
+            continue
+        case = {"arch": arch, "size": size, "batch": batch, "task": task, "precision": precision}
+        if size != 32:
+            continue
+        rows = gpu_vs_cpu.measure(session, case | {"optimizer": "adam", "threads": None}, names, ceilings)
+        assert [r["contender"] for r in rows] == list(names)
+        records += harness.record("gpu-vs-cpu", facts, case, rows)
+    assert ("cupy", "drop") in session.asked
+    ours = next(r for r in records if r["contender"] == "ours" and r["precision"] == "tf32")
+    assert ours["time"] == asdict(Spread(1e-3, 1e-3, 1e-3, 1e-3))
+    assert ours["flops_share"] == pytest.approx(ours["flops"] / 1e-3 / 4e14)
+    text = tables.markdown(records)
+    assert "minires / PyTorch eager" in text
+    row = next(line for line in text.splitlines() if line.startswith("| training, resnet20, batch 128"))
+    assert "| tf32 | 1 |  |  | 2.5 | 0.40 |" in row
+    assert row.endswith("| 5 | 50 | 5.0 |")
+    exact = next(line for line in text.splitlines() if "batch 128, 32x32 | fp32 | 1 | 2 | 5 |" in line)
+    assert exact.startswith("| training, resnet20")
+    paths = plots.draw([json.loads(json.dumps(r)) for r in records], tmp_path)
+    assert {p.name for p in paths} == {"crossover.png", "gpu-bars.png"}
+    assert all(p.stat().st_size > 10_000 for p in paths)
+    capsys.readouterr()
+
+
+def test_a_contender_that_fails_is_a_row_with_its_reason():
+    case = {"arch": "resnet8", "size": 224, "batch": 1, "task": "inference", "precision": "tf32"}
+    rows = gpu_vs_cpu.measure(FakeSession(), case, ("torch", "ours"), {"gpu": {}})
+    assert rows[0] == {"contender": "torch", "left_out": "OutOfMemoryError: 80 GB are not enough"}
+    assert rows[1]["flops_share"] is None  # no ceilings: none invented
+
+
+def test_the_plan_holds_every_case_the_important_first():
+    plan = gpu_vs_cpu.plan()
+    cases = {row[:3] for row in plan}
+    assert {("resnet50", 64, n) for n in (1, 8, 32, 128)} < cases
+    assert {("resnet50", 224, 8), ("resnet50", 224, 32), ("resnet20", 32, 32), ("resnet56", 32, 128)} < cases
+    assert ("resnet8", 16, 32) in cases
+    assert plan[0][:5] == ("resnet50", 64, 32, "training", "tf32")
+    compiled = [i for i, row in enumerate(plan) if "torch_compile" in row[5]]
+    assert min(compiled) > len(plan) / 3  # after all that matters more
+    assert len(gpu_vs_cpu.plan(quick=True)) < len(plan) / 2
+    assert {name for row in plan for name in row[5]} == gpu_vs_cpu.CONTENDERS.keys()
+
+
+def test_out_of_time(tmp_path):
+    session = gpu_vs_cpu.Session(-1)
+    with pytest.raises(Unavailable, match="no time left"):
+        session.ask("cpu", "drop")
+    session.close()
