@@ -8,10 +8,10 @@ arguments, each one's type, and that arrays are the pretended GPU's (strict.py),
 
 import ctypes
 import hashlib
-import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -79,7 +79,9 @@ static void launch(const unsigned* size, const std::function<void()>& body) {
 }
 """
 
-COMPILER = shutil.which("g++")
+COMPILER = shutil.which("g++") if sys.platform == "linux" else None
+# glibc's check of longjmp knows nothing of fibres
+FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-U_FORTIFY_SOURCE")
 SCALARS = {"int": "i", "unsigned": "I", "size_t": "L", "double": "d", "long long": "q"}
 
 
@@ -143,25 +145,12 @@ def _cell(name, value, kind, types):
 
 @cache
 def _compile(source, options):
-    folder = Path(tempfile.gettempdir()) / f"minires-{hashlib.sha256((source + repr(options)).encode()).hexdigest()}"
-    library = folder / "kernels.so"
+    key = hashlib.sha256(repr((source, options, FLAGS)).encode()).hexdigest()
+    library = Path(tempfile.gettempdir()) / f"minires-kernels-{key}.so"
     if not library.exists():
-        folder.mkdir(exist_ok=True)
-        part = folder / f"part-{os.getpid()}.so"  # several may be at it
-        cpp = part.with_suffix(".cpp")
-        cpp.write_text(source)
-        command = [
-            COMPILER,
-            "-O1",
-            "-std=c++17",
-            "-shared",
-            "-fPIC",
-            "-w",
-            *options,
-            "-o",
-            str(part),
-            str(folder / "kernels.cpp"),
-        ]
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        part.replace(library)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            cpp, part = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
+            cpp.write_text(source)
+            subprocess.run([COMPILER, *FLAGS, *options, "-o", part, cpp], check=True)
+            part.replace(library)  # whole, also where several are at it
     return ctypes.CDLL(str(library))
