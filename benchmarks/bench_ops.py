@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from minires.benchmarks import harness
+from minires.benchmarks import harness, watch
 
 from minires import backend, nn, ops, resnet50
 from minires.ops import conv
@@ -203,7 +203,7 @@ def compare_ops(options):
     counted, records = cases(options["size"]), []
     with (
         harness.started(build, ("ours", "torch"), "ops", options, options["threads"]) as workers,
-        harness.contention() as load,
+        watch.contention() as load,
     ):
         for index, (case, count) in enumerate(counted.items()):
             y_shape = ours(case, 1)[2]
@@ -278,8 +278,8 @@ def sweep(title, module, constant, values, wanted, options):
 
 def run(options) -> list:
     """Measure and print; the records. options: those of `minires bench ops`."""
-    facts = harness.machine(options["threads"])
-    harness.print_machine(facts)
+    facts = watch.machine(options["threads"])
+    watch.print_machine(facts)
     with backend.blas_threads(options["threads"]):
         if options["chunks"]:
             values = sorted({backend.CHUNK, *(2**k for k in range(13, 23))})

@@ -8,9 +8,10 @@ What is fair about it is told in benchmarks/README.md.
 import sys
 from dataclasses import asdict
 
-from minires.benchmarks import floors, harness
+from minires.benchmarks import floors, harness, watch
 from minires.benchmarks.contenders import OURS, build, network
 from minires.benchmarks.floors import work
+from minires.benchmarks.tables import ms
 
 TASKS = ("training", "inference")
 
@@ -28,9 +29,9 @@ def report(task, results, load, options, missing, limits):
         rows.append(
             (
                 result.name,
-                f"{time.median * 1e3:.0f}",
-                f"{time.low * 1e3:.0f}-{time.high * 1e3:.0f}",
-                f"{time.best * 1e3:.0f}",
+                ms(time.median),
+                f"{ms(time.low)}-{ms(time.high)}",
+                ms(time.best),
                 f"{options['batch'] / time.median:.1f}",
                 f"{sum(result.cpu_seconds) / sum(result.seconds):.2f}",
                 f"{result.peak_mib:.0f}",
@@ -54,7 +55,7 @@ def report(task, results, load, options, missing, limits):
     columns += [f"{r.name} / this" for r in minires]
     harness.print_table(title, columns, rows)
     print(
-        f"Floor: {floor * 1e3:.0f} ms, the larger of {needed.flops / 1e9:.1f} GFLOP at {limits.best / 1e9:.0f} GFLOP/s "
+        f"Floor: {ms(floor)} ms, the larger of {needed.flops / 1e9:.1f} GFLOP at {limits.best / 1e9:.0f} GFLOP/s "
         f"and {needed.bytes / 1e6:.0f} MB at {limits.bandwidth / 1e9:.1f} GB/s."
     )
     print(load.warning() or "No contention seen.", end="\n\n")
@@ -63,8 +64,8 @@ def report(task, results, load, options, missing, limits):
 
 def run(options) -> list:
     """Measure and print; the records. options: those of `minires bench step`."""
-    facts = harness.machine(options["threads"])
-    harness.print_machine(facts)
+    facts = watch.machine(options["threads"])
+    watch.print_machine(facts)
     limits = floors.measure(options["threads"])
     print(limits, end="\n\n")
     return compare(facts, options, limits)

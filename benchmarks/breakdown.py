@@ -21,7 +21,7 @@ from importlib import import_module
 from unittest.mock import patch
 
 import numpy as np
-from minires.benchmarks import contenders, floors, harness
+from minires.benchmarks import contenders, floors, harness, watch
 
 from minires import ops
 
@@ -151,15 +151,15 @@ def summed(tallies: dict) -> dict:
 
 def run(options) -> list:
     """Measure and print; the records. options: those of `minires bench breakdown`."""
-    facts = harness.machine(options["threads"])
-    harness.print_machine(facts)
+    facts = watch.machine(options["threads"])
+    watch.print_machine(facts)
     limits = floors.measure(options["threads"])
     print(limits, end="\n\n")
     plain, steps = [], []
     with harness.started(build, ("ours",), "training", options, options["threads"]) as (worker,):
         for _ in range(3):
             worker.turn()
-        with harness.contention() as load:
+        with watch.contention() as load:
             for _ in range(options["steps"]):
                 time.sleep(harness.PAUSE)
                 turns = worker.turn(), worker.turn(True)

@@ -14,7 +14,7 @@ import time
 from statistics import median
 
 import numpy as np
-from minires.benchmarks import harness
+from minires.benchmarks import harness, watch
 
 from minires import resnet
 from minires.look.cost import predict_cost
@@ -59,7 +59,7 @@ def check(case, options):
         nothing, *others = workers
         for worker in others:
             worker.turn()  # warm
-        with harness.contention() as load:
+        with watch.contention() as load:
             for _ in range(options["rounds"]):
                 time.sleep(harness.PAUSE)
                 predictions.append(predict_cost(model, batch, options["optimizer"]))
@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--steps", type=int, default=3, help="steps and inferences measured in a round")
     parser.add_argument("--optimizer", default="adam")
     options = vars(parser.parse_args())
-    harness.print_machine(harness.machine())
+    watch.print_machine(watch.machine())
     rows = []
     for text in options["cases"].split(","):
         arch, *sizes = text.split(":")

@@ -3,7 +3,9 @@
 from minires.benchmarks.lanes import PRECISION
 from minires.benchmarks.plots import by, note
 
-from minires.look.style import AMBER, BLUE, GREEN, INK, MUTED, ORANGE, PINK, SKY, TEXT, dress, figure, legend
+from minires.look.style import AMBER, BLUE, FOOT, GREEN, HEAD, INK, MUTED, ORANGE, PINK, SKY, TEXT, dress, figure
+
+LEGEND = 0.55  # inches
 
 LINES = {
     "ours (CPU)": (BLUE, "o", "minires, CPU", "--"),
@@ -25,75 +27,87 @@ BARS = {
 
 @by(only=lambda r: "time" in r)
 def plot_crossover(records):
-    """Images a second by batch, for each network and image size with more than one batch; training above inference."""
+    """Images a second by batch, a column a network with more than one batch; training above inference."""
     timed = [r for r in records if r["options"]["precision"] == PRECISION[r["options"]["task"]]]
-    nets = {}
+    batches = {}
     for r in timed:
-        nets.setdefault((r["options"]["arch"], r["options"]["size"]), set()).add(r["options"]["batch"])
-    nets = [net for net, batches in nets.items() if len(batches) > 1] or list(nets)
+        batches.setdefault((r["options"]["arch"], r["options"]["size"]), set()).add(r["options"]["batch"])
+    nets = [net for net, several in batches.items() if len(several) > 1] or list(batches)
     tasks = list(dict.fromkeys(r["options"]["task"] for r in timed))
-    fig, axes = figure("GPU or CPU? Images a second by batch", panels=2, height=3.6 * len(tasks), note=note(records))
-    for ax in axes:
-        ax.remove()
-    grid = fig.subplots(len(tasks), len(nets), squeeze=False)
-    for i, task in enumerate(tasks):
-        for ax, (arch, size) in zip(grid[i], nets, strict=True):
-            dress(ax)
-            ticks = set()
+    fig, grid = _grid("GPU or CPU? Images a second", len(tasks), len(nets), 3.2, records)
+    for row, task in zip(grid, tasks, strict=True):
+        for ax, (arch, size) in zip(row, nets, strict=True):
             for name, (color, marker, label, style) in LINES.items():
                 points = {}
                 for r in timed:
                     o = r["options"]
                     if (r["contender"], o["task"], o["arch"], o["size"]) == (name, task, arch, size):
                         points[o["batch"]] = o["batch"] / r["time"]["median"]
+                look = {"color": color, "marker": marker, "linestyle": style, "linewidth": 2, "markersize": 5}
                 if points:
-                    at = sorted(points)
-                    ticks |= points.keys()
-                    look = {"color": color, "marker": marker, "linestyle": style, "linewidth": 2, "markersize": 5}
-                    ax.plot(at, [points[n] for n in at], label=label, **look)
-            ax.set(xscale="log", yscale="log", xlabel="images in a batch", ylabel="images a second")
-            ax.set_xticks(sorted(ticks), [str(n) for n in sorted(ticks)])
+                    ax.plot(sorted(points), [points[n] for n in sorted(points)], label=label, **look)
+            ticks = sorted(batches[arch, size])
+            ax.set(xscale="log", yscale="log", xlabel="images in a batch")
+            ax.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
+            ax.set_xticks(ticks, [str(n) for n in ticks])
             ax.minorticks_off()
-            precision = PRECISION[task].upper()
-            ax.text(
-                0,
-                1.02,
-                f"{task}, {arch}, {size}x{size} (GPU: {precision})",
-                transform=ax.transAxes,
-                color=INK,
-                fontsize=TEXT - 1,
-            )
-    handles = {}
-    for ax in grid.flat:
-        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    fig.legend(handles.values(), handles, loc="outside upper center", ncols=3, frameon=False, fontsize=TEXT - 1)
-    return fig
+            ax.set_title(f"{arch}, {size}x{size}", fontsize=TEXT, color=INK, loc="left")
+        row[0].set_ylabel(f"{task} (GPU: {PRECISION[task]})")
+    return _legend(fig, grid)
 
 
 @by(only=lambda r: r.get("device") == "gpu" and r["options"]["task"] == "training")
 def plot_bars(records):
-    """Time over that of minires's default step, on the GPU, for each training case and precision."""
-    cases = {}
+    """Time over that of minires's default step, for each training case; a row a precision."""
+    precisions = {}
     for r in records:
         o = r["options"]
-        key = f"{o['arch']}\n{o['size']}x{o['size']}, batch {o['batch']}\n{o['precision']}"
-        cases.setdefault(key, {})[r["contender"]] = 1e3 * r["time"]["median"]
-    cases = {key: times for key, times in cases.items() if "ours" in times}
-    fig, (ax,) = figure("A training step on the GPU, times minires's", height=4.6, note=note(records))
-    fig.set_figwidth(max(8.6, 1.5 * len(cases)))
-    names = [name for name in BARS if any(name in times for times in cases.values())]
-    width = 0.8 / max(1, len(names))
-    for k, name in enumerate(names):
-        color, label = BARS[name]
-        places = [(i, times[name] / times["ours"]) for i, times in enumerate(cases.values()) if name in times]
-        at = [i - 0.4 + (k + 0.5) * width for i, _ in places]
-        bars = ax.bar(at, [height for _, height in places], width * 0.92, color=color, label=label)
-        if name == "ours":
-            labels = [f"{times['ours']:.3g} ms" for times in cases.values()]
-            ax.bar_label(bars, labels, padding=3, color=INK, fontsize=TEXT - 4, rotation=90)
-    ax.axhline(1, color=INK, linewidth=1)
-    ax.set_xticks(range(len(cases)), list(cases), fontsize=TEXT - 3)
-    ax.set_ylabel("time / minires's time")
-    ax.grid(False, axis="x")
-    legend(ax)
+        case = f"{o['arch']}\n{o['size']}x{o['size']}\nbatch {o['batch']}"
+        times = precisions.setdefault(o["precision"], {}).setdefault(case, {})
+        times[r["contender"]] = 1e3 * r["time"]["median"]
+    precisions = {p: {c: t for c, t in cases.items() if "ours" in t} for p, cases in precisions.items()}
+    fig, grid = _grid("A training step on the GPU, beside minires's", len(precisions), 1, 3.4, records)
+    for (ax,), (precision, cases) in zip(grid, precisions.items(), strict=True):
+        for i, times in enumerate(cases.values()):
+            present = [name for name in BARS if name in times]
+            width = min(0.16, 0.84 / len(present))
+            for k, name in enumerate(present):
+                color, label = BARS[name]
+                height = times[name] / times["ours"]
+                at = i + (k - (len(present) - 1) / 2) * width
+                ax.bar(at, height, width * 0.92, color=color, label=label)
+                ax.text(
+                    at, height, f" {times[name]:.3g} ms", ha="center", va="bottom", rotation=90, fontsize=7, color=INK
+                )
+        ax.axhline(1, color=INK, linewidth=1)
+        ax.set_xticks(range(len(cases)), list(cases), fontsize=TEXT - 2)
+        ax.set_xlim(-0.6, max(5, len(cases)) - 0.4)
+        ax.margins(y=0.3)
+        ax.set_ylabel(f"{precision}: time / minires's")
+        ax.grid(False, axis="x")
+    return _legend(fig, grid)
+
+
+def _grid(title, rows, columns, height, records):
+    """(figure, rows of axes) with room for one legend below the title; see `_legend`."""
+    fig, (ax,) = figure(title, height=height * rows + LEGEND, note=note(records))
+    ax.remove()
+    fig.set_figwidth(12.4)
+    tall = fig.get_figheight()
+    fig.get_layout_engine().set(rect=(0, FOOT / tall, 1, 1 - (HEAD + FOOT + LEGEND) / tall))
+    grid = fig.subplots(rows, columns, squeeze=False)
+    for ax in grid.flat:
+        dress(ax)
+    return fig, grid
+
+
+def _legend(fig, grid):
+    """The figure, with each label of any of the axes once."""
+    handles = {}
+    for ax in grid.flat:
+        handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) | handles
+    place = (0.1 / fig.get_figwidth(), 1 - HEAD / fig.get_figheight())
+    style = {"ncols": 4, "frameon": False, "fontsize": TEXT - 1, "labelcolor": INK, "borderpad": 0}
+    legend = fig.legend(handles.values(), handles, loc="upper left", bbox_to_anchor=place, **style)
+    legend.set_in_layout(False)
     return fig

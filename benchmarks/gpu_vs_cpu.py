@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import asdict
 
-from minires.benchmarks import floors, harness, lanes, tables
+from minires.benchmarks import floors, harness, lanes, tables, watch
 from minires.benchmarks.harness import Spread, Unavailable
 from minires.benchmarks.lanes import PRECISION
 
@@ -103,8 +103,8 @@ class Session:
 
 def run(options) -> list:
     """Measure, write and print; the records. options: those of `minires bench gpu-vs-cpu`."""
-    facts = harness.machine(options["threads"])
-    harness.print_machine(facts)
+    facts = watch.machine(options["threads"])
+    watch.print_machine(facts)
     device, reason = ("cpu", "asked for") if options["device"] == "cpu" else choose_device(options["device"])
     print(f"device: {device} ({reason})" + ("" if device == "gpu" else ": the CPU's part alone"), flush=True)
     session, records = Session(options["seconds"]), []

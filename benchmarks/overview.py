@@ -2,7 +2,7 @@
 course's ResNet-50 against all that is installed, ResNet-20 at the lessons' size, and how long training waits for data.
 """
 
-from minires.benchmarks import bench_step, floors, harness, waiting
+from minires.benchmarks import bench_step, floors, waiting, watch
 
 # (arch, size, tasks, contenders, seconds for the rounds of a task)
 CASES = (
@@ -21,8 +21,8 @@ SETTINGS = {"batch": 32, "steps": 15, "warmup": 2, "optimizer": "adam", "images"
 
 def run(options) -> list:
     """Measure and print; the records. options: threads, json."""
-    facts = harness.machine(options["threads"])
-    harness.print_machine(facts)
+    facts = watch.machine(options["threads"])
+    watch.print_machine(facts)
     limits = floors.measure(options["threads"])
     print(limits, end="\n\n")
     records = []

@@ -77,7 +77,8 @@ def note(records) -> str:
     """Where and when: the small print."""
     r = records[-1]
     versions = ", ".join(f"{k} {v}" for k, v in r["versions"].items() if k not in ("minires", "numpy"))
-    return f"{r['command']}, {r['date'][:10]}, {r['cpu']}, {r['cores']} cores, {versions}"
+    card = f" and {r['gpu']}" if r.get("gpu") else ""
+    return f"{r['command']}, {r['date'][:10]}, {r['cpu']}, {r['cores']} cores{card}, {versions}"
 
 
 def _case(r) -> str:

@@ -9,7 +9,7 @@ point; PyTorch's better layout is the one to compare with. On the axis of thread
 import statistics
 import sys
 
-from minires.benchmarks import contenders, floors, harness
+from minires.benchmarks import contenders, floors, harness, watch
 from minires.benchmarks.harness import Spread
 
 PEERS = ("ours", "torch", "torch_channels_last")
@@ -43,8 +43,8 @@ def points(axis, cores) -> tuple[dict, dict]:
 
 def run(options) -> list:
     """Measure and print; the records. options: those of `minires bench scaling`."""
-    facts, records = harness.machine(options["threads"]), []
-    harness.print_machine(facts)
+    facts, records = watch.machine(options["threads"]), []
+    watch.print_machine(facts)
     limits = {}  # by the number of threads
     for axis in options["axes"]:
         fixed, changing = points(axis, facts["cores"])
@@ -112,7 +112,7 @@ def rows_of(axis, records) -> tuple[list, list]:
 def report(axis, fixed, records) -> None:
     stays = f"{fixed['arch']}, batch {fixed['batch']}, {fixed['size']}x{fixed['size']}"
     harness.print_table(f"A training step by {axis}, from {stays}", *rows_of(axis, records))
-    contended = dict.fromkeys(r["point"] for r in records if (r["others_share"] or 0) > harness.BUSY)
+    contended = dict.fromkeys(r["point"] for r in records if (r["others_share"] or 0) > watch.BUSY)
     print(f"Contended at {', '.join(map(str, contended))}.\n" if contended else "No contention seen.\n")
 
 

@@ -3,7 +3,7 @@
 import json
 
 from minires.benchmarks import scaling
-from minires.benchmarks.harness import BUSY, STOLEN
+from minires.benchmarks.watch import BUSY, STOLEN
 
 from minires.errors import DataError
 

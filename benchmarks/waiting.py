@@ -7,7 +7,7 @@ that part shows in a step's time, not in the wait.
 
 import sys
 
-from minires.benchmarks import harness
+from minires.benchmarks import harness, watch
 
 CASES = {"resnet50": 64, "resnet20": 32}  # architecture -> side of the images
 
@@ -30,8 +30,8 @@ def build(_name, _task, options):
 
 def run(options) -> list:
     """Measure and print; the records. options: those of `minires bench waiting`."""
-    facts = harness.machine(options["threads"])
-    harness.print_machine(facts)
+    facts = watch.machine(options["threads"])
+    watch.print_machine(facts)
     return measure(facts, options)
 
 
@@ -40,7 +40,7 @@ def measure(facts, options) -> list:
     rows, records = [], []
     with harness.started(build, ("fit",), "", options, options["threads"]) as (worker,):
         for arch, side in CASES.items():
-            with harness.contention() as load:
+            with watch.contention() as load:
                 turn = worker.turn(arch, side)
                 load.own = turn.cpu_seconds
             row = turn.value

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from minires.benchmarks import breakdown, floors, gpu_vs_cpu, harness, plots, scaling, tables, waiting
+from minires.benchmarks import breakdown, floors, gpu_vs_cpu, harness, plots, scaling, tables, waiting, watch
 from minires.benchmarks.harness import Spread, Unavailable
 
 from minires import cli, resnet
@@ -222,7 +222,7 @@ class FakeSession:
 
 def test_rows_table_and_pictures_of_a_gpu(tmp_path, capsys):
     ceilings = {"cpu": {"fp32": 1e11, "copy": 2e10}, "gpu": {"fp32": 5e13, "tf32": 4e14, "copy": 3e12}}
-    facts, session, records = harness.machine() | {"gpu": "a card"}, FakeSession(), []
+    facts, session, records = watch.machine() | {"gpu": "a card"}, FakeSession(), []
     for arch, size, batch, task, precision, names in gpu_vs_cpu.plan():
         if "torch_compile" in names:
             continue

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from minires.benchmarks import harness
+from minires.benchmarks import harness, watch
 from minires.benchmarks.harness import Spread, Unavailable, Worker
 
 
@@ -92,12 +92,12 @@ def test_a_time_limit_ends_the_rounds():
 )
 def test_the_command_is_what_one_types(monkeypatch, argv, expected):
     monkeypatch.setattr(sys, "argv", argv)
-    assert harness.machine()["command"] == expected
+    assert watch.machine()["command"] == expected
 
 
 def test_records_survive_json(tmp_path):
     path = tmp_path / "r.jsonl"
-    facts = harness.machine(threads=2)
+    facts = watch.machine(threads=2)
     options = {"arch": "resnet8", "json": str(path), "out": "pictures"}
     first = harness.record("step", facts, options, [{"seconds": [0.25, 0.125]}])
     second = harness.record("step", facts, options, [{"left_out": "no torch"}, {"seconds": [1.0]}])
@@ -108,7 +108,7 @@ def test_records_survive_json(tmp_path):
 
 
 def test_contention_is_named():
-    load = harness.Load()
+    load = watch.Load()
     assert load.warning() == ""
     load.others, load.steal = 0.5, 0.1
     assert "50% of a core" in load.warning()
