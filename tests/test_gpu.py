@@ -18,7 +18,9 @@ from test_fused import NETWORKS, batch, network
 from minires import backend, ops
 from minires.data import Augment
 from minires.errors import ShapeError, StateError
+from minires.nn.folded import Predictor
 from minires.nn.gpu import OnGpu
+from minires.nn.module import inference
 from minires.ops import kernels
 from minires.ops.conv import pair
 from minires.train import Recipe, fit, resume
@@ -304,6 +306,21 @@ def test_a_model_that_was_moved_is_refused(waiting):
         step(*sent(batch((16, 16, 3))), 0.1)
 
 
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("kind", NETWORKS, ids=str)
+def test_inference_by_kernels_is_that_of_the_layers(kind, n, waiting):
+    """Twice as it is and, on a GPU, once replayed; other images each time."""
+    model = network(*kind)
+    predictor = Predictor(copy.deepcopy(model).to("gpu"))
+    for t in range(3):
+        x = batch(kind[1], n)[0] + t
+        with inference(model):
+            expected = model.forward(x)
+        logits = fetched(predictor(sent(x)), waiting)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
+    assert predictor.on_gpu is not None
+
+
 # --- the graph, which only a GPU has -----------------------------------------------------------------------
 
 
@@ -326,7 +343,7 @@ def test_a_replayed_step_is_the_step_to_the_bit(kind, optimizer, dtype, cupy):
     sizes = [5, 5, 5, 3, 5, 3, 3, 5]
     issued, replayed = (trained(kind, dtype, optimizer, sizes, graph=graph) for graph in (False, True))
     assert replayed[2].how == "CUDA kernels, replayed as a graph"
-    assert [held.graph is not None for held in replayed[2].held.values()] == [True, True]
+    assert [held.graph is not None for held in replayed[2].replay.held.values()] == [True, True]
     assert replayed[1] == issued[1]
     assert all(np.array_equal(issued[0][n], v) for n, v in replayed[0].items())
 
@@ -339,7 +356,7 @@ def test_a_replayed_step_takes_no_memory(cupy):
     held = []
     for _ in range(6):
         step(x, labels, 1e-3)
-        held.append((step.pool.total_bytes(), cupy.get_default_memory_pool().total_bytes()))
+        held.append((step.replay.pool.total_bytes(), cupy.get_default_memory_pool().total_bytes()))
     assert held[2:] == held[2:3] * 4
     assert held[1][0] == held[0][0]  # the capture found all its memory where the first step had left it
 
@@ -364,6 +381,15 @@ def test_what_cannot_be_captured_is_issued_with_a_reason(cupy, monkeypatch):
     assert "captur" in step.how.lower()
     assert ours == told
     assert all(np.array_equal(expected[n], v) for n, v in state.items())
+
+
+def test_inference_is_replayed(cupy):
+    predictor = Predictor(network(*NETWORKS[0], np.float32).to("gpu"))
+    x = sent(batch((16, 16, 3), 4, np.float32)[0])
+    first, second, third = (predictor(x) for _ in range(3))
+    assert not predictor.on_gpu.replay.reason
+    assert bool((first == second).all() and (first == third).all())
+    assert len({a.data.ptr for a in (first, second, third)}) == 3  # each call's result is the caller's own
 
 
 def test_arrays_put_elsewhere_are_captured_anew(cupy):

@@ -6,7 +6,8 @@ b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, sectio
 """
 
 from minires.backend import device_of, get_xp, thread_count
-from minires.nn.fuse import FusedSequential, Rewriter, rewritable
+from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
+from minires.nn.gpu import InferenceOnGpu, OnGpu
 from minires.nn.layers import ReLU
 from minires.nn.module import Module, Sequential, inference
 from minires.ops import conv2d_forward
@@ -19,9 +20,8 @@ class FoldedConv(Module):
 
     def __init__(self, conv, norm, relu: bool):
         super().__init__(conv.name)
-        slope = norm.gamma.data / get_xp(norm.var.data).sqrt(norm.var.data + norm.epsilon)
-        bias = -norm.mean.data if conv.b is None else conv.b.data - norm.mean.data
-        self.conv, self.w, self.b, self.relu = conv, conv.w.data * slope, norm.beta.data + bias * slope, relu
+        self.conv, self.relu = conv, relu
+        self.w, self.b = folded(conv, norm)
 
     def forward(self, x, shortcut=None):
         self.conv.check_input(x)
@@ -40,14 +40,19 @@ class Predictor:
     """A network as it is now, for inference: `predictor(x)` gives the logits.
 
     Later changes to the model's weights do not reach it. Nothing is kept for a backward pass. A network with
-    layers of the user's own runs as it is.
+    layers of the user's own runs as it is. On a GPU it runs by kernels, replayed as a graph (nn/gpu.py).
     """
 
     def __init__(self, model: Sequential):
+        self.on_gpu = InferenceOnGpu(model) if OnGpu.fits(model) else None
+        if self.on_gpu:
+            return
         self.net = FusedSequential(*_Folder().chain(model.layers), name=model.name) if rewritable(model) else model
 
     def __call__(self, x):
         """Logits (N, K) for the network's input x (N, H, W, C)."""
+        if self.on_gpu:
+            return self.on_gpu(x)
         size = min(thread_count(), len(x)) if device_of(x) == "cpu" else 1
         parts = spans(len(x), size)
         with inference(self.net):

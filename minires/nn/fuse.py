@@ -6,6 +6,7 @@ A `Rewriter` walks over the module tree and asks its subclass for what takes the
 
 import copy
 
+from minires.backend import get_xp
 from minires.nn.blocks import Block
 from minires.nn.layers import BatchNorm, Conv2d, ReLU
 from minires.nn.module import Module, Param, Sequential
@@ -17,6 +18,17 @@ def rewritable(model: Module) -> bool:
         type(m).__module__.startswith("minires.nn.") and not {"forward", "backward"} & vars(m).keys()
         for m in model.modules()
     )
+
+
+def folded(conv: Conv2d, norm: BatchNorm) -> tuple:
+    """(w', b') of the convolution that does what conv and then norm do in evaluation.
+
+    w' = w * gamma * rstd, o by o, and b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877,
+    section 3.2.
+    """
+    slope = norm.gamma.data / get_xp(norm.var.data).sqrt(norm.var.data + norm.epsilon)
+    bias = -norm.mean.data if conv.b is None else conv.b.data - norm.mean.data
+    return conv.w.data * slope, norm.beta.data + bias * slope
 
 
 class FusedSequential(Sequential):

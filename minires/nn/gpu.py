@@ -1,11 +1,13 @@
-"""Training one network by CUDA kernels: its copy, with each normalisation, add and ReLU brought together.
+"""One network by CUDA kernels: its copy, with each normalisation, add and ReLU brought together.
 
-The copy shares parameters and buffers with the network it was made from, and gives what that gives, up to the
-order of summation. What has no kernel of its own (ops/kernels.py) runs as it is: the plain ops take CuPy arrays.
+For training the copy shares parameters and buffers with the network it was made from, for inference batch
+normalisation is folded into the convolutions. It gives what the network gives, up to the order of summation.
+What has no kernel of its own (ops/kernels.py) runs as it is: the plain ops take CuPy arrays.
 """
 
 from minires.backend import get_xp
-from minires.nn.fuse import FusedSequential, Rewriter, rewritable
+from minires.graph import Replay
+from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
 from minires.nn.layers import BatchNorm, Conv2d, Dense, Dropout, MaxPool2d
 from minires.nn.module import Module, Param
 from minires.ops import kernels
@@ -63,6 +65,36 @@ class KernelNorm(Module):
         )
 
 
+class KernelFolded(Module):
+    """In evaluation: relu(conv(x, w) + b + shortcut), the last two if asked for; weights of its own."""
+
+    def __init__(self, conv: Conv2d, norm: BatchNorm, relu: bool):
+        super().__init__(conv.name)
+        self.check_input, self.window, self.relu = conv.check_input, {"stride": conv.stride, "pad": conv.pad}, relu
+        self.w, self.b = folded(conv, norm)
+
+    def forward(self, x, shortcut=None):
+        self.check_input(x)
+        return kernels.shift_add_relu(kernels.conv2d_forward(x, self.w, **self.window), self.b, shortcut, self.relu)
+
+
+class KernelEvalNorm(Module):
+    """Batch normalisation in evaluation where no convolution is before it, then ReLU if asked for."""
+
+    def __init__(self, norm: BatchNorm, relu: bool):
+        super().__init__(norm.name)
+        self.relu = relu
+        self.constants = (
+            norm.gamma.data,
+            norm.beta.data,
+            norm.mean.data,
+            1 / get_xp(norm.var.data).sqrt(norm.var.data + norm.epsilon),
+        )
+
+    def forward(self, x, shortcut=None):
+        return kernels.norm_add_relu_forward(x, *self.constants, shortcut, self.relu)
+
+
 class KernelDense(Module):
     """A fully connected layer."""
 
@@ -98,8 +130,7 @@ class KernelMaxPool(Module):
 
 
 class _Copier(Rewriter):
-    def __init__(self):
-        self.idle: list[Param] = []  # biases that no gradient reaches
+    """Kernels for the layers that have one."""
 
     def layer(self, module):
         if isinstance(module, Conv2d):
@@ -108,11 +139,21 @@ class _Copier(Rewriter):
             return KernelDense(module)
         return KernelMaxPool(module) if isinstance(module, MaxPool2d) else super().layer(module)
 
+
+class _Trainer(_Copier):
+    def __init__(self):
+        self.idle: list[Param] = []  # biases that no gradient reaches
+
     def normalised(self, conv, norm, relu):
         if conv is None:
             return [KernelNorm(norm, relu, None)]
         self.idle += [conv.b] if conv.b is not None else []
         return [KernelConv(conv, with_bias=False), KernelNorm(norm, relu, conv.b)]
+
+
+class _Folder(_Copier):
+    def normalised(self, conv, norm, relu):
+        return [KernelEvalNorm(norm, relu) if conv is None else KernelFolded(conv, norm, relu)]
 
 
 class OnGpu:
@@ -123,7 +164,7 @@ class OnGpu:
     """
 
     def __init__(self, model):
-        copier = _Copier()
+        copier = _Trainer()
         self.net = FusedSequential(*copier.chain(model.layers), name=model.name)
         for param in model.params():
             if param.grad is None:
@@ -141,3 +182,18 @@ class OnGpu:
     def backward(self, dy, need_dx=False):
         """Write every parameter's gradient; dx only if asked for."""
         return self.net.backward(dy, need_dx=need_dx)
+
+
+class InferenceOnGpu:
+    """A network as it is now, by kernels: logits (N, K) for x (N, H, W, C). Replayed as a graph unless told not to."""
+
+    def __init__(self, model, *, graph=True):
+        self.net = FusedSequential(*_Folder().chain(model.layers), name=model.name)
+        for module in self.net.modules():
+            module.training = module.keeps = False
+        reason = "" if graph else "asked for none"
+        self.replay = Replay(get_xp(model.params()[0].data), self.net.forward, reason)
+
+    def __call__(self, x):
+        logits = self.replay(x)
+        return logits if self.replay.reason else logits.copy()

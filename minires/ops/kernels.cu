@@ -165,6 +165,26 @@ extern "C" __global__ void norm_forward(const T* x, const T* shortcut, const T* 
     }
 }
 
+// x = relu(x + shift + shortcut), the last two if asked for
+extern "C" __global__ void shift_add_relu(T* x, const T* shortcut, const T* shift, int rows, int C, int relu) {
+    LANE;
+    if (pack >= packs) return;
+    T bias[V];
+    EACH bias[k] = shift[c + k];
+#pragma unroll 4
+    for (int i = FIRST_ROW; i < rows; i += ROW_STEP) {
+        const size_t at = (size_t)i * packs + pack;
+        Pack value = LOAD(x, at);
+        EACH value.v[k] += bias[k];
+        if (shortcut) {
+            const Pack other = LOAD(shortcut, at);
+            EACH value.v[k] += other.v[k];
+        }
+        if (relu) EACH value.v[k] = value.v[k] < 0 ? 0 : value.v[k];
+        STORE(x, at) = value;
+    }
+}
+
 // partials of sum g and sum g * (x - mean), g = dy where y > 0 (y null: everywhere)
 extern "C" __global__ void norm_sums(const T* dy, const T* x, const T* y, const T* mean, T* partials, int rows,
                                      int C) {

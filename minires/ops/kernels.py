@@ -234,6 +234,13 @@ def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, dgamma, dbeta, *, need_g
     return dx, g if need_g else None
 
 
+def shift_add_relu(x, shift, shortcut=None, relu=True):
+    """relu(x + shift + shortcut), the last two if asked for, written into x."""
+    channels, shortcut = _Channels(x), NULL if shortcut is None else shortcut
+    channels.walk("shift_add_relu", x, shortcut, shift, *channels.sizes, np.int32(relu))
+    return x
+
+
 # --- max pooling ------------------------------------------------------------------------------------------------
 
 
