@@ -22,7 +22,8 @@ def train(args) -> int:
         folder = Path(args.resume)
         source = run.data_source(folder)
         parts = source.load()
-        classifier, progress = resume(folder, *parts, epochs=args.epochs, device=common.device(args), reporter=reporter)
+        ways = {"device": common.device(args), "reporter": reporter, "tf32": args.tf32}
+        classifier, progress = resume(folder, *parts, epochs=args.epochs, **ways)
         return _finish_run(folder, classifier, parts, progress)
     overrides = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
     recipe = Recipe(**{k: v for k, v in overrides.items() if v is not None})
@@ -46,7 +47,7 @@ def train(args) -> int:
     )
     folder.mkdir(parents=True, exist_ok=True)
     run.begin(folder, classifier, source, parts, recipe)
-    progress = fit(classifier, *parts, recipe, out=folder, reporter=reporter)
+    progress = fit(classifier, *parts, recipe, out=folder, reporter=reporter, tf32=args.tf32)
     return _finish_run(folder, classifier, parts, progress)
 
 
@@ -166,6 +167,7 @@ def register(commands, command) -> None:
     p.add_argument("--out", metavar="RUN", help="the run's folder (default: runs/ARCH-DATE)")
     p.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped; --epochs may extend it")
     common.add_device(p)
+    p.add_argument("--tf32", action="store_true", help="on a GPU: matrix products rounded to TF32; faster, less exact")
 
     p = command(
         commands, "evaluate", evaluate, "Measure a trained network on data.", "minires evaluate runs/photos --json"

@@ -46,6 +46,7 @@ class Progress:
     best_epoch: int = 0
     history: list = field(default_factory=list)
     stopped: str = ""  # why training ended, if it did
+    how: str = ""  # in which way the latest steps were computed
 
 
 def fit(
@@ -215,7 +216,7 @@ class _Run:
             better = result.loss < p.best_loss
             p.best_loss = min(p.best_loss, result.loss)
         p.history.append(row)
-        p.epoch, p.batch = p.epoch + 1, 0
+        p.epoch, p.batch, p.how = p.epoch + 1, 0, self.train_step.how
         p.loss_sum = p.norm_sum = p.seconds = 0.0
         p.correct = p.seen = 0
         if better:

@@ -33,7 +33,7 @@ class ConsoleReporter(Reporter):
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(soft_wrap=True, highlight=False, markup=False)
-        self.bar = None
+        self.bar, self.how = None, ""
 
     @contextmanager
     def running(self, epochs, steps, progress):
@@ -83,6 +83,9 @@ class ConsoleReporter(Reporter):
             f"epoch {row['epoch']}/{self.epochs}  {_clock(row['seconds'])}  {row['images_per_second']:.0f} images/s"
             f"  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}{test}",
         )
+        if p.how != self.how:
+            self.how = p.how
+            self.console.print(f"each step: {p.how}", style="dim")
         if p.stopped:
             self.console.print(f"stopped early: {p.stopped}; best.h5 is epoch {p.best_epoch}")
 
