@@ -1,4 +1,4 @@
-"""CPU or GPU? The only file (beside ops/fused.py) that asks.
+"""CPU or GPU? The only file that asks, beside those that are for one of the two.
 
 The array decides: `xp = get_xp(x)` is numpy for a NumPy array and cupy for a CuPy array, and every op is
 written once against `xp`. There is no global switch, so both devices can live in one test. CuPy is imported

@@ -70,6 +70,13 @@ def test_it_learns(tmp_path):
     assert rows == progress.history
 
 
+def test_a_run_says_how_its_steps_were_computed():
+    assert "threads" in fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1)).how
+    assert fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1), fused=False).how == "layer by layer"
+    with pytest.raises(TypeError, match="fussed"):
+        fit(classifier(), TRAIN, None, RECIPE, fussed=False)
+
+
 def test_the_same_seed_gives_the_same_bits():
     first, second, other = classifier(), classifier(), classifier()
     fit(first, TRAIN, None, RECIPE)
