@@ -141,6 +141,16 @@ def thread_count() -> int:
     return max((lib.num_threads for lib in _blas().lib_controllers if lib.user_api == "blas"), default=1)
 
 
+@cache
+def unpacked_product() -> int:
+    """The multiplications up to which the BLAS leaves out the packing of its operands; 1 where it never does.
+
+    OpenBLAS does so on processors with AVX-512 (its `sgemm_small_matrix_permit`).
+    """
+    small = {"SkylakeX", "Cooperlake", "SapphireRapids"}
+    return 10**6 if any(lib.info().get("architecture") in small for lib in _blas().lib_controllers) else 1
+
+
 @contextmanager
 def blas_threads(count: int | None):
     """Run the matrix products inside the block on `count` threads (None: leave it), then restore."""

@@ -6,11 +6,11 @@ b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, sectio
 """
 
 from minires.backend import device_of, get_xp, thread_count
+from minires.nn.fastconv import FastConv, Kernel
 from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
 from minires.nn.gpu import InferenceOnGpu, OnGpu
 from minires.nn.layers import ReLU
-from minires.nn.module import Module, Sequential, inference
-from minires.ops import conv2d_forward
+from minires.nn.module import Module, Param, Sequential, inference
 from minires.ops.fused import shift_add_relu
 from minires.team import Team, spans
 
@@ -20,13 +20,12 @@ class FoldedConv(Module):
 
     def __init__(self, conv, norm, relu: bool):
         super().__init__(conv.name)
-        self.conv, self.relu = conv, relu
-        self.w, self.b = folded(conv, norm)
+        w, self.b = folded(conv, norm)
+        w = Param(conv.w.name, w)
+        self.conv, self.relu = FastConv(conv, w, None, Kernel(w)), relu
 
     def forward(self, x, shortcut=None):
-        self.conv.check_input(x)
-        y = conv2d_forward(x, self.w, stride=self.conv.stride, pad=self.conv.pad)
-        return shift_add_relu(y, self.b, shortcut, self.relu)
+        return shift_add_relu(self.conv.forward(x), self.b, shortcut, self.relu)
 
 
 class _Folder(Rewriter):

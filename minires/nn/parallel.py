@@ -8,24 +8,65 @@ and ReLU are one walk over memory (ops/fused.py). The classifier's few layers ru
 
 import copy
 
-from minires import ops
 from minires.backend import get_xp
+from minires.nn.fastconv import FastConv, Kernel
 from minires.nn.fuse import FusedSequential, Rewriter, rewritable
-from minires.nn.layers import BatchNorm
+from minires.nn.layers import BatchNorm, Conv2d
 from minires.nn.module import Module, Param, Sequential
 from minires.ops import fused
 from minires.team import Member, Team, spans
 
 
 class _Part(Param):
-    """One member's view of a parameter: the same data, a gradient of its own part of the batch."""
+    """One member's share in a parameter: the same data; the gradient of its own part of the batch.
 
-    def __init__(self, whole: Param):
-        self.whole, self.grad = whole, None
+    The first member writes into the whole's gradient, the others' arrays are added to it at the next meeting.
+    """
+
+    def __init__(self, whole: Param, desk: "_Desk"):
+        self.whole, self.desk, self._grad = whole, desk, None
 
     @property
     def data(self):
         return self.whole.data
+
+    @property
+    def grad(self):
+        return self._grad if self.desk.member.rank else self.whole.grad
+
+    def write_grad(self, grad):
+        if self.desk.member.rank:
+            self._grad = grad
+        else:
+            self.whole.write_grad(grad)
+        self.desk.parts.append(self)
+
+    def clear(self):
+        self._grad = None
+
+
+class _Desk:
+    """Where a member leaves its gradients until the others come by: each then adds up an equal run of every one.
+
+    So the sum is taken while the numbers are still in the cache, and by all.
+    """
+
+    def __init__(self, member: Member):
+        self.member, self.parts, self.added = member, [], []
+
+    def meet(self, *arrays) -> list:
+        """The sums of the given arrays over the members; on the way, what lies on the desks is added up."""
+        member = self.member
+        *sums, desks = zip(*member.gather((*arrays, self.parts)), strict=True)
+        for part in self.added:  # at the last meeting; by now everybody is done with them
+            part.clear()
+        self.added, self.parts = self.parts, []
+        for first, *others in zip(*desks, strict=True) if len(desks) > 1 else ():
+            total = first.grad.reshape(-1)
+            run = slice(*(total.size * rank // member.size for rank in (member.rank, member.rank + 1)))
+            for part in others:
+                total[run] += part.grad.reshape(-1)[run]
+        return [sum(parts[1:], start=parts[0]) for parts in sums]
 
 
 class SharedNorm(Module):
@@ -35,9 +76,9 @@ class SharedNorm(Module):
     moves the running mean and nothing else, and its gradient is zero.
     """
 
-    def __init__(self, norm: BatchNorm, member: Member, relu: bool, bias: Param | None):
+    def __init__(self, norm: BatchNorm, desk: _Desk, relu: bool, bias: Param | None):
         super().__init__(norm.name)
-        self.norm, self.member, self.relu, self.bias = norm, member, relu, bias
+        self.norm, self.desk, self.member, self.relu, self.bias = norm, desk, desk.member, relu, bias
 
     def forward(self, x, shortcut=None):
         norm = self.norm
@@ -53,7 +94,7 @@ class SharedNorm(Module):
     def _statistics(self, x):
         """Mean, variance and count over all parts: the parts' means and squared deviations add up as in
         T. Chan, G. Golub, R. LeVeque, "Algorithms for Computing the Sample Variance", 1983, equation 1.3."""
-        parts = self.member.gather((x.size // x.shape[-1], *ops.batchnorm_statistics(x)))
+        parts = self.member.gather((x.size // x.shape[-1], *fused.statistics(x)))
         m = sum(count for count, _, _ in parts)
         mean = sum(count / m * part for count, part, _ in parts)
         return mean, sum(count / m * (var + (part - mean) ** 2) for count, part, var in parts), m
@@ -66,9 +107,10 @@ class SharedNorm(Module):
         x, y, mean, rstd, m, added = self.saved()
         norm = self.norm
         g, dgamma, dbeta = fused.norm_add_relu_sums(dy, x, y, mean, rstd, self.relu)
-        norm.gamma.write_grad(dgamma)
-        norm.beta.write_grad(dbeta)
-        dgamma, dbeta = self.member.sum(dgamma, dbeta)
+        dgamma, dbeta = self.desk.meet(dgamma, dbeta)
+        if self.member.rank == 0:
+            norm.gamma.write_grad(dgamma)
+            norm.beta.write_grad(dbeta)
         out = g if self.relu and not added else None  # g is then ours, and nobody asks for it
         return fused.norm_add_relu_backward(g, x, norm.gamma.data, mean, rstd, dgamma, dbeta, m, out), g
 
@@ -76,21 +118,28 @@ class SharedNorm(Module):
 class _Copier(Rewriter):
     """Makes one member's copy of a network."""
 
-    def __init__(self, member: Member):
-        self.member = member
-        self.params: list[Param] = []
+    def __init__(self, member: Member, kernels: dict):
+        self.desk, self.kernels = _Desk(member), kernels
+        self.used: list[Param] = []
 
     def param(self, param):
-        """The parameter itself for the first member, who writes into its gradient; a part for the others."""
-        self.params.append(_Part(param) if self.member.rank else param)
-        return self.params[-1]
+        self.used.append(param)
+        return _Part(param, self.desk)
+
+    def layer(self, module):
+        if not isinstance(module, Conv2d):
+            return super().layer(module)
+        kernel = self.kernels.setdefault(module.w.name, Kernel(module.w))
+        b = None if module.b is None else self.param(module.b)
+        return FastConv(module, self.param(module.w), b, kernel)
 
     def normalised(self, conv, norm, relu):
+        self.used += norm.params()
         bias = None
         if conv is not None:
             conv, bias = copy.copy(conv), conv.b
             conv.b = None
-        shared = SharedNorm(self.layer(norm), self.member, relu, bias)
+        shared = SharedNorm(norm, self.desk, relu, bias)
         return [shared] if conv is None else [self.layer(conv), shared]
 
 
@@ -109,10 +158,11 @@ class Parallel:
         self.team = team
         body = [m for m in model.layers if isinstance(m, Sequential)]
         self.head = Sequential(*model.layers[len(body) :])
-        copiers = [_Copier(member) for member in team.members]
+        self.kernels = {}
+        copiers = [_Copier(member, self.kernels) for member in team.members]
         self.bodies = [FusedSequential(*map(copier.copy, body)) for copier in copiers]
-        self.params = list(zip(*(copier.params for copier in copiers), strict=True))
-        used = {whole.name for whole, *_ in self.params}
+        self.desks = [copier.desk for copier in copiers]
+        used = {param.name for param in copiers[0].used}
         self.idle = [p for m in body for p in m.params() if p.name not in used]
 
     @staticmethod
@@ -122,6 +172,8 @@ class Parallel:
 
     def forward(self, x):
         """Logits (N, K)."""
+        for kernel in self.kernels.values():
+            kernel.forget()
         self.spans = spans(len(x), self.team.size)
         outputs = self.team.run(lambda m: self.bodies[m.rank].forward(x[self.spans[m.rank]]), len(self.spans))
         return self.head.forward(get_xp(x).concatenate(outputs))
@@ -129,13 +181,11 @@ class Parallel:
     def backward(self, dy, need_dx=False):
         """Write every parameter's gradient; there is none for the images."""
         dy = self.head.backward(dy)
-        active = len(self.spans)
-        self.team.run(lambda m: self.bodies[m.rank].backward(dy[self.spans[m.rank]], need_dx=False), active)
-        self.team.map(lambda parts: _add_gradients(*parts[:active]), self.params)
+
+        def work(member):
+            self.bodies[member.rank].backward(dy[self.spans[member.rank]], need_dx=False)
+            self.desks[member.rank].meet()
+
+        self.team.run(work, len(self.spans))
         for param in self.idle:
             param.write_grad(get_xp(param.data).zeros_like(param.data))
-
-
-def _add_gradients(whole, *others):
-    for part in others:
-        whole.grad += part.grad
