@@ -25,13 +25,15 @@ def _keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next array instead of handing it back to the system.
 
     A training step frees and takes hundreds of megabytes; fresh pages for each array, filled with zeros by
-    the kernel, cost a quarter of it. Elsewhere than on glibc nothing happens.
+    the kernel, cost a quarter of it. All threads take from one arena, since those of other threads give whole
+    heaps back all the same. Elsewhere than on glibc nothing happens.
     """
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_ARENA_MAX, 1)
     except (OSError, AttributeError):
         pass
 

@@ -10,31 +10,31 @@ import numpy as np
 
 from minires.backend import unpacked_product
 
-FEWEST_ROWS = 8  # with fewer rows or columns a piece costs more than it saves
+FEWEST_ROWS, FEWEST_COLUMNS = 8, 64  # in a smaller piece the start costs more than the copy
 
 
 def product(a, b, out=None):
     """a (M, K) @ b (K, O), NumPy arrays; `out` may be a view."""
     (M, K), O = a.shape, b.shape[1]
     out = np.empty((M, O), np.result_type(a, b)) if out is None else out
-    if M >= O:
-        _rows(a, b, out, unpacked_product() // (K * O))
+    rows, columns = unpacked_product() // (K * O), unpacked_product() // (K * M)
+    if M >= O and rows >= FEWEST_ROWS:
+        _rows(a, b, out, rows)
+    elif M < O and columns >= FEWEST_COLUMNS:
+        _rows(b.T, a.T, out.T, columns - columns % FEWEST_COLUMNS)
     else:
-        _rows(b.T, a.T, out.T, unpacked_product() // (K * M))
+        np.matmul(a, b, out=out)
     return out
 
 
 def _rows(a, b, out, most):
-    """The product, `most` rows of `a` at a time if that is worth it; the rest in one."""
-    M = len(a)
-    size = min(most, M)
-    count = M // size if size >= FEWEST_ROWS else 0
+    """The product, `most` rows of `a` at a time, then the rest."""
+    count, rest = divmod(len(a), most)
+    whole = len(a) - rest
     if count:
-        whole = size * count
         np.matmul(_stacked(a[:whole], count), b, out=_stacked(out[:whole], count))
-        a, out = a[whole:], out[whole:]
-    if len(a):
-        np.matmul(a, b, out=out)
+    if rest:
+        np.matmul(a[whole:], b, out=out[whole:])
 
 
 def _stacked(a, count):
