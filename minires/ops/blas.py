@@ -1,7 +1,7 @@
 """Matrix products by cuBLAS, called directly: CuPy refuses its own while a CUDA graph is being captured.
 
 A handle and a workspace for each thread and device, so that nothing is allocated inside a captured step.
-The names and numbers are those of the cuBLAS manual, sections 2.1 and 2.8.
+The names and numbers are those of the cuBLAS manual, sections 2.2, 2.4 and 2.7.
 """
 
 import ctypes
@@ -49,11 +49,11 @@ def _layout(x):
 @contextmanager
 def tensor_cores(on: bool):
     """Inside, products of float32 matrices in this thread use the tensor cores in TF32, if `on`."""
-    _local.mode = TF32 if on else IEEE
+    before, _local.mode = getattr(_local, "mode", IEEE), TF32 if on else IEEE
     try:
         yield
     finally:
-        _local.mode = IEEE
+        _local.mode = before
 
 
 class _Handle:

@@ -12,7 +12,7 @@ from minires.ops.norm import channel_sum
 # Bytes of columns that one matrix product may take. The batch is walked in pieces of this size, so that a
 # large image costs time but never memory. benchmarks/bench_ops.py --workspace measures it.
 MAX_WORKSPACE = 2 * 2**20
-GPU_WORKSPACE = 2**30
+GPU_WORKSPACE = 2**30  # there, pieces that fit in the cache are no faster
 
 
 def pair(value) -> tuple:

@@ -33,22 +33,22 @@ extern "C" __global__ void im2col(const T* x, T* columns, unsigned total, WINDOW
     }
 }
 
+// every window that reads pixel (h, w), as cell (r, s) of output (p, q)
+#define WINDOWS_OVER(h, w)                                                       \
+    for (int r = (h + top) % sv; r < R && r <= h + top; r += sv)                 \
+        for (int s = (w + left) % sh; s < S && s <= w + left; s += sh)           \
+            if (const int p = (h + top - r) / sv, q = (w + left - s) / sh; p < P && q < Q)
+
 // x[n, h, w, c] = the sum of the columns' entries that were read from it
 extern "C" __global__ void col2im(const T* columns, T* x, unsigned total, WINDOW) {
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
         unsigned rest = i;
         const int c = rest % packs, w = (rest /= packs) % W, h = (rest /= W) % H, n = rest / H;
         Pack sum = {};
-        for (int r = (h + top) % sv; r < R && r <= h + top; r += sv) {
-            const int p = (h + top - r) / sv;
-            if (p >= P) continue;
-            for (int s = (w + left) % sh; s < S && s <= w + left; s += sh) {
-                const int q = (w + left - s) / sh;
-                if (q >= Q) continue;
-                const size_t field = (((size_t)(n * P + p) * Q + q) * R + r) * S + s;
-                const Pack part = LOAD(columns, field * packs + c);
-                EACH sum.v[k] += part.v[k];
-            }
+        WINDOWS_OVER(h, w) {
+            const size_t field = (((size_t)(n * P + p) * Q + q) * R + r) * S + s;
+            const Pack part = LOAD(columns, field * packs + c);
+            EACH sum.v[k] += part.v[k];
         }
         STORE(x, i) = sum;
     }
@@ -140,6 +140,26 @@ extern "C" __global__ void norm_statistics_end(const T* partials, int blocks, co
     }
 }
 
+// relu(value + shortcut), the two if asked for
+__device__ Pack add_relu(Pack value, const T* shortcut, size_t at, int relu) {
+    if (shortcut) {
+        const Pack other = LOAD(shortcut, at);
+        EACH value.v[k] += other.v[k];
+    }
+    if (relu) EACH value.v[k] = value.v[k] < 0 ? 0 : value.v[k];  // a NaN stays
+    return value;
+}
+
+// dy where y > 0, else 0; y null: everywhere
+__device__ Pack masked(const T* dy, const T* y, size_t at) {
+    Pack g = LOAD(dy, at);
+    if (y) {
+        const Pack out = LOAD(y, at);
+        EACH g.v[k] = out.v[k] > 0 ? g.v[k] : 0;
+    }
+    return g;
+}
+
 // y = relu(gamma * (x - mean) * rstd + beta + shortcut), the last two if asked for
 extern "C" __global__ void norm_forward(const T* x, const T* shortcut, const T* gamma, const T* beta, const T* mean,
                                         const T* rstd, T* y, int rows, int C, int relu) {
@@ -156,12 +176,7 @@ extern "C" __global__ void norm_forward(const T* x, const T* shortcut, const T* 
         const size_t at = (size_t)i * packs + pack;
         Pack value = LOAD(x, at);
         EACH value.v[k] = (value.v[k] - centre[k]) * slope[k] + shift[k];
-        if (shortcut) {
-            const Pack other = LOAD(shortcut, at);
-            EACH value.v[k] += other.v[k];
-        }
-        if (relu) EACH value.v[k] = value.v[k] < 0 ? 0 : value.v[k];  // a NaN stays
-        STORE(y, at) = value;
+        STORE(y, at) = add_relu(value, shortcut, at, relu);
     }
 }
 
@@ -176,16 +191,11 @@ extern "C" __global__ void shift_add_relu(T* x, const T* shortcut, const T* shif
         const size_t at = (size_t)i * packs + pack;
         Pack value = LOAD(x, at);
         EACH value.v[k] += bias[k];
-        if (shortcut) {
-            const Pack other = LOAD(shortcut, at);
-            EACH value.v[k] += other.v[k];
-        }
-        if (relu) EACH value.v[k] = value.v[k] < 0 ? 0 : value.v[k];
-        STORE(x, at) = value;
+        STORE(x, at) = add_relu(value, shortcut, at, relu);
     }
 }
 
-// partials of sum g and sum g * (x - mean), g = dy where y > 0 (y null: everywhere)
+// partials of sum g and sum g * (x - mean), g = masked(dy)
 extern "C" __global__ void norm_sums(const T* dy, const T* x, const T* y, const T* mean, T* partials, int rows,
                                      int C) {
     LANE;
@@ -197,12 +207,7 @@ extern "C" __global__ void norm_sums(const T* dy, const T* x, const T* y, const 
 #pragma unroll 4
         for (int i = FIRST_ROW; i < rows; i += ROW_STEP) {
             const size_t at = (size_t)i * packs + pack;
-            Pack g = LOAD(dy, at);
-            const Pack value = LOAD(x, at);
-            if (y) {
-                const Pack out = LOAD(y, at);
-                EACH g.v[k] = out.v[k] > 0 ? g.v[k] : 0;
-            }
+            const Pack g = masked(dy, y, at), value = LOAD(x, at);
             EACH {
                 sums[k] += g.v[k];
                 products[k] += g.v[k] * (value.v[k] - centre[k]);
@@ -241,11 +246,8 @@ extern "C" __global__ void norm_backward(const T* dy, const T* x, const T* y, co
 #pragma unroll 4
     for (int i = FIRST_ROW; i < rows; i += ROW_STEP) {
         const size_t at = (size_t)i * packs + pack;
-        Pack g = LOAD(dy, at), value = LOAD(x, at);
-        if (y) {
-            const Pack out = LOAD(y, at);
-            EACH g.v[k] = out.v[k] > 0 ? g.v[k] : 0;
-        }
+        const Pack g = masked(dy, y, at);
+        Pack value = LOAD(x, at);
         if (gradient) STORE(gradient, at) = g;
         EACH value.v[k] = scale[k] * (g.v[k] - shift[k] - (value.v[k] - centre[k]) * slope[k]);
         STORE(dx, at) = value;
@@ -282,16 +284,10 @@ extern "C" __global__ void maxpool_backward(const T* dy, const int* winner, T* d
         unsigned rest = i;
         const int c = rest % packs, w = (rest /= packs) % W, h = (rest /= W) % H, n = rest / H;
         Pack sum = {};
-        for (int r = (h + top) % sv; r < R && r <= h + top; r += sv) {
-            const int p = (h + top - r) / sv;
-            if (p >= P) continue;
-            for (int s = (w + left) % sh; s < S && s <= w + left; s += sh) {
-                const int q = (w + left - s) / sh;
-                if (q >= Q) continue;
-                const size_t from = ((size_t)(n * P + p) * Q + q) * packs + c;
-                const Pack part = LOAD(dy, from);
-                EACH sum.v[k] += winner[from * V + k] == r * S + s ? part.v[k] : 0;
-            }
+        WINDOWS_OVER(h, w) {
+            const size_t from = ((size_t)(n * P + p) * Q + q) * packs + c;
+            const Pack part = LOAD(dy, from);
+            EACH sum.v[k] += winner[from * V + k] == r * S + s ? part.v[k] : 0;
         }
         STORE(dx, i) = sum;
     }

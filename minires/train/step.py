@@ -71,7 +71,7 @@ def make_step(model, optimizer, *, label_smoothing: float = 0.0, fused=True, gra
     fused: False takes the layers as they are. graph, tf32: on a GPU, see train/gpu.py; a CPU has neither.
     Make it anew after `.to` or `.astype`, like the optimiser.
     """
-    from minires.train.gpu import GpuStep
+    from minires.train.gpu import GpuStep  # it builds on Step
 
     on_cpu = device_of(optimizer.weights) == "cpu"
     if fused and on_cpu and Parallel.fits(model):
