@@ -1,11 +1,14 @@
 """What the tests share: the hypothesis profile, and the checks that every op has to pass."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
+import cuda_on_cpu
 import numpy as np
 import pytest
+import strict
 from hypothesis import HealthCheck, settings
 
 from minires import backend
@@ -35,6 +38,33 @@ def pretend_cupy(monkeypatch):
     yield pretend
     monkeypatch.undo()
     backend._cupy.cache_clear()
+
+
+def gpu_or_skip():
+    device, reason = backend.choose_device("auto")
+    if device != "gpu":
+        pytest.skip(f"no GPU: {reason}")
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def kernels_run(request, pretend_cupy, monkeypatch):
+    """Kernels run under the name "gpu", as C++ on the CPU or on CuPy; gives a context manager that allows waiting."""
+    if request.param == "gpu":
+        gpu_or_skip()
+        return contextlib.nullcontext
+    if cuda_on_cpu.COMPILER is None:
+        pytest.skip("no g++ to run the kernels on the CPU")
+    monkeypatch.setattr(strict, "RawModule", cuda_on_cpu.RawModule, raising=False)
+    pretend_cupy(strict)
+    with strict.waiting():
+        backend.choose_device("gpu")
+    return strict.waiting
+
+
+@pytest.fixture
+def cupy():
+    gpu_or_skip()
+    return backend._cupy()
 
 
 TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-11}

@@ -23,7 +23,7 @@ from minires.train.optim import OPTIMIZERS
 from minires.train.schedule import KINDS
 
 NUMBERS_ONLY = {"pair", "resolve_padding", "output_size"}  # public in ops, but they take no array
-NOT_HERE = {"naive", "fused", "kernels", "blas"}  # the loops, the CPU's threads (nn/parallel.py), test_gpu.py
+NOT_HERE = {"naive", "fused", "kernels", "blas"}  # loops; the CPU's threads; test_kernels.py
 FLOAT32 = 1e-5  # CPU against GPU, relative to the norm
 FLOAT64 = 1e-9  # of whole networks: in float32 a ReLU may flip, and then the gradients differ honestly
 
