@@ -23,7 +23,8 @@ from minires.train.optim import OPTIMIZERS
 from minires.train.schedule import KINDS
 
 NUMBERS_ONLY = {"pair", "resolve_padding", "output_size"}  # public in ops, but they take no array
-NOT_HERE = {"naive", "fused", "kernels", "blas"}  # loops; the CPU's threads; test_kernels.py
+# the loops; what the CPU's threads run (nn/parallel.py); CUDA's kernels, in test_kernels.py
+NOT_HERE = {"naive", "fused", "fastconv", "products", "winograd", "kernels", "blas"}
 FLOAT32 = 1e-5  # CPU against GPU, relative to the norm
 FLOAT64 = 1e-9  # of whole networks: in float32 a ReLU may flip, and then the gradients differ honestly
 

@@ -12,7 +12,6 @@ import pytest
 from test_device_purity import fetched, sent
 from test_fused import NETWORKS, batch, network
 
-from minires import backend
 from minires.data import Augment
 from minires.errors import StateError
 from minires.nn.folded import Predictor
