@@ -182,6 +182,6 @@ def build_keras(task, options):
             loss = criterion(labels, model(x, training=True))
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
-        return loss.detach()
+        return loss
 
     return lambda: step(x, labels).numpy()  # waits for the result

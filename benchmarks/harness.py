@@ -118,8 +118,9 @@ def _unavailable(error: Exception) -> Unavailable:
     if isinstance(error, Unavailable):
         return error
     lines = str(error).strip().splitlines() or [""]
+    told = lines[-1].strip() if lines[0].endswith(":") else lines[0]  # "in user code:" and a traceback of its own
     expected = isinstance(error, (ImportError, MemoryError))
-    return Unavailable(lines[0] if expected and lines[0] else f"{type(error).__name__}: {lines[0][:200]}")
+    return Unavailable(told if expected and told else f"{type(error).__name__}: {told[:200]}")
 
 
 class Worker:
