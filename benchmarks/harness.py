@@ -155,6 +155,14 @@ class Worker:
         self.pipe.send(message)
         return self._receive()
 
+    def cpu_seconds(self) -> float:
+        """CPU time of the process so far, between turns too; 0 where the system does not tell."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def close(self):
         self.process.kill()
         self.process.join()
@@ -221,16 +229,17 @@ def compare(build, names, task, options, *, rounds, warmup, threads=None, second
                 if worker in workers:
                     attempt(worker)
         with contention() as load:
-            began = time.perf_counter()
+            began, before = time.perf_counter(), {worker: worker.cpu_seconds() for worker in workers}
             for index in range(rounds):
                 start = index % max(1, len(workers))  # no contender always follows the same one
                 for worker in workers[start:] + workers[:start]:
                     time.sleep(PAUSE)
                     if turn := attempt(worker):
-                        load.own += turn.cpu_seconds
                         turns[worker.name].append(turn)
                 if seconds is not None and time.perf_counter() - began > seconds:
                     break
+            # what a contender's threads did between its turns is not another process's doing
+            load.own = sum(worker.cpu_seconds() - before[worker] for worker in workers)
     results = []
     for name, series in turns.items():
         wall, cpu, peaks, _ = zip(*series, strict=True)

@@ -5,22 +5,12 @@ from pathlib import Path
 
 from matplotlib.patches import Patch
 from minires.benchmarks import scaling
-from minires.benchmarks.tables import ms
+from minires.benchmarks.tables import NAMES, ms
 
 from minires.look.style import AMBER, BLUE, GREEN, INK, MUTED, ORANGE, PINK, SKY, TEXT, dress, figure, legend, save_png
 
 COLORS = {"ours": BLUE, "plain": SKY, "textbook": AMBER, "torch": ORANGE, "torch_channels_last": PINK}
 COLORS |= {"torch_fused_adam": PINK, "torch_compile": GREEN, "keras": MUTED}
-LABELS = {
-    "ours": "minires",
-    "plain": "minires, plain ops",
-    "textbook": "textbook NumPy",
-    "torch": "PyTorch",
-    "torch_channels_last": "PyTorch channels_last",
-    "torch_fused_adam": "the same, fused Adam",
-    "torch_compile": "torch.compile",
-    "keras": "Keras (TensorFlow)",
-}
 
 
 def draw(records, folder) -> list[Path]:
@@ -96,7 +86,7 @@ def plot_bars(records):
         rows = sorted((r for r in records if r["task"] == task), key=lambda r: -r["time"]["median"])
         times = [1e3 * r["time"]["median"] for r in rows]
         error = [[1e3 * abs(r["time"][end] - r["time"]["median"]) for r in rows] for end in ("low", "high")]
-        names = [LABELS[r["contender"]] for r in rows]
+        names = [NAMES[r["contender"]] for r in rows]
         colors = [COLORS[r["contender"]] for r in rows]
         bars = ax.barh(names, times, xerr=error, color=colors, error_kw={"ecolor": INK, "elinewidth": 1}, height=0.7)
         labels = [f"{ms(t / 1e3)} ms, {r['peak_mib']:.0f} MiB" for t, r in zip(times, rows, strict=True)]
@@ -159,7 +149,7 @@ def _kind(op) -> tuple:
 def plot_roofline(records):
     """Each op at each shape, at its intensity and its rate, below the two ceilings."""
     o, floors = records[0]["options"], records[0]["floors"]
-    fig, (ax,) = figure(f"How far from the limits: {_case(records[0])}", height=5.2, note=note(records))
+    fig, (ax,) = figure("How far from the machine's limits", height=5.2, note=note(records))
     whole, threads = sum(r["seconds"] for r in records), o["threads"] or records[0]["cores"]
     points = [r for r in records if r["flops"] and r["bytes"] and r["seconds"] > 5e-4 * whole]
     seen = set()
@@ -185,7 +175,7 @@ def plot_roofline(records):
         xlabel="intensity: FLOPs a byte, each array moved once",
     )
     ax.set_ylabel(f"GFLOP/s, {threads} threads")
-    legend(ax, "one point an op and shape; its area is the time it takes in the step", columns=2)
+    legend(ax, f"{_case(records[0])}; a point an op and shape, its area the time in a step", columns=2)
     for handle in ax.get_legend().legend_handles:
         handle.set_sizes([50])
     return fig

@@ -18,10 +18,10 @@ LESSONS = {"arch": "resnet20", "size": 32, "batch": 32, "width": 1}
 DEPTHS = ("resnet8", "resnet20", "resnet32", "resnet56", "resnet110")
 # axis -> (what stays, what changes: the label of a point -> its settings)
 AXES = {
-    "batch": (COURSE, {n: {"batch": n} for n in (1, 2, 4, 8, 16, 32, 64, 128)}),
-    "size": (COURSE | {"batch": 8}, {n: {"size": n} for n in (32, 64, 96, 128, 160, 224)}),
+    "batch": (COURSE, {n: {"batch": n} for n in (1, 4, 16, 64, 128)}),
+    "size": (COURSE | {"batch": 8}, {n: {"size": n} for n in (32, 64, 128, 224)}),
     "depth": (LESSONS, {int(arch[6:]): {"arch": arch} for arch in DEPTHS}),
-    "width": (LESSONS, {n: {"width": n} for n in (1, 2, 4, 8)}),
+    "width": (LESSONS, {n: {"width": n} for n in (1, 2, 4)}),
     "threads": (COURSE, None),  # as many points as there are cores
 }
 LABELS = {

@@ -11,11 +11,11 @@ NAMES = {
     "ours": "minires",
     "plain": "minires, plain ops",
     "textbook": "textbook NumPy",
-    "torch": "PyTorch eager",
-    "torch_channels_last": "PyTorch eager, channels_last",
-    "torch_fused_adam": "the same with its fused Adam",
+    "torch": "PyTorch",
+    "torch_channels_last": "PyTorch channels_last",
+    "torch_fused_adam": "PyTorch channels_last, fused Adam",
     "torch_compile": "torch.compile",
-    "keras": "Keras",
+    "keras": "Keras (TensorFlow)",
 }
 
 

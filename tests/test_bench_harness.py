@@ -3,11 +3,18 @@
 import json
 import os
 import sys
+import threading
 import time
 
 import pytest
 from minires.benchmarks import harness, watch
 from minires.benchmarks.harness import Spread, Unavailable, Worker
+
+
+def spin(seconds):
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
 
 
 def build(name, task, options):
@@ -24,6 +31,8 @@ def build(name, task, options):
             raise MemoryError("cannot take 80 GB")
         if name == "slow" and count[0] > 1:
             time.sleep(60)
+        if name == "spins":  # its turn is over, its thread is not
+            threading.Thread(target=spin, args=(0.2,)).start()
         if name == "dies":
             os._exit(1)
         return (task, os.environ.get("OMP_NUM_THREADS"), *message)
@@ -76,6 +85,12 @@ def test_threads_are_told_and_forgotten(monkeypatch):
         assert worker.turn().value == ("task", "1")
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "OPENBLAS_NUM_THREADS" not in os.environ or os.environ["OPENBLAS_NUM_THREADS"] != "1"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell")
+def test_threads_that_spin_between_turns_are_the_contenders_own():
+    results, load = harness.compare(build, ["spins"], "task", {}, rounds=3, warmup=1)
+    assert load.own > sum(results[0].cpu_seconds) + 0.1
 
 
 def test_a_time_limit_ends_the_rounds():
