@@ -6,10 +6,13 @@ graph and its memory, is tested there alone.
 
 import contextlib
 import copy
+import gc
+import weakref
 
 import numpy as np
 import pytest
-from test_device_purity import fetched, sent
+import test_train_loop as stripes
+from test_device_purity import TEST, TOLD, TRAIN, classifier, fetched, sent
 from test_fused import NETWORKS, batch, network
 
 from minires.data import Augment
@@ -107,6 +110,18 @@ def test_a_model_that_was_moved_is_refused(kernels_run):
         step(*sent(batch((16, 16, 3))), 0.1)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_fit_and_evaluate_by_kernels(optimizer, kernels_run):
+    """An epoch with dropout, augmentation, clipping, smoothing and a smaller last batch."""
+    recipe = Recipe(epochs=1, batch_size=9, optimizer=optimizer, clip_norm=2.0, label_smoothing=0.1)
+    here, there = (classifier(np.float64, device) for device in ("cpu", "gpu"))
+    expected = fit(here, TRAIN, TEST, recipe).history[0]
+    with kernels_run():
+        progress = fit(there, TRAIN, TEST, recipe)
+    assert progress.how.startswith("CUDA kernels, no graph: ")
+    assert [progress.history[0][k] for k in TOLD] == pytest.approx([expected[k] for k in TOLD], rel=1e-7)
+
+
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("kind", NETWORKS, ids=str)
 def test_inference_by_kernels_is_that_of_the_layers(kind, n, kernels_run):
@@ -160,6 +175,20 @@ def test_a_replayed_step_takes_no_memory(cupy):
         held.append((step.replay.pool.total_bytes(), cupy.get_default_memory_pool().total_bytes()))
     assert held[2:] == held[2:3] * 4
     assert held[1][0] == held[0][0]  # the capture found all its memory where the first step had left it
+
+
+def test_a_step_gives_its_memory_back_at_once(kernels_run):
+    """A run's graphs hold its whole memory: they must not wait for the garbage collector."""
+    model = network(*NETWORKS[0]).to("gpu").train()
+    step = make_step(model, loaded("sgd", model))
+    step(*sent(batch((16, 16, 3))), 0.1)
+    held = weakref.ref(step.replay)
+    gc.disable()
+    try:
+        del step
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_dropout_is_not_captured(cupy):
@@ -221,14 +250,12 @@ def test_tf32_is_a_choice_and_named(cupy):
 
 def test_training_on_a_gpu_is_training_on_the_cpu_and_may_change_over(cupy, tmp_path):
     """fit, float64: replayed, issued, plain and on the CPU; stopped on the one and resumed on the other."""
-    from test_train_loop import TEST, TRAIN, StopAfter, classifier, weights
-
     recipe = Recipe(epochs=2, batch_size=16, optimizer="adam", lr=0.01, augment=Augment(rotate=0, scale=0))
 
     def run(device, out=None, reporter=None, **ways):
-        c = classifier()
+        c = stripes.classifier()
         c.model.astype(np.float64).to(device)
-        progress = fit(c, TRAIN, TEST, recipe, out=out, reporter=reporter, **ways)
+        progress = fit(c, stripes.TRAIN, stripes.TEST, recipe, out=out, reporter=reporter, **ways)
         return c.model.to("cpu").state(), progress.history
 
     expected, history = run("cpu")
@@ -238,9 +265,9 @@ def test_training_on_a_gpu_is_training_on_the_cpu_and_may_change_over(cupy, tmp_
     for start, end in (("cpu", "gpu"), ("gpu", "cpu"), ("gpu", "gpu")):
         folder = tmp_path / f"{start}-{end}"
         with pytest.raises(KeyboardInterrupt):
-            run(start, out=folder, reporter=StopAfter(7))
-        resumed, progress = resume(folder, TRAIN, TEST, device=end)
-        results.append((weights_on_cpu(resumed, weights), progress.history))
+            run(start, out=folder, reporter=stripes.StopAfter(7))
+        resumed, progress = resume(folder, stripes.TRAIN, stripes.TEST, device=end)
+        results.append((resumed.model.to("cpu").state(), progress.history))
     for state, rows in results:
         for n, v in expected.items():
             assert np.abs(state[n] - v).max() <= 1e-6 * max(1e-2, np.abs(v).max()), n
@@ -249,8 +276,3 @@ def test_training_on_a_gpu_is_training_on_the_cpu_and_may_change_over(cupy, tmp_
                 assert ours[key] == pytest.approx(theirs[key], rel=1e-7), key
     ends = [results[0][0], results[-1][0]]
     assert all(np.array_equal(ends[0][n], v) for n, v in ends[1].items())  # gpu to gpu: to the bit
-
-
-def weights_on_cpu(classifier, weights):
-    classifier.model.to("cpu")
-    return weights(classifier)

@@ -4,6 +4,8 @@ What changes from step to step lies on the device: the images and labels, and th
 corrections, in `rates`.
 """
 
+from functools import partial
+
 from minires.backend import get_xp
 from minires.graph import Replay
 from minires.nn.gpu import OnGpu
@@ -18,6 +20,7 @@ class GpuStep(Step):
 
     graph: False issues every kernel anew. `how` tells why where a graph was wanted and is not used.
     tf32: let the products of float32 matrices round their inputs to TF32.
+    But for the rate, what the optimiser is set to when a step is captured stays so.
     """
 
     def __init__(self, model, optimizer, label_smoothing=0.0, *, graph=True, tf32=False):
@@ -26,7 +29,8 @@ class GpuStep(Step):
         self.net, self.tf32 = OnGpu(model), tf32
         self.told, self.rates = xp.zeros(3, "f8"), xp.zeros(4, "f8")
         reason = "dropout draws its masks on the host" if self.net.random else ""
-        self.replay = Replay(xp, self._compute, reason if graph else "asked for none")
+        work = partial(_compute, self.net, optimizer, self.told, self.rates, label_smoothing)  # with no way back to us
+        self.replay = Replay(xp, work, reason if graph else "asked for none")
         self.states = [*model.params(), *model.buffers()]
         self.places = [v.data for v in self.states]
 
@@ -53,12 +57,13 @@ class GpuStep(Step):
             self.replay(x, labels.astype("i8", copy=False))
         return tuple(self.told.copy())
 
-    def _compute(self, x, labels):
-        logits = self.net.forward(x)
-        self.net.backward(kernels.cross_entropy(logits, labels, self.told, label_smoothing=self.label_smoothing))
-        optimizer = self.optimizer
-        kernels.gradient_norm(optimizer.grads, self.told, self.rates, optimizer.clip_norm)
-        _update(optimizer, self.rates)
+
+def _compute(net, optimizer, told, rates, label_smoothing, x, labels):
+    """One step, from the batch to the new weights."""
+    logits = net.forward(x)
+    net.backward(kernels.cross_entropy(logits, labels, told, label_smoothing=label_smoothing))
+    kernels.gradient_norm(optimizer.grads, told, rates, optimizer.clip_norm)
+    _update(optimizer, rates)
 
 
 def _rates(optimizer, lr):
