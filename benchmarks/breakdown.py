@@ -9,6 +9,7 @@ counts as part of it, except the copies (im2col, col2im, padding), which are tol
 """
 
 import inspect
+import math
 import pkgutil
 import statistics
 import sys
@@ -28,7 +29,7 @@ from minires import ops
 COPIES = ("im2col", "col2im", "zero_pad2d_forward", "zero_pad2d_backward")
 # Arithmetic operations for each element of the largest array; 1 where nothing is said.
 ARITHMETIC = {
-    "batchnorm_statistics": 4,
+    **dict.fromkeys(("batchnorm_statistics", "statistics"), 4),
     "norm_add_relu_forward": 4,
     "norm_add_relu_sums": 4,
     "norm_add_relu_backward": 4,
@@ -90,12 +91,19 @@ def describe(name, arguments, result):
         return (name, ""), 0, 0
     size = sum({id(a): a.nbytes for a in arrays}.values())
     largest = max(arrays, key=lambda a: a.size)
-    w = arguments.get("w")
+    w, U = arguments.get("w"), arguments.get("U")
+    backward = "dy" in arguments
+    products = 1 + (backward and arguments.get("need_dx", True))
+    if isinstance(U, np.ndarray):  # Winograd's (n^2, C, O): the products of its tiles of (n - 2)^2 outputs
+        rows, tile = arguments["dy"] if backward else result, (math.isqrt(len(U)) - 2) ** 2
+        shape = "x".join(map(str, (*rows.shape[1:-1], *U.shape[1:])))
+        return (name, shape), 2 * products * rows.size * len(U) * U.shape[1] // tile, size
     if not isinstance(w, np.ndarray):
         return (name, "x".join(map(str, largest.shape))), ARITHMETIC.get(name, 1) * largest.size, size
-    backward = "dy" in arguments
+    if (not backward and not isinstance(result, np.ndarray)) or name.startswith("kernel"):
+        return (name, "x".join(map(str, w.shape))), 0, size  # w made ready for something else
     rows = arguments["dy"] if backward else result
-    flops = 2 * rows.size * w.size // w.shape[-1] * (1 + (backward and arguments.get("need_dx", True)))
+    flops = 2 * products * rows.size * w.size // w.shape[-1]
     window = f" {w.shape[0]}x{w.shape[1]}" if w.ndim == 4 else ""
     return (name + window, "x".join(map(str, (*rows.shape[1:-1], *w.shape[-2:])))), flops, size
 
@@ -133,7 +141,8 @@ def build(_name, task, options):
             began = time.perf_counter()
             step()
             whole = time.perf_counter() - began
-        tallies = dict(recorder.tallies)
+        # what takes no array, such as the arithmetic of sizes, is Python between the ops
+        tallies = {key: t for key, t in recorder.tallies.items() if t.bytes or key[0] in (WAITING, UPDATE)}
         tallies[REST, ""] = Tally(1, whole - sum(t.seconds for t in tallies.values()))
         return tallies
 

@@ -4,7 +4,8 @@ Peak: the rate of NumPy's float32 matrix product on all threads, for a large squ
 Bandwidth: two kernels of J. McCalpin's STREAM (1995), copy (b = a) and triad (a = b + s c), on all threads and on
 arrays that no cache holds, each array counted once as there.
 A floor is the larger of FLOPs over the best peak and bytes over the best bandwidth: S. Williams, A. Waterman,
-D. Patterson, "Roofline", CACM 52(4), 2009.
+D. Patterson, "Roofline", CACM 52(4), 2009. It is that of the convolution by its definition: Winograd's algorithm, which
+minires (ops/winograd.py) and its peers may use for 3x3 kernels, has fewer products.
 """
 
 import math
@@ -38,7 +39,7 @@ class Floors:
         return max(self.copy, self.triad)
 
     def seconds(self, work: "Work") -> float:
-        """No implementation that does these products and moves these bytes can take less."""
+        """Who does these products and moves these bytes cannot take less; an algorithm with fewer products can."""
         return max(work.flops / self.best, work.bytes / self.bandwidth)
 
     def as_dict(self) -> dict:

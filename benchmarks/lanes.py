@@ -103,6 +103,14 @@ def _loss(told):
     return told if getattr(told, "ndim", 1) == 0 else None
 
 
+def _how(predictor) -> str:
+    """The way a Predictor computes on a GPU, in words."""
+    if not predictor.on_gpu:
+        return "plain ops"
+    reason = predictor.on_gpu.replay.reason
+    return "CUDA kernels, " + (f"no graph: {reason}" if reason else "replayed as a graph")
+
+
 class Cupy(Lane):
     """minires on the GPU: as `fit` runs it, without a graph, and layer by layer with the plain ops."""
 
@@ -130,7 +138,7 @@ class Cupy(Lane):
             def infer():
                 predictor(x)
 
-            return infer, lambda: "batch normalisation folded"
+            return infer, lambda: _how(predictor)
         optimizer = contenders.make_optimizer(model.params(), case)
         step = make_step(model, optimizer, fused=name != "plain", graph=name == "ours", tf32=tf32)
         self.stay.enter_context(step)

@@ -134,11 +134,11 @@ KINDS = {
 
 def _kind(op) -> tuple:
     """(colour, marker, name) of an op."""
-    if op.startswith(("conv", "dense")):
+    if op.startswith(("conv", "dense", "winograd", "rowwise", "pointwise")):
         name = "matrix products"
-    elif "norm" in op or op.startswith(("relu", "add")):
+    elif "norm" in op or op.startswith(("relu", "add", "statistics", "centre")):
         name = "batch normalisation, add, ReLU"
-    elif ("im" in op and "col" in op) or op.startswith("zero_pad"):
+    elif op in ("im2col", "col2im") or op.startswith(("zero_pad", "kernel")):
         name = "copies for the products"
     else:
         name = "other"

@@ -123,6 +123,22 @@ def test_every_product_of_a_step_is_seen_and_counted():
     assert ops.conv2d_forward is original  # as before
 
 
+def test_products_of_winograds_algorithm_are_those_it_makes():
+    from minires.ops import winograd
+
+    x, w = np.ones((2, 8, 8, 5), np.float32), np.ones((3, 3, 5, 7), np.float32)
+    with breakdown.recorded() as recorder:
+        U = winograd.kernel_forward(w, 4)
+        y = winograd.winograd_forward(x, U, 1)
+        winograd.winograd_backward(y, x, U, 1)
+        winograd.winograd_backward(y, x, U, 1, need_dx=False)
+    tallies = breakdown.summed(recorder.tallies)
+    product = 2 * (2 * 2 * 2) * 36 * 5 * 7  # 2 images of 2 x 2 tiles, 36 products of 5 x 7 each
+    assert tallies["winograd_forward"].flops == product
+    assert tallies["winograd_backward"].flops == 3 * product  # once with dx, once without
+    assert tallies["kernel_forward"].flops == 0
+
+
 def test_breakdown(limits, tmp_path, capsys):
     path = tmp_path / "r.jsonl"
     small = ["--arch", "resnet8", "--size", "16", "--batch", "4", "--steps", "2"]
