@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test lint peers browser bench clean
+.PHONY: train test lessons lint peers browser bench clean
 
 train: .venv/core  ## train the full ResNet-50 on the built-in hand signs
 	$(BIN)/minires train $(ARGS)
 
 test: .venv/test  ## pass the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+lessons: .venv/core  ## measure every lesson in full and check its claims
+	$(BIN)/minires lesson all $(ARGS)
 
 lint: .venv/test
 	$(BIN)/ruff check .

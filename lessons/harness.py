@@ -1,4 +1,4 @@
-"""What all lessons share: how a lesson is described, how its claims are judged, how it runs in a terminal.
+"""What all lessons share: how a lesson is described, and how its claims are judged. terminal.py runs it.
 
 A lesson is a module `lesson_NN_slug.py` with
 
@@ -15,7 +15,7 @@ A lesson is a module `lesson_NN_slug.py` with
         return {"knobs": knobs, ...}  # plain types only: the result travels as JSON
 
     def check(result: dict) -> list[Claim]:
-        return assert_claims([Claim("the ratio", result["ratio"], 0.5, 2.0, spread="1.1 (0.9 .. 1.3)"), ...])
+        return assert_claims([Claim("the ratio", result["ratio"], 0.5, 2.0), ...], LESSON, result)
 
     def plot(result: dict) -> Figure:
         fig, axes = style.figure(LESSON.title, note=note(LESSON, result))  # draw, then return fig
@@ -28,38 +28,31 @@ A lesson is a module `lesson_NN_slug.py` with
 
 A knob is an int, float, str, bool ("on" or "off"), Literal[...] or tuple[int, ...]. `check` and `plot` work from
 the result alone, also after it went through JSON. Where a user's knobs leave the regime that a claim is about,
-`check` gives that claim a `skipped` reason: it is then shown but not judged.
+`check` gives that claim a `skipped` reason: it is then shown but not judged. What five seeds gave beside each bound
+comes from spreads.json.
 """
 
-import argparse
 import importlib
 import inspect
 import json
 import math
 import platform
 import re
-import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
-from minires.lessons.prose import paragraphs, readable
-from rich import box
-from rich.syntax import Syntax
-from rich.table import Table
+from minires.lessons import spreads
 
 import minires
-from minires.commands.common import err, out
-from minires.errors import ConfigError, MiniresError
+from minires.errors import ConfigError
 from minires.files import write_text
 from minires.look.style import save_png
 
 FOLDER = Path("runs/lessons")  # pictures and the status of the last runs, under the working folder
-WIDTH = 100  # columns of prose at most
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ class Claim:
 
     Without any bound it is a number to know, shown and not judged.
 
-    spread: what five seeds gave when the bound was set, such as '1.1 (0.9 .. 1.3)'.
+    spread: what several seeds gave one by one, such as '1.1 (0.9..1.3)': `assert_claims` looks it up.
     skipped: why the claim is not about these knobs; it is then shown but not judged.
     """
 
@@ -94,8 +87,8 @@ class Claim:
     measured: float | None
     low: float | None = None
     high: float | None = None
-    spread: str = ""
     skipped: str = ""
+    spread: str = ""
 
     @property
     def judged(self) -> bool:
@@ -133,23 +126,44 @@ class ClaimError(AssertionError):
         super().__init__("; ".join(failed))
 
 
-def assert_claims(claims: list[Claim]) -> list[Claim]:
-    """The claims, or ClaimError naming those that fail."""
+def assert_claims(claims: list[Claim], lesson: Lesson, result: dict) -> list[Claim]:
+    """The claims, each with what is kept of other seeds (spreads.py), or ClaimError naming those that fail."""
+    seen = spreads.values(lesson.number, result["knobs"], default_knobs(load(lesson.number).measure))
+    claims = [replace(c, spread=spread(seen[c.text])) if c.text in seen else c for c in claims]
     if any(claim.failed for claim in claims):
         raise ClaimError(claims)
     return claims
+
+
+def spread(values: list[float]) -> str:
+    """'1.1 (0.9..1.3)': mean, smallest, largest; one number where all agree."""
+    low, mean, high = (number(f(values)) for f in (min, np.mean, max))
+    return mean if low == high else f"{mean} ({low}..{high})"
+
+
+def judged(check, result: dict) -> list[Claim]:
+    """The claims of `check`, also where some of them fail."""
+    try:
+        return check(result)
+    except ClaimError as error:
+        return error.claims
 
 
 def at_least_one(**knobs) -> None:
     """ConfigError for a knob below 1: `at_least_one(depth=depth, seeds=seeds)`."""
     for name, value in knobs.items():
         if value < 1:
-            raise ConfigError(f"--{_dashed(name)}: expected 1 or more, got {value}")
+            raise ConfigError(f"--{dashed(name)}: expected 1 or more, got {value}")
 
 
 def moved(knobs: dict, where: dict) -> str:
     """The knobs that differ from `where` a bound was measured, such as 'depth 50, not 80'; '' where none does."""
     return ", ".join(f"{name} {value}, not {knobs[name]}" for name, value in where.items() if knobs[name] != value)
+
+
+def number(value: float | None) -> str:
+    """Three digits; '-' for none."""
+    return "-" if value is None else f"{value:,.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 # lessons by number
@@ -184,6 +198,12 @@ def default_knobs(measure, lesson: Lesson | None = None) -> dict:
     return knobs | (lesson.quick if lesson else {})
 
 
+def knob_help(measure) -> dict[str, str]:
+    """Knob -> its line in the docstring of `measure`: the name, two spaces or a colon, the text."""
+    found = re.findall(r"^ *(\w+)(?:: +|  +)(\S.*)$", inspect.getdoc(measure) or "", flags=re.MULTILINE)
+    return {name: text for name, text in found if name in inspect.signature(measure).parameters}
+
+
 # one run
 
 
@@ -204,16 +224,28 @@ def conduct(lesson: Lesson, measure, check, plot, knobs: dict, picture: Path | N
     """Measure, judge, draw and note the status. picture: where to save it, by default in runs/lessons/."""
     start = time.perf_counter()
     result = measure(**knobs)
-    try:
-        claims = check(result)
-    except ClaimError as error:
-        claims = error.claims
+    claims = judged(check, result)
     outcome = Outcome(result, claims, time.perf_counter() - start)
     FOLDER.mkdir(parents=True, exist_ok=True)
     save_png(plot(result), picture or default_picture(lesson))
     noted = {"passed": not outcome.failed, "seconds": round(outcome.seconds, 1), "command": command(lesson, knobs)}
     write_text(FOLDER / "status.json", json.dumps(status() | {str(lesson.number): noted}, indent=1))
     return outcome
+
+
+def repeat(measure, check, knobs: dict, runs: int) -> tuple[list[list[Claim]], list[float]]:
+    """The claims of each of several seeds alone, from that of the knobs on, and the seconds that each took."""
+    alone = {"seeds": 1} if "seeds" in knobs else {}
+    claims, seconds = [], []
+    for i in range(runs):
+        start = time.perf_counter()
+        claims.append(judged(check, measure(**knobs | alone | {"seed": knobs["seed"] + i})))
+        seconds.append(time.perf_counter() - start)
+    return claims, seconds
+
+
+def dashed(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def status() -> dict:
@@ -234,7 +266,7 @@ def command(lesson: Lesson, knobs: dict) -> str:
     for name, value in knobs.items():
         values = value if isinstance(value, (list, tuple)) else [value]
         texts = [("off", "on")[v] if isinstance(v, bool) else str(v) for v in values]
-        words += [f"--{_dashed(name)}", *texts]
+        words += [f"--{dashed(name)}", *texts]
     return " ".join(words)
 
 
@@ -247,136 +279,3 @@ def provenance(lesson: Lesson, knobs: dict) -> dict:
     """Command (with the seed) and versions of a run."""
     versions = {"minires": minires.__version__, "numpy": np.__version__, "python": platform.python_version()}
     return {"command": command(lesson, knobs), "seed": knobs.get("seed"), "versions": versions}
-
-
-# the terminal
-
-
-def run(lesson: Lesson, measure, check, plot, argv: list[str] | None = None) -> int:
-    """Run a lesson from the command line. Exit status 0; 1 when a claim fails; 2 for a knob that cannot be."""
-    args = vars(parser(lesson, measure).parse_args(argv))
-    chosen = {name: value for name, value in args.items() if name in inspect.signature(measure).parameters}
-    knobs = default_knobs(measure, lesson if args["quick"] else None) | chosen
-    if args["source"]:
-        _show_source(lesson)
-        return 0
-    if not args["json"]:
-        _introduce(lesson)
-    try:
-        with err.status("measuring ..."):
-            outcome = conduct(lesson, measure, check, plot, knobs, args["out"])
-    except MiniresError as error:
-        err.print(f"minires: lesson {lesson.number}: {error}", style="red")
-        return 2
-    if args["json"]:
-        claims = [vars(claim) | {"verdict": claim.verdict} for claim in outcome.claims]
-        text = {"lesson": lesson.number, "provenance": provenance(lesson, knobs), "claims": claims}
-        print(json.dumps(text | {"result": outcome.result}))
-    else:
-        _conclude(lesson, outcome, knobs, args["out"] or default_picture(lesson))
-    for claim in outcome.failed:
-        err.print(f"FAILS: {claim.text}: measured {number(claim.measured)}, bound {claim.bound}", style="red")
-    return int(bool(outcome.failed))
-
-
-def parser(lesson: Lesson, measure) -> argparse.ArgumentParser:
-    """The options of a lesson: each knob of `measure`, with its help from `measure`'s docstring."""
-    p = argparse.ArgumentParser(
-        prog=f"minires lesson {lesson.number}",
-        description=f"{lesson.title} {lesson.question}",
-        epilog=f"example: {lesson.next_try}",
-    )
-    hints, helps = get_type_hints(measure), knob_help(measure)
-    for name, default in default_knobs(measure).items():
-        shown = command(lesson, {name: default}).split(f"--{_dashed(name)} ", 1)[1]
-        text = f"{helps.get(name, '')} (default: {shown})".replace("%", "%%")
-        option = {"help": text, "default": argparse.SUPPRESS, **_kind(hints[name])}
-        p.add_argument(f"--{_dashed(name)}", **option)
-    p.add_argument("--quick", action="store_true", help="smaller and faster; knobs that you give count before it")
-    p.add_argument("--out", type=Path, metavar="PICTURE.png", help=f"default: {default_picture(lesson)}")
-    p.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    p.add_argument("--source", action="store_true", help="print the library's functions that the lesson is about")
-    return p
-
-
-def knob_help(measure) -> dict[str, str]:
-    """Knob -> its line in the docstring of `measure`: the name, two spaces or a colon, the text."""
-    found = re.findall(r"^ *(\w+)(?:: +|  +)(\S.*)$", inspect.getdoc(measure) or "", flags=re.MULTILINE)
-    return {name: text for name, text in found if name in inspect.signature(measure).parameters}
-
-
-def _kind(hint) -> dict:
-    """What argparse needs for a knob of this type."""
-    if hint is bool:
-        return {"type": _switch, "metavar": "on|off"}
-    if get_origin(hint) is Literal:
-        kinds = {type(choice) for choice in get_args(hint)}
-        return {"choices": get_args(hint), "type": kinds.pop() if len(kinds) == 1 else str}
-    if get_origin(hint) is tuple:
-        return {"type": get_args(hint)[0], "nargs": "+", "metavar": "N"}
-    return {"type": hint, "metavar": "N" if hint in (int, float) else "TEXT"}
-
-
-def _switch(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise argparse.ArgumentTypeError(f"expected on or off, got {text!r}")
-    return text == "on"
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def number(value: float | None) -> str:
-    """Three digits; '-' for none."""
-    return "-" if value is None else f"{value:,.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.3g}"
-
-
-def _say(text: str, style: str = "") -> None:
-    lines = paragraphs(readable(text))
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        hanging = 2 if line.startswith("- ") else 0
-        wrapped = textwrap.fill(line, min(out.width, WIDTH), subsequent_indent=" " * hanging)
-        out.print(wrapped, style=style, end="\n" if following.startswith("- ") else "\n\n")
-
-
-def _introduce(lesson: Lesson) -> None:
-    out.print(f"Lesson {lesson.number}: {lesson.title}", style="bold")
-    _say(lesson.question, "italic")
-    _say(lesson.idea)
-
-
-def _conclude(lesson: Lesson, outcome: Outcome, knobs: dict, picture: Path) -> None:
-    out.print(claim_table(outcome.claims))
-    out.print()
-    for reason in dict.fromkeys(claim.skipped for claim in outcome.claims if claim.skipped):
-        _say(f"Not judged: {reason}.")
-    _say(f"Look for: {lesson.look_for}")
-    _say(f"Wrong if: {lesson.wrong_if}")
-    _say(f"Exercise: {lesson.exercise}")
-    _say("From: " + "; ".join(lesson.sources))
-    said = provenance(lesson, knobs)
-    versions = ", ".join(f"{name} {version}" for name, version in said["versions"].items())
-    out.print(f"{outcome.seconds:.1f} s, seed {said['seed']}, {versions}\n{said['command']}", style="dim")
-    out.print(f"code:    {', '.join(item.__qualname__ for item in lesson.shows)}; --source prints it")
-    out.print(f"picture: {picture}\nnext:    {lesson.next_try}")
-
-
-def claim_table(claims: list[Claim]) -> Table:
-    """One row a claim: measured, bound, what five seeds gave when it was set, whether it holds."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    for heading, justify in (("claim", "left"), ("measured", "right"), ("bound", "right"), ("five seeds gave", "left")):
-        table.add_column(heading, justify=justify, no_wrap=heading in ("measured", "bound"))
-    table.add_column("")
-    for c in claims:
-        style = "red" if c.failed else "dim" if c.skipped else None
-        verdict = {"holds": "ok", "not judged": "-"}.get(c.verdict, c.verdict)
-        bound, spread = ("", "") if c.skipped else (c.bound, c.spread)
-        table.add_row(readable(c.text), number(c.measured), bound, spread, verdict, style=style)
-    return table
-
-
-def _show_source(lesson: Lesson) -> None:
-    for item in lesson.shows:
-        out.print(f"# {item.__module__}.{item.__qualname__}", style="dim")
-        out.print(Syntax(inspect.getsource(item), "python", theme="ansi_light", background_color="default"))

@@ -10,8 +10,9 @@ import math
 import sys
 
 import numpy as np
-from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, note, run
+from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, note
 from minires.lessons.networks import dense_stack
+from minires.lessons.terminal import run
 
 from minires import ops
 from minires.backend import blas_threads
@@ -180,28 +181,16 @@ def check(result: dict) -> list[Claim]:
     few = skipped or ("" if seeds >= 3 else "one network wanders from its mean: judged from three seeds on")
     path = skipped or ("" if 64 <= knobs["points"] <= 256 else "the bounds are for paths of 64 to 256 points")
     claims = [
-        Claim("plain: mean cosine against (1/2)^L, L = 1..6, largest gap", _gap(mean["plain"], plain, near), 0, 0.03,
-              SPREADS["halving"], few),
-        Claim("plain: mean cosine at the input", float(mean["plain"][0]), -0.005, 0.005, SPREADS["plain"], skipped),
-        Claim("residual: mean cosine at the input", float(mean["residual"][0]), 0.008, None, SPREADS["residual"],
-              skipped),
-        Claim("residual: mean cosine at the input / theory", float(mean["residual"][0] / residual[0]), 0.6, 1.4,
-              SPREADS["theory"], few),
-        Claim("residual: neighbours on the path, cosine", lag["residual"], 0.6, None, SPREADS["residual path"], path),
-        Claim("plain: neighbours on the path, cosine", lag["plain"], -0.15, 0.15, SPREADS["plain path"], path),
-    ]  # fmt: skip
-    return assert_claims(claims)
-
-
-# what seeds 0 to 4 gave, one at a time: minires lesson 6
-SPREADS = {
-    "halving": "0.015 (alone 0.008..0.049)",
-    "plain": "0.0005 (-0.0019..0.0014)",
-    "residual": "0.0160 (0.0108..0.0201)",
-    "theory": "0.88 (0.59..1.11)",
-    "residual path": "0.89 (0.86..0.91)",
-    "plain path": "0.02 (-0.03..0.07)",
-}
+        Claim(
+            "plain: mean cosine against (1/2)^L, L = 1..6, largest gap", _gap(mean["plain"], plain, near), 0, 0.03, few
+        ),
+        Claim("plain: mean cosine at the input", float(mean["plain"][0]), -0.005, 0.005, skipped),
+        Claim("residual: mean cosine at the input", float(mean["residual"][0]), 0.008, None, skipped),
+        Claim("residual: mean cosine at the input / theory", float(mean["residual"][0] / residual[0]), 0.6, 1.4, few),
+        Claim("residual: neighbours on the path, cosine", lag["residual"], 0.6, None, path),
+        Claim("plain: neighbours on the path, cosine", lag["plain"], -0.15, 0.15, path),
+    ]
+    return assert_claims(claims, LESSON, result)
 
 
 def _gap(measured, expected, where) -> float:

@@ -10,7 +10,8 @@ import math
 import sys
 
 import numpy as np
-from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, default_knobs, moved, note, run
+from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, default_knobs, moved, note
+from minires.lessons.terminal import run
 
 from minires.backend import blas_threads
 from minires.data import Dataset, Subset, load, make_signs
@@ -43,7 +44,9 @@ LESSON = Lesson(
     agree on the gradient (lesson 6), and a step spoils it (lesson 7).
 
     What it is: a matter of speed at least. These are hundreds of steps, not the paper's 64,000; the lesson says that
-    the deep plain network falls far behind in them, not that it could never learn.
+    the deep plain network falls far behind in them, not that it could never learn. Nor is depth free with shortcuts:
+    after 340 steps on the built-in signs residual-56 is 0.64 behind residual-20, where plain-56 is 1.38 behind
+    plain-20; after 120 steps on photographs (`--data sign-language-digits/ --count 960 --epochs 4`) 0.30 against 1.39.
     """,
     look_for="four curves, of which three go down; the deep plain one stays near the dashed line of guessing. The "
     "star is the network of 56 layers that was built, not trained.",
@@ -156,7 +159,7 @@ def measure(
         raise ConfigError(f"--deep: expected more layers than the {shallow} of --shallow, got {deep}")
     train, _ = hand_signs(data, size, count)
     networks, built = [], []
-    with blas_threads(1):
+    with blas_threads(1):  # so small a network is slower on two, and every machine gets the same numbers
         for skip in (False, True):
             for depth in (shallow, deep):
                 runs = [_run(depth, skip, train, epochs, lr, batch, s) for s in range(seed, seed + seeds)]
@@ -201,36 +204,34 @@ def make_identity(block: Block) -> None:
             layer.var.data[:] = 1 - layer.epsilon  # with mean 0, gamma 1 and beta 0: y = x
 
 
-# by form of the lesson: the bounds of each claim, and what seeds 0 to 4 gave one by one
-# (minires lesson 8 --quick --seed N); where there is no bound the number is shown and not judged
+# by form of the lesson: the bounds of each claim
 BOUNDS = {
-    "quick": [
-        (0.1, None, "0.61, 0.62, 0.25, 0.73, 0.50"),
-        (None, None, "0.67, 0.16, 0.10, 0.36, 0.01"),
-        (None, 0.6, "-0.06, 0.43, 0.12, 0.16, 0.39"),
-    ]
+    "full": [(0.6, None), (0.5, None), (None, 1.0), (0.3, None)],
+    "quick": [(0.1, None), (None, None), (None, 0.6), (None, None)],
+    "photographs": [(0.6, None), (1.2, None), (None, 0.6), (0.6, None)],
 }
-SPREAD_BUILT = "0.0000 for each of seeds 0 to 4, quick form"
 
 
 def check(result: dict) -> list[Claim]:
     """Depth hurts the plain networks, not the residual ones, and not for want of a solution."""
     knobs, final = result["knobs"], final_losses(result)
     shallow, deep = knobs["shallow"], knobs["deep"]
-    where, why = form(knobs, measure, LESSON)
-    bounds = BOUNDS.get(where, [(None, None, "")] * 3)
+    where, why = form(knobs, measure, LESSON, count=960, epochs=4)
     effects = {
         f"plain-{deep} − plain-{shallow}": final[False, deep] - final[False, shallow],
         f"plain-{deep} − residual-{deep}": final[False, deep] - final[True, deep],
         f"residual-{deep} − residual-{shallow}": final[True, deep] - final[True, shallow],
     }
+    plain, _, residual = effects.values()
+    effects["what depth costs: plain − residual"] = plain - residual
+    bounds = BOUNDS.get(where, [(None, None)] * len(effects))
     claims = [
         Claim(f"final training loss: {name}", value, *bound, why)
         for (name, value), bound in zip(effects.items(), bounds, strict=True)
     ]
     off = max(abs(pair["deep"] - pair["shallow"]) for pair in result["built"])
-    claims.append(Claim(f"loss: built plain-{deep} − plain-{shallow}, largest", off, 0, 1e-4, SPREAD_BUILT))
-    return assert_claims(claims)
+    claims.append(Claim(f"loss: built plain-{deep} − plain-{shallow}, largest", off, 0, 1e-4))
+    return assert_claims(claims, LESSON, result)
 
 
 def final_losses(result: dict) -> dict[tuple, float]:

@@ -9,8 +9,9 @@ import sys
 
 import numpy as np
 from matplotlib.ticker import PercentFormatter
-from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, note, run
+from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, note
 from minires.lessons.lesson_08_degradation import WIDTHS, form, hand_signs, train_sgd
+from minires.lessons.terminal import run
 
 from minires.backend import blas_threads
 from minires.data import Dataset
@@ -35,6 +36,10 @@ LESSON = Lesson(
     replaces the block by the identity. After each deletion all batch normalisation is re-estimated on training images,
     in both networks alike: without that, one would measure running statistics that no longer fit (lesson 12) and not
     the lost block.
+
+    The plain network kept a third to a half of its accuracy on the built-in signs, a fifth to two fifths on photographs
+    (`--data sign-language-digits/ --count 960 --epochs 10`); Veit's VGG of 15 layers kept nothing. The residual one
+    kept nine tenths and more on both.
 
     Veit and others read it thus: n blocks are $2^n$ paths; a deletion in the residual network cuts half of them, and in
     the chain the only one. Lesson 10 weighs the paths. Another reading is that the blocks of a stage refine one
@@ -139,36 +144,29 @@ def _off_against_deleted(classifier: Classifier, test: Dataset) -> float:
     return float(np.abs(evaluate(off, test).probs - evaluate(without(classifier, name), test).probs).max())
 
 
-# by form of the lesson: the bounds of each claim, and what single seeds gave, from seed 0 on
-# (minires lesson 9 --seed N)
+# by form of the lesson: the bounds of each claim
 BOUNDS = {
-    "full": [
-        (0.6, None, "0.78, 0.70, 0.88, 0.73"),
-        (None, 0.45, "0.30, 0.28, 0.37, 0.32"),
-        (0.75, None, "0.90, 0.93, 0.90, 0.89"),
-    ],
-    "quick": [
-        (0.5, None, "0.68, 0.83, 0.82"),
-        (None, 0.6, "0.43, 0.29, 0.24"),
-        (0.65, None, "0.81, 0.81, 0.86"),
-    ],
+    "full": [(0.4, None), (None, 0.65), (0.75, None), (0.25, None)],
+    "quick": [(0.5, None), (None, 0.6), (0.65, None), (0.15, None)],
+    "photographs": [(0.8, None), (None, 0.5), (0.85, None), (0.4, None)],
 }
 
 
 def check(result: dict) -> list[Claim]:
     """A plain network does not survive a deletion, a residual one does."""
     plain, residual = result["networks"]
-    where, why = form(result["knobs"], measure, LESSON)
+    where, why = form(result["knobs"], measure, LESSON, epochs=10, count=960)
     effects = {
         "plain: accuracy before": float(np.mean([r["base"] for r in plain["runs"]])),
         "plain: accuracy after / before, mean of the deletions": kept(plain),
         "residual: accuracy after / before, mean of the deletions": kept(residual),
+        "residual − plain: share of the accuracy that is kept": kept(residual) - kept(plain),
     }
-    bounds = BOUNDS.get(where, [(None, None, "")] * len(effects))
+    bounds = BOUNDS.get(where, [(None, None)] * len(effects))
     claims = [Claim(text, value, *b, why) for (text, value), b in zip(effects.items(), bounds, strict=True)]
     off = max(r["off differs by"] for r in residual["runs"])
-    claims.append(Claim("residual: branch switched off − block deleted, largest", off, 0, 0, "0 (0..0)"))
-    return assert_claims(claims)
+    claims.append(Claim("residual: branch switched off − block deleted, largest", off, 0, 0))
+    return assert_claims(claims, LESSON, result)
 
 
 def kept(network: dict) -> float:

@@ -10,8 +10,9 @@ import sys
 from typing import Literal
 
 import numpy as np
-from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, note, run
+from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, note
 from minires.lessons.lesson_08_degradation import hand_signs, train_sgd
+from minires.lessons.terminal import run
 
 from minires import ops
 from minires.backend import blas_threads
@@ -171,7 +172,7 @@ def check(result: dict) -> list[Claim]:
     skipped = f"the bounds are for {moved}" if moved else ""
     count = _mean_length(result["count"])
     error = max(one["error"] for seen in moments.values() for one in seen)
-    claims = [Claim("parts against the gradient, relative error", error, 0, 1e-10, SPREADS["error"])]
+    claims = [Claim("parts against the gradient, relative error", error, 0, 1e-10)]
     for moment, high in (("init", 0.75), ("trained", 0.5)):
         if moment in moments:
             shares, expected = (
@@ -180,27 +181,10 @@ def check(result: dict) -> list[Claim]:
             mean, foretold = _mean_length(shares) / count, _mean_length(expected) / count
             few = skipped or ("the bound is for 4 epochs" if moment == "trained" and knobs["epochs"] != 4 else "")
             claims += [
-                Claim(f"{moment}: mean length / the count's", mean, 0.2, high, SPREADS[moment], few),
-                Claim(
-                    f"{moment}: mean length foretold / measured",
-                    foretold / mean,
-                    0.8,
-                    1.2,
-                    SPREADS[moment, "coins"],
-                    few,
-                ),
+                Claim(f"{moment}: mean length / the count's", mean, 0.2, high, few),
+                Claim(f"{moment}: mean length foretold / measured", foretold / mean, 0.8, 1.2, few),
             ]
-    return assert_claims(claims)
-
-
-# what seeds 0 to 4 gave: minires lesson 10 --seeds 5
-SPREADS = {
-    "error": "2e-15 (8e-16..2e-15)",
-    "init": "0.60 (0.56..0.63)",
-    ("init", "coins"): "0.98 (0.97..1.00)",
-    "trained": "0.43 (0.41..0.45)",
-    ("trained", "coins"): "0.98 (0.94..1.00)",
-}
+    return assert_claims(claims, LESSON, result)
 
 
 def plot(result: dict):

@@ -13,14 +13,15 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
-from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, note, run
-from minires.lessons.lesson_08_degradation import WIDTHS, form, hand_signs, train_sgd
+from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, note
+from minires.lessons.lesson_08_degradation import form, hand_signs, train_sgd
+from minires.lessons.terminal import run
 
 from minires.backend import blas_threads
 from minires.data import Dataset
 from minires.errors import ConfigError
 from minires.look.bn_doctor import bn_doctor, inputs, recalibrate
-from minires.look.style import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PINK, SKY, TEXT, figure, legend
+from minires.look.style import AMBER, BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PINK, TEXT, figure, legend
 from minires.nn import BatchNorm, resnet
 from minires.train import Classifier, evaluate
 
@@ -39,13 +40,17 @@ LESSON = Lesson(
     After 68 steps these are $0.99^{68} = 0.505$ of the beginning, mean 0 and variance 1, which no layer ever had. The
     other half is an average over the whole way, and the weights of step 10 had other statistics than those of step 68.
     Is it the beginning, then? The beginning can be taken out exactly, as Adam takes it out of its moments: divide by
-    $1 - 0.99^{68}$. The lesson does that, too, and the network is hardly better. The half that was measured is as
-    much out of date as the other half is made up. Each layer adds its own error to that of the one before.
+    $1 - 0.99^{68}$. The lesson does that, too, and most of the gap stays. The half that was measured is as much out
+    of date as the other half is made up. Each layer adds its own error to that of the one before.
 
     So the patient needs statistics of the weights that it has: one pass over training images, no step of training.
     That is `recalibrate`. Or a shorter memory from the start: at momentum 0.9, the share of the beginning is
     $0.9^{68} = 0.0008$ and the average covers some ten steps. Training itself never reads the running statistics, so
     both networks have the same weights, bit for bit; only what evaluation makes of them differs.
+
+    The network is as wide as the paper's, and its branches begin at a quarter of their strength (lesson 11). At half
+    the width and full strength one seed of five learnt next to nothing in its 68 steps (training loss 1.76, guessing
+    is 1.79): for its first weights, not for the order of the images. There no statistics help.
 
     Why many never meet it: with thousands of steps and a rate that ends low, the weights stand still long enough for
     0.99 to catch up. It is the short run, on few images, that is caught.
@@ -62,15 +67,17 @@ LESSON = Lesson(
         "Y. Wu, J. Johnson, arXiv:2105.07576, section 3 (precise batch statistics against running ones)",
     ),
     shows=(BatchNorm, recalibrate),
-    quick={},
+    quick={"depth": 14, "count": 576, "batch": 32},
 )
 TESTS = 240
+WIDTHS = (16, 32, 64)
+LAST_GAMMA = 0.25
 CALM = 0.9  # the momentum that is compared
 COLORS = {
     "running": ORANGE,
     "running, start removed": PINK,
     "running, momentum 0.9": GREEN,
-    "batch": SKY,
+    "batch": AMBER,
     "re-estimated": BLUE,
 }
 MODES = tuple(COLORS)
@@ -136,7 +143,7 @@ def _run(knobs: dict, train: Dataset, test: Dataset, seed: int) -> dict:
 
 
 def _trained(knobs: dict, momentum: float, train: Dataset, seed: int) -> tuple[Classifier, list[float]]:
-    options = {"widths": WIDTHS, "bn_momentum": momentum, "seed": seed}
+    options = {"widths": WIDTHS, "last_gamma": LAST_GAMMA, "bn_momentum": momentum, "seed": seed}
     model = resnet(f"resnet{knobs['depth']}", train.shape, len(train.classes), **options)
     return train_sgd(model, train, epochs=knobs["epochs"], lr=knobs["lr"], batch=knobs["batch"], seed=seed)
 
@@ -164,16 +171,10 @@ def _answers(classifier: Classifier, test: Dataset) -> list[int]:
     return np.bincount(evaluate(classifier, test).probs.argmax(axis=1), minlength=len(test.classes)).tolist()
 
 
-# by form of the lesson: the bounds of each claim, and what seeds 0 to 4 gave one by one (minires lesson 12 --seed N);
-# seed 4 had learnt next to nothing in its 68 steps, whatever the statistics
+# by form of the lesson: the bounds of each claim
 BOUNDS = {
-    "full": [
-        (None, 0.25, "0.17, 0.17, 0.17, 0.18, 0.18"),
-        (0.55, None, "0.80, 0.74, 0.78, 0.73, 0.27"),
-        (0.35, None, "0.63, 0.57, 0.61, 0.55, 0.08"),
-        (None, 0.35, "0.17, 0.18, 0.18, 0.23, 0.18"),
-        (0.3, None, "0.49, 0.61, 0.39, 0.53, 0.19"),
-    ]
+    "full": [(None, 0.4), (0.55, None), (0.2, None), (0.1, None), (0.3, None)],
+    "quick": [(None, 0.45), (0.35, None), (0.05, None), (None, None), (0.22, None)],
 }
 
 
@@ -185,14 +186,14 @@ def check(result: dict) -> list[Claim]:
         "test accuracy, running statistics": accuracy["running"],
         "test accuracy, re-estimated": accuracy["re-estimated"],
         "the gap": accuracy["re-estimated"] - accuracy["running"],
-        "test accuracy, running, start removed": accuracy["running, start removed"],
+        "re-estimated − running with the start removed": accuracy["re-estimated"] - accuracy["running, start removed"],
         "test accuracy, running at momentum 0.9": accuracy["running, momentum 0.9"],
     }
-    bounds = BOUNDS.get(where, [(None, None, "")] * len(effects))
+    bounds = BOUNDS.get(where, [(None, None)] * len(effects))
     claims = [Claim(text, value, *b, why) for (text, value), b in zip(effects.items(), bounds, strict=True)]
     apart = max(r["weights differ by"] for r in result["runs"])
-    claims.append(Claim("weights: momentum 0.9 − momentum of the run, largest", apart, 0, 0, "0 (0..0)"))
-    return assert_claims(claims)
+    claims.append(Claim("weights: momentum 0.9 − momentum of the run, largest", apart, 0, 0))
+    return assert_claims(claims, LESSON, result)
 
 
 def plot(result: dict):
@@ -239,7 +240,7 @@ def _draw_variances(ax, variances: dict) -> None:
     layers = list(zip(variances["re-estimated"], variances["running"], strict=True))
     everything = np.concatenate([np.concatenate(pair) for pair in layers])
     for i, (true, running) in enumerate(layers):
-        ax.plot(true, running, "o", color=colormaps["viridis"](i / len(layers)), markersize=4, alpha=0.8)
+        ax.plot(true, running, "o", color=_shade(i / len(layers)), markersize=4, alpha=0.8)
     ends = np.array([everything[everything > 0].min() / 1.5, everything.max() * 1.5])
     ax.plot(ends, ends, color=INK, linestyle="--", linewidth=1.2, label="equal")
     ax.set_xscale("log")
@@ -247,10 +248,15 @@ def _draw_variances(ax, variances: dict) -> None:
     ax.set_xlabel("true variance of the channel")
     ax.set_ylabel("running variance")
     first, last = (
-        Line2D([], [], color=colormaps["viridis"](i), marker="o", linestyle="", label=f"{name} layer")
+        Line2D([], [], color=_shade(i), marker="o", linestyle="", label=f"{name} layer")
         for name, i in (("first", 0.0), ("last", 1 - 1 / len(layers)))
     )
     legend(ax, "What the layers were told", extra=(first, last))
+
+
+def _shade(depth: float):
+    """From the first layer's blue to the last one's green: seen on white and in the dark."""
+    return colormaps["viridis"](0.25 + 0.6 * depth)
 
 
 def main(argv=None) -> int:

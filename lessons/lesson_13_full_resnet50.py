@@ -15,8 +15,9 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
-from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, moved, note, run
+from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, note
 from minires.lessons.lesson_08_degradation import Losses
+from minires.lessons.terminal import run
 
 from minires import ops
 from minires.backend import choose_device, device_of, synchronize, to_device
@@ -42,8 +43,9 @@ LESSON = Lesson(
 
     Without a run this lesson trains a dozen steps, to show that it works; that says nothing about how good it gets.
     `make train` takes minutes and leaves a folder; give it with `--run`, and the curve, the confusion and the gradient
-    are those of your network. The default recipe reached 95.0 % on the built-in signs (120 test images) and over 99 %
-    on the Sign Language Digits photographs; a single run on 120 images can differ by several images from another one.
+    are those of your network. The default recipe reached 97.5 % on the built-in signs (120 test images) and 98.9 and
+    99.2 % on the Sign Language Digits photographs (`minires train --data sign-language-digits --epochs 10`, seeds 0 and
+    1); a single run on 120 images can differ by several images from another one.
 
     After so few steps the running statistics of batch normalisation would spoil the test (lesson 12), so they are
     estimated anew before the short run is tested. A run of yours is tested as it is.
@@ -178,33 +180,44 @@ def _step_seconds(config, batch: int, device: str, repeats: int) -> float:
 
 
 def check(result: dict) -> list[Claim]:
-    """The network is the course's, its gradient arrives, and it learns; nothing about speed."""
+    """The network is the course's and its gradient arrives; a run of yours beats guessing; nothing about speed."""
     knobs, labels = result["knobs"], np.array(result["labels"])
     other = result["arch"] != "resnet50" or len(result["classes"]) != 6
     why = "the bounds are for ResNet-50 with six classes" if other else ""
     ratio = float(np.log10(result["flows"]["as initialised"]["ratio"]))
     claims = [
-        Claim("parameters", result["parameters"], 23_600_006, 23_600_006, "23600006, always", why),
+        Claim("parameters", result["parameters"], 23_600_006, 23_600_006, why),
         Claim("gradient as initialised: log10, first block's input / last's output", ratio, *RATIO, why),
     ]
     if knobs["run"] != "none":
         low, _ = wilson(int((labels == result["predictions"]).sum()), len(labels))
         chance = float(np.bincount(labels).max() / len(labels))
         name = "test accuracy, lower end of the 95 % interval / chance"
-        claims.append(Claim(name, low / chance, 1, None, FINISHED))
+        claims.append(Claim(name, low / chance, 1))
     else:
         losses = result["curve"]["train"]
-        few = moved(knobs, {"count": 192, "epochs": 2})
-        why = f"the bound is for {few}" if few else ""
-        fall = float(np.mean(losses[:3]) - np.mean(losses[-3:]))
-        claims.append(Claim("training loss, first three steps − last three", fall, *FALL, why))
-    return assert_claims(claims)
+        fall = float(np.mean(losses[:3]) - np.mean(losses[-3:])) if len(losses) >= 6 else None
+        claims.append(Claim("training loss, first three steps − last three", fall))
+    return assert_claims([*claims, *_times(result)], LESSON, result)
 
 
-# bounds, and what seeds 0 to 4 gave one by one
-RATIO = (None, None, "")
-FALL = (None, None, "")
-FINISHED = ""
+RATIO = (0, 1.5)
+
+
+def _times(result: dict) -> list[Claim]:
+    """Milliseconds of a step by device and batch size, and where the GPU overtakes the CPU: to know, not to judge."""
+    times = {place: dict(rows) for place, rows in result["seconds"].items()}
+    claims = [
+        Claim(f"{place.upper()}: milliseconds a step, batch of {batch}", 1000 * seconds)
+        for place, rows in times.items()
+        for batch, seconds in rows.items()
+    ]
+    text = "smallest batch at which the GPU is faster than the CPU"
+    if set(times) == {"cpu", "gpu"}:
+        faster = [batch for batch, seconds in times["gpu"].items() if seconds < times["cpu"][batch]]
+        return [*claims, Claim(text, min(faster, default=None))]
+    absent = f"no GPU was timed: {result['reason']}" if "gpu" not in times else "only the GPU was timed (--device gpu)"
+    return [*claims, Claim(text, None, skipped=absent)]
 
 
 def plot(result: dict):

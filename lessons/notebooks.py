@@ -20,16 +20,14 @@ SETUP = """import inspect
 from IPython.display import Image
 
 from minires.lessons import harness
+from minires.lessons.terminal import claim_table
 from minires.look.style import png_bytes
 
 lesson = harness.load({number})"""
 MEASURE = """result = lesson.measure(**knobs)
 Image(png_bytes(lesson.plot(result)))"""
-CHECK = """try:
-    claims = lesson.check(result)
-except harness.ClaimError as error:  # shown in the table
-    claims = error.claims
-harness.claim_table(claims)"""
+CHECK = """claims = harness.judged(lesson.check, result)
+claim_table(claims)"""
 
 
 def write(number: int, path: Path, quick: bool = False) -> Path:

@@ -5,7 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from minires.lessons.harness import ClaimError, load
+from minires.lessons.harness import judged, load
 
 from minires.site import grid
 from minires.site.build import build
@@ -36,10 +36,7 @@ def kept(job: Job) -> dict:
 def claims(number: int) -> list:
     """What the lesson's own check says of the kept result."""
     module = load(number)
-    try:
-        return module.check(kept(Job.of(number, module.LESSON.quick)))
-    except ClaimError as error:
-        return error.claims
+    return judged(module.check, kept(Job.of(number, module.LESSON.quick)))
 
 
 def cells(number: int) -> dict:

@@ -4,12 +4,13 @@ import inspect
 import json
 import re
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 from matplotlib.figure import Figure
-from minires.lessons import harness, prose
+from minires.lessons import harness, prose, spreads, table, terminal
 from minires.lessons.harness import Claim, ClaimError, Lesson
 from PIL import Image
 
@@ -61,7 +62,7 @@ def test_every_knob_has_a_type_a_default_and_help(n):
         assert knob.default is not knob.empty
         assert helps.get(name), f"{name}: no line in the docstring of measure"
     assert set(module.LESSON.quick) <= set(knobs)
-    harness.parser(module.LESSON, module.measure).parse_args([])
+    terminal.parser(module.LESSON, module.measure).parse_args([])
 
 
 @every_lesson
@@ -73,7 +74,7 @@ def test_the_commands_that_a_lesson_names_exist(n):
         _, name, *words = command.split()
         if name == "lesson" and words and words[0].isdigit():
             module = harness.load(int(words[0]))
-            harness.parser(module.LESSON, module.measure).parse_args(words[1:])
+            terminal.parser(module.LESSON, module.measure).parse_args(words[1:])
         else:
             cli.parser().parse_args([name, *words])
 
@@ -86,7 +87,24 @@ def test_the_claims_hold(n):
     judged = [claim for claim in claims if claim.judged]
     assert judged
     for claim in judged:
-        assert claim.spread, f"{claim.text}: what did five seeds give?"
+        assert claim.spread, f"{claim.text}: what did five seeds give? minires lesson {n} --repeat 5 --keep"
+
+
+@every_lesson
+def test_every_bound_was_confirmed_over_five_seeds(n):
+    """Whoever moves a bound measures again: `minires lesson N --repeat 5 --keep`, with --quick if it is that form's."""
+    module, result, records = harness.load(n), measured(n), spreads.kept(n)["records"]
+    changed = spreads.changes(result["knobs"], harness.default_knobs(module.measure))
+    kept = next((r for r in records if r["knobs"] == changed), records[0])["claims"]
+    for claim in module.check(result):
+        if claim.judged:
+            assert kept[claim.text]["bound"] == claim.bound, claim.text
+            assert len(kept[claim.text]["values"]) >= 5
+
+
+def test_the_readme_has_the_table_of_what_is_kept():
+    readme = Path(__file__).parent.parent / "README.md"
+    assert table.table() in readme.read_text(encoding="utf-8"), "python -m minires.lessons.table prints it"
 
 
 @every_lesson
@@ -138,9 +156,11 @@ def check(result):
     elsewhere = harness.moved(result["knobs"], {"bn": True})
     return harness.assert_claims(
         [
-            Claim("the share", result["share"], 0.25, None, "0.5 (0.5..0.5)"),
-            Claim("only with BN", None if elsewhere else 1.0, 0, 2, "1 (1..1)", elsewhere),
-        ]
+            Claim("the share", result["share"], 0.25),
+            Claim("only with BN", None if elsewhere else 1.0, 0, 2, elsewhere),
+        ],
+        TINY,
+        result,
     )
 
 
@@ -151,7 +171,7 @@ def plot(result):
 
 
 def main(argv=None):
-    return harness.run(TINY, measure, check, plot, argv)
+    return terminal.run(TINY, measure, check, plot, argv)
 
 
 @pytest.fixture
@@ -185,10 +205,16 @@ def test_a_number_without_bounds_is_shown_and_not_judged():
 
 def test_claims_that_fail_are_named_together():
     good, bad, worse = Claim("a", 1, 0, 2), Claim("b", 3, 0, 2), Claim("c", None, 0)
-    assert harness.assert_claims([good]) == [good]
+    result = {"knobs": {}}
+    assert harness.assert_claims([good], TINY, result) == [good]
     with pytest.raises(ClaimError, match=r"b: measured 3, bound 0 \.\. 2; c: measured -, bound >= 0") as caught:
-        harness.assert_claims([good, bad, worse])
+        harness.assert_claims([good, bad, worse], TINY, result)
     assert caught.value.claims == [good, bad, worse]
+
+    def check(result):
+        raise caught.value
+
+    assert harness.judged(check, result) == [good, bad, worse]
 
 
 def test_a_run_tells_its_story_and_saves_its_picture(folder, capsys):
@@ -270,6 +296,61 @@ def test_help_has_each_knob_with_its_default(capsys):
     assert "with or without (default: on)" in said
 
 
+# several seeds, one by one
+
+
+@pytest.fixture
+def by_seed(folder, monkeypatch):
+    """The lesson's share is that of its seed; what is kept goes to a file of its own."""
+    monkeypatch.setattr(spreads, "FILE", folder / "spreads.json")
+    spreads._read.cache_clear()
+
+    def measured(*, share: float = 0.5, seeds: int = 3, seed: int = 0):
+        """Nothing much.
+
+        share  how much
+        seeds  how many
+        seed   the first of them
+        """
+        assert seeds == 1, "one by one"
+        return {"knobs": dict(share=share, seeds=seeds, seed=seed, bn=True), "share": share + seed / 10}
+
+    yield lambda *words: terminal.run(TINY, measured, check, plot, list(words))
+    spreads._read.cache_clear()
+
+
+def test_seeds_one_by_one(by_seed, capsys):
+    assert by_seed("--repeat", "3") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"the share +0\.6 \(0\.5\.\.0\.7\) +>= 0\.25 +3 of 3 hold", said)
+    assert "minires lesson 7 --repeat 3" in said
+    assert by_seed("--repeat", "3", "--share", "0.1") == 1
+    assert "1 of 3 hold" in capsys.readouterr().out
+    assert not spreads.FILE.exists()
+    assert by_seed("--repeat", "0") == 2
+    assert "--repeat: expected 1 or more, got 0" in capsys.readouterr().err
+    assert by_seed("--repeat", "2", "--seed", "1", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["provenance"]["command"] == "minires lesson 7 --seed 1 --repeat 2"
+    assert said["claims"][0] == {"claim": "the share", "values": [0.6, 0.7], "low": 0.25, "high": None}
+
+
+def test_what_seeds_gave_is_kept_by_knobs_and_shown_beside_the_bound(by_seed, capsys):
+    defaults = {"share": 0.5, "seeds": 3, "seed": 0}
+    assert by_seed("--repeat", "2", "--keep") == 0
+    assert by_seed("--repeat", "2", "--keep", "--share", "0.3") == 0
+    assert by_seed("--repeat", "3", "--keep") == 0  # in place of the first
+    records = spreads.kept(7)["records"]
+    assert [record["knobs"] for record in records] == [{}, {"share": 0.3}]
+    assert records[0]["command"] == "minires lesson 7 --repeat 3"
+    for share, values in ((0.5, [0.5, 0.6, 0.7]), (0.3, [0.3, 0.4]), (0.9, [0.5, 0.6, 0.7])):
+        assert spreads.values(7, defaults | {"share": share, "seed": 8}, defaults)["the share"] == pytest.approx(values)
+    spreads.keep(7, seconds=1.23)
+    assert spreads.kept(7) == {"records": records, "seconds": 1.2}
+    assert harness.spread([0.5, 0.6, 0.7]) == "0.6 (0.5..0.7)"
+    assert harness.spread([0, 0]) == "0"
+
+
 # the command
 
 
@@ -290,15 +371,24 @@ def test_the_list_says_what_ran(tiny_alone, capsys):
     assert "ok, 0.0 s" in capsys.readouterr().out
 
 
-def test_all_of_them_fail_together(tiny_alone, capsys, monkeypatch):
+def test_all_of_them_run_together_and_fail_together(tiny_alone, folder, capsys, monkeypatch):
     assert cli.main(["lesson", "all", "--quick"]) == 0
     assert "2 of 2 hold" in capsys.readouterr().out
-    tiny_alone.check = lambda result: harness.assert_claims([Claim("too much", 3, 0, 2)])
+    tiny_alone.check = lambda result: harness.assert_claims([Claim("too much", 3, 0, 2)], TINY, result)
     assert cli.main(["lesson", "all", "--seed", "3"]) == 1
     said = capsys.readouterr().out
     assert "0 of 1 hold" in said
     assert "FAILS: too much" in said
     assert "--seed 3" in harness.status()["7"]["command"]
+
+    monkeypatch.setattr(spreads, "FILE", folder / "spreads.json")
+    spreads._read.cache_clear()
+    tiny_alone.check = check
+    assert cli.main(["lesson", "all", "--keep"]) == 0
+    assert set(spreads.kept(7)) == {"records", "seconds"}
+    assert cli.main(["lesson", "all", "--keep", "--repeat", "2"]) == 0
+    assert spreads.kept(7)["records"][0]["claims"]["the share"] == {"bound": ">= 0.25", "values": [0.5, 0.5]}
+    spreads._read.cache_clear()
 
     def refuse(result):
         raise ConfigError("no such thing")

@@ -19,22 +19,32 @@ def lesson(args) -> int:
 
 
 def _list(harness) -> int:
-    table, last = _table("lesson", "last run"), harness.status()
+    from minires.lessons.prose import readable
+    from minires.lessons.spreads import takes
+
+    table, last = _table("lesson", "takes", "last run"), harness.status()
     for module in harness.discover():
         said = module.LESSON
         run = last.get(str(said.number))
         seen = f"{'ok' if run['passed'] else 'FAILS'}, {run['seconds']} s" if run else ""
-        table.add_row(str(said.number), f"{said.title}\n{harness.readable(said.question)}", seen, end_section=True)
+        text = f"{said.title}\n{readable(said.question)}"
+        table.add_row(str(said.number), text, takes(said.number), seen, end_section=True)
     out.print(table)
     out.print("\nrun one: minires lesson 3; all of them: minires lesson all --quick")
     return 0
 
 
 def _all(harness, argv) -> int:
+    from minires.lessons.spreads import keep
+
     p = argparse.ArgumentParser(prog="minires lesson all", description="Run every lesson and check its claims.")
     p.add_argument("--quick", action="store_true", help="the quick form of each")
     p.add_argument("--seed", type=int, metavar="N", help="the first seed of each (default: the lesson's)")
+    p.add_argument("--repeat", type=int, metavar="N", help="measure N seeds of each one by one: `minires lesson 3 -h`")
+    p.add_argument("--keep", action="store_true", help="note what was measured in the package's own table")
     args = p.parse_args(argv)
+    if args.repeat is not None:
+        return max([module.main(argv) for module in harness.discover()])
     table, failures = _table("lesson", "claims", "time"), 0
     for module in harness.discover():
         said = module.LESSON
@@ -43,6 +53,8 @@ def _all(harness, argv) -> int:
         try:
             with err.status(f"lesson {said.number}: {said.title}"):
                 outcome = harness.conduct(said, module.measure, module.check, module.plot, knobs)
+            if args.keep and not args.quick:
+                keep(said.number, seconds=outcome.seconds)
         except MiniresError as error:
             table.add_row(str(said.number), said.title, f"error: {error}", "", style="red")
             failures += 1

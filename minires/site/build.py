@@ -9,7 +9,7 @@ import numpy as np
 from minires.data import make_signs
 from minires.errors import DataError
 from minires.files import write_text
-from minires.lessons.harness import Claim, ClaimError, discover, load
+from minires.lessons.harness import discover, judged, load
 from minires.look.stepper_page import write_page
 from minires.look.tape import record
 from minires.nn import plain_twin, resnet
@@ -41,7 +41,7 @@ def build(
     for module in modules:
         lesson, result = module.LESSON, found[own[module]]
         say(f"drawing lesson {lesson.number}")
-        claims = _claims(module, result["result"])
+        claims = judged(module.check, result["result"])
         failures += [f"lesson {lesson.number}: {c.text}: {c.measured}, bound {c.bound}" for c in claims if c.failed]
         drawn = picture(module.plot(result["result"]))
         explorer = (
@@ -71,13 +71,6 @@ def _prepare(out: Path) -> None:
             (out / room).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out}: the folder cannot be used ({error.strerror}): choose another") from None
-
-
-def _claims(module, result: dict) -> list[Claim]:
-    try:
-        return module.check(result)
-    except ClaimError as error:
-        return error.claims
 
 
 def _command() -> str:

@@ -25,8 +25,8 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """width, height: in CSS pixels. panels: (left, top, width, height) of each column of axes, which a phone shows
-    below each other. alt: what the axes show, in words."""
+    """width, height: in CSS pixels. panels: (left, top, width, height) of each column or cell of axes, which a phone
+    shows below each other. alt: what the axes show, in words."""
 
     svg: str
     width: int
@@ -41,7 +41,7 @@ def picture(fig: Figure) -> Picture:
     with matplotlib.rc_context({"svg.hashsalt": "minires"}):  # the same picture is the same file
         fig.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     width, height = (round(inches * 96) for inches in fig.get_size_inches())
-    return Picture(_themed(buffer.getvalue()), width, height, tuple(_columns(fig)), _alt(fig))
+    return Picture(_themed(buffer.getvalue()), width, height, tuple(_panels(fig)), _alt(fig))
 
 
 def _themed(svg: str) -> str:
@@ -54,8 +54,11 @@ def _themed(svg: str) -> str:
     return re.sub(r"(<svg[^>]*>)", rf"\1{rules}", svg, count=1)
 
 
-def _columns(fig: Figure) -> list[tuple[float, float, float, float]]:
-    """The boxes of the columns of axes, with their legends: axes whose x-ranges overlap stand in one column."""
+def _panels(fig: Figure) -> list[tuple[float, float, float, float]]:
+    """The boxes of the columns of axes, with their legends: axes whose x-ranges overlap stand in one column.
+
+    Columns with equally many axes are a grid, whose cells are panels of their own, row by row.
+    """
     boxes = [ax.get_tightbbox() for ax in fig.axes]
     columns: list[list] = []
     for box in sorted((box for box in boxes if box is not None), key=lambda box: box.x0):
@@ -63,6 +66,9 @@ def _columns(fig: Figure) -> list[tuple[float, float, float, float]]:
             columns[-1].append(box)
         else:
             columns.append([box])
+    if len(columns) > 1 and len({len(column) for column in columns}) == 1:  # a grid: each cell for itself
+        rows = zip(*(sorted(column, key=lambda box: -box.y0) for column in columns), strict=True)
+        columns = [[cell] for row in rows for cell in row]
     scale, tall = 96 / fig.dpi, fig.get_figheight() * 96
     found = []
     for column in columns:
