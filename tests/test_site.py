@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from itertools import product
 
 import pytest
+from matplotlib.figure import Figure
 from minires.lessons.harness import Claim, ClaimError, discover, load, number
 from site_pages import LESSONS, cells, claims, kept, page, small_site
 
@@ -285,6 +286,18 @@ def test_a_picture_follows_the_theme_and_gives_its_panels():
     assert one[0] + one[2] <= two[0] + 8  # each has four pixels around it
     assert two[0] + two[2] <= total + 8
     assert drawn.alt == "Chart. y against left x. y against right x."
+
+
+def test_the_panels_of_a_grid_are_its_cells_and_of_unequal_columns_the_columns():
+    fig = Figure(figsize=(8, 6), layout="constrained")
+    fig.subplots(2, 2)
+    first, second, third, fourth = picture(fig).panels
+    assert first[0] == third[0] < second[0] == fourth[0]
+    assert first[1] == second[1] < third[1] == fourth[1]
+    fig = Figure(figsize=(8, 6), layout="constrained")
+    fig.subplot_mosaic([["a", "b"], ["c", "b"]])
+    (_, _, _, left), (_, _, _, right) = picture(fig).panels
+    assert left == pytest.approx(right, abs=2)
 
 
 def test_powers_of_ten_in_words():
