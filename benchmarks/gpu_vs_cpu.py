@@ -144,7 +144,7 @@ def gpu_ceilings(session, facts) -> dict:
 
 def measure(session, case, names, ceilings) -> list[dict]:
     """A row a contender: its times, or why it was left out."""
-    title = "{task} {arch} {size}x{size} batch {batch} {precision}".format(**case)
+    title = "{task} {arch} {size}x{size} batch {batch}".format(**case)
     needed = floors.work(lanes.network(case), case["batch"], case["task"])
     rows, ready, turns = [], {}, {}
     for name in names:
@@ -180,7 +180,8 @@ def measure(session, case, names, ceilings) -> list[dict]:
         print(f"{title}: the first losses differ, so not all compute the same: {losses}", file=sys.stderr)
     rows.sort(key=lambda row: names.index(row["contender"]))
     for row in rows:
-        told = f"{row['time']['median'] * 1e3:.3g} ms" if "time" in row else f"left out: {row['left_out']}"
+        timed = "time" in row
+        told = f"{tables.ms(row['time']['median'])} ms, {row['precision']}" if timed else f"left out: {row['left_out']}"
         print(f"{title}: {row['contender']}: {told}", file=sys.stderr, flush=True)
     return rows
 

@@ -31,6 +31,12 @@ def to_torch(model: nn.Module):
                 y = y + (x if self.identity else self.shortcut(h))
             return self.after(y)
 
+    class FlattenNHWC(tnn.Module):
+        """In our order, which the weights behind it expect."""
+
+        def forward(self, x):
+            return x.permute(0, 2, 3, 1).flatten(1)
+
     def tensor(param, axes=None):
         array = param.data if axes is None else param.data.transpose(axes)
         return tnn.Parameter(torch.from_numpy(np.ascontiguousarray(array).copy()))
@@ -68,8 +74,7 @@ def to_torch(model: nn.Module):
             case nn.GlobalAvgPool2d():
                 return tnn.Sequential(tnn.AdaptiveAvgPool2d(1), tnn.Flatten())
             case nn.Flatten():
-                # a map of more than one pixel would flatten in another order in NCHW
-                return tnn.Flatten()
+                return FlattenNHWC()
         raise TypeError(f"no PyTorch twin for {type(m).__name__}")
 
     return convert(model)

@@ -24,6 +24,7 @@ NETWORKS = {
     "resnet8, preact": ("resnet8", 16, {"preact": True}),
     "resnet50, v1.5, preact": ("resnet50", 64, {"variant": "v1.5", "preact": True, "widths": (4, 6, 8, 10)}),
     "resnet8, no norm": ("resnet8", 16, {"norm": False}),
+    "resnet18, course, 2x2 pixels before the classifier": ("resnet18", 128, {"widths": (4, 6, 8, 10)}),
     "resnet18, course, plain": ("resnet18", 64, {"skip": False, "widths": (4, 6, 8, 10)}),
 }
 
