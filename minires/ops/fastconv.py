@@ -100,8 +100,6 @@ def _shifted(padded, R, S, O):
     P, Q = H - R + 1, W - S + 1
     n, h, w, c = padded.strides
     copied = np.lib.stride_tricks.as_strided(padded, (N, H, Q, S * C), (n, h, w, c)).copy()
-    n, h, q, c = copied.strides
     most = max(1, unpacked_product() // (Q * S * C * O))
     block = next(b for b in range(min(most, P), 0, -1) if P % b == 0)
-    shape, strides = (N, P // block, block * Q, S * C), (n, block * h, q, c)
-    return [np.lib.stride_tricks.as_strided(copied[:, r:], shape, strides) for r in range(R)]
+    return [copied[:, r : r + P].reshape(N, P // block, block * Q, S * C) for r in range(R)]

@@ -31,14 +31,7 @@ def _rows(a, b, out, most):
     """The product, `most` rows of `a` at a time, then the rest."""
     count, rest = divmod(len(a), most)
     whole = len(a) - rest
-    if count:
-        np.matmul(_stacked(a[:whole], count), b, out=_stacked(out[:whole], count))
+    if count:  # to split an axis never copies, whatever the strides
+        np.matmul(a[:whole].reshape(count, most, -1), b, out=out[:whole].reshape(count, most, -1))
     if rest:
         np.matmul(a[whole:], b, out=out[whole:])
-
-
-def _stacked(a, count):
-    """(count * size, K) seen as (count, size, K), whatever the strides."""
-    rows, columns = a.strides
-    size = len(a) // count
-    return np.lib.stride_tricks.as_strided(a, (count, size, a.shape[1]), (size * rows, rows, columns))

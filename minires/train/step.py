@@ -53,7 +53,7 @@ class TeamStep(Step):
 
     def __init__(self, model, optimizer, label_smoothing=0.0):
         super().__init__(model, optimizer, label_smoothing)
-        self.team = Team()
+        self.team = Team(awake=True)
         self.net, self.share = Parallel(model, self.team), self.team.map
         self.how = f"each batch shared between {self.team.size} threads"
 
