@@ -41,9 +41,10 @@ def _cpu_ticks():
     path = Path("/proc/stat")
     if not path.exists():
         return None
-    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, path.read_text().split("\n")[0].split()[1:9])
+    # work of a lower priority gives way and does not count: a team's idlers (minires/team.py) are such work
+    user, _nice, system, _idle, _wait, irq, softirq, steal = map(int, path.read_text().split("\n")[0].split()[1:9])
     tick = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + irq + softirq) / tick, steal / tick
+    return (user + system + irq + softirq) / tick, steal / tick
 
 
 @contextmanager

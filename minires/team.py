@@ -150,6 +150,7 @@ def _pinned(cores):
 _IDLER = """
 import os, sys
 parent = os.getppid()
+os.nice(19)
 os.sched_setaffinity(0, {int(sys.argv[1])})
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 while os.getppid() == parent:
