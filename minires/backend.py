@@ -78,6 +78,25 @@ def synchronize(x) -> None:
         get_xp(x).cuda.get_current_stream().synchronize()
 
 
+_most = [None]  # bytes, of the innermost max_workspace
+
+
+@contextmanager
+def max_workspace(size: int | None):
+    """Inside, no op takes more than `size` bytes beside its arguments and results, though never less than one
+    image needs; in all threads. None: as each likes."""
+    _most.append(size)
+    try:
+        yield
+    finally:
+        _most.pop()
+
+
+def workspace(usual: int) -> int:
+    """The bytes an op may take that would usually take so many."""
+    return usual if _most[-1] is None else min(usual, _most[-1])
+
+
 def row_chunks(rows: int, row_length: int, x) -> list[slice]:
     """Slices that walk over `rows` rows of the array `x`, about CHUNK elements each.
 

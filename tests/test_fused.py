@@ -9,8 +9,10 @@ from minires import nn, ops, resnet
 from minires.errors import DeviceError, ShapeError
 from minires.look.probe import probe
 from minires.nn.folded import Predictor
+from minires.nn.fuse import AsItIs
 from minires.nn.module import inference
 from minires.nn.parallel import Parallel
+from minires.nn.recompute import Recomputed
 from minires.ops import fused
 from minires.ops import softmax_cross_entropy_backward as loss_backward
 from minires.ops import softmax_cross_entropy_forward as loss_forward
@@ -144,6 +146,37 @@ def test_a_large_mean_costs_no_digits(mean, tolerance):
     dx = fused.norm_add_relu_backward(g, near, gamma, m32, rstd, dgamma, dbeta, x.size // 8)
     for ours, exact in ((y, y64), (dx, dx64), (dgamma, dgamma64), (dbeta, dbeta64)):
         assert np.linalg.norm(ours - exact) <= tolerance * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize(("arch", "shape", "options"), NETWORKS)
+def test_recomputed_blocks_give_the_same_bits(arch, shape, options):
+    """Logits, gradients and running statistics, on a team and layer by layer."""
+    x, labels = batch(shape)
+    with Team(2) as team:
+        ways = [
+            (lambda m: Parallel(m, team), lambda m: Parallel(m, team, recompute=True)),
+            (lambda m: m, AsItIs().copy),
+        ]
+        for pair in ways:
+            told = []
+            for way in pair:
+                model = network(arch, shape, options)
+                net = way(model)
+                step(net, x, labels)
+                told.append(results(model, step(net, x, labels)))
+            assert all(np.array_equal(told[0][name], told[1][name]) for name in told[0])
+
+
+def test_recomputed_blocks_keep_their_input_alone():
+    model = network(*NETWORKS[0])
+    net = AsItIs().copy(model)
+    net.forward(batch((16, 16, 3))[0])
+    blocks = [m for m in net.modules() if isinstance(m, Recomputed)]
+    assert len(blocks) == sum(isinstance(m, nn.Block) for m in model.modules()) == 3
+    for block in blocks:
+        (x,) = block._slot
+        assert x.shape[0] == 5
+        assert all(m._slot is None for m in block.block.modules())
 
 
 @pytest.mark.parametrize(("arch", "shape", "options"), NETWORKS)

@@ -22,7 +22,7 @@ def train(args) -> int:
         folder = Path(args.resume)
         source = run.data_source(folder)
         parts = source.load()
-        ways = {"device": common.device(args), "reporter": reporter, "tf32": args.tf32}
+        ways = {"device": common.device(args), "reporter": reporter, **_ways(args)}
         classifier, progress = resume(folder, *parts, epochs=args.epochs, **ways)
         return _finish_run(folder, classifier, parts, progress)
     overrides = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
@@ -47,8 +47,14 @@ def train(args) -> int:
     )
     folder.mkdir(parents=True, exist_ok=True)
     run.begin(folder, classifier, source, parts, recipe)
-    progress = fit(classifier, *parts, recipe, out=folder, reporter=reporter, tf32=args.tf32)
+    progress = fit(classifier, *parts, recipe, out=folder, reporter=reporter, **_ways(args))
     return _finish_run(folder, classifier, parts, progress)
+
+
+def _ways(args) -> dict:
+    """How the steps are computed."""
+    most = None if args.max_workspace is None else args.max_workspace * 2**20
+    return {"tf32": args.tf32, "recompute": args.recompute, "max_workspace": most}
 
 
 def _finish_run(folder, classifier, parts, progress) -> int:
@@ -167,6 +173,10 @@ def register(commands, command) -> None:
     p.add_argument("--out", metavar="RUN", help="the run's folder (default: runs/ARCH-DATE)")
     p.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped; --epochs may extend it")
     common.add_device(p)
+    p.add_argument(
+        "--recompute", action="store_true", help="less memory, more time: compute each block again backwards"
+    )
+    p.add_argument("--max-workspace", type=int, metavar="MIB", help="what one op may take beside its arrays")
     p.add_argument("--tf32", action="store_true", help="on a GPU: matrix products rounded to TF32; faster, less exact")
 
     p = command(

@@ -10,6 +10,7 @@ from minires.backend import get_xp
 from minires.nn.blocks import Block
 from minires.nn.layers import BatchNorm, Conv2d, ReLU
 from minires.nn.module import Module, Param, Sequential
+from minires.nn.recompute import Recomputed
 
 
 def rewritable(model: Module) -> bool:
@@ -69,7 +70,12 @@ class FusedBlock(Module):
 
 
 class Rewriter:
-    """Copies a module tree; subclasses say what becomes of parameters and of normalised runs."""
+    """Copies a module tree; subclasses say what becomes of parameters and of normalised runs.
+
+    recompute: blocks keep their input alone (nn/recompute.py).
+    """
+
+    recompute = False
 
     def normalised(self, conv: Conv2d | None, norm: BatchNorm, relu: bool) -> list[Module]:
         """What takes the place of [conv,] norm [, ReLU]."""
@@ -82,11 +88,16 @@ class Rewriter:
         """The copy of a module and of all below it."""
         if isinstance(module, Sequential):
             return FusedSequential(*self.chain(module.layers), name=module.name)
-        if isinstance(module, Block) and _ends_in_norm(module):
-            branch = FusedSequential(*self.chain([*module.branch.layers, module.after]), name=module.branch.name)
-            shortcut = module.shortcut
-            return FusedBlock(module.name, branch, self.copy(shortcut) if isinstance(shortcut, Module) else shortcut)
+        if isinstance(module, Block):
+            block = self.fused(module) if _ends_in_norm(module) else self.layer(module)
+            return Recomputed(block) if self.recompute else block
         return self.layer(module)
+
+    def fused(self, block: Block) -> Module:
+        """The copy of a block that ends in normalisation, add and ReLU."""
+        branch = FusedSequential(*self.chain([*block.branch.layers, block.after]), name=block.branch.name)
+        shortcut = block.shortcut
+        return FusedBlock(block.name, branch, self.copy(shortcut) if isinstance(shortcut, Module) else shortcut)
 
     def layer(self, module: Module) -> Module:
         """A copy of one layer, or of a block that cannot be fused."""
@@ -112,6 +123,18 @@ class Rewriter:
             else:
                 result.append(self.copy(conv or rest.pop(0)))
         return result
+
+
+class AsItIs(Rewriter):
+    """Copies a network layer by layer, with its blocks recomputed; parameters and buffers are shared."""
+
+    recompute = True
+
+    def chain(self, layers):
+        return [self.copy(layer) for layer in layers]
+
+    def fused(self, block: Block):
+        return self.layer(block)
 
 
 def _ends_in_norm(block: Block) -> bool:

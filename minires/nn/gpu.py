@@ -40,12 +40,13 @@ class KernelNorm(Module):
 
     def __init__(self, norm: BatchNorm, relu: bool, bias: Param | None):
         super().__init__(norm.name)
-        self.norm, self.relu, self.bias = norm, relu, bias
+        self.norm, self.relu, self.bias, self.tracks = norm, relu, bias, True
         self.settings = {"epsilon": norm.epsilon, "momentum": norm.momentum, "unbiased": norm.unbiased}
 
     def forward(self, x, shortcut=None):
         norm, bias = self.norm, None if self.bias is None else self.bias.data
-        mean, rstd = kernels.norm_statistics(x, norm.mean.data, norm.var.data, bias=bias, **self.settings)
+        settings = self.settings if self.tracks else {**self.settings, "momentum": 1.0}  # stay where they are
+        mean, rstd = kernels.norm_statistics(x, norm.mean.data, norm.var.data, bias=bias, **settings)
         y = kernels.norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
         self.save(x, y if self.relu else None, mean, rstd)
         return y
@@ -141,7 +142,8 @@ class _Copier(Rewriter):
 
 
 class _Trainer(_Copier):
-    def __init__(self):
+    def __init__(self, recompute):
+        self.recompute = recompute
         self.idle: list[Param] = []  # biases that no gradient reaches
 
     def normalised(self, conv, norm, relu):
@@ -159,12 +161,13 @@ class _Folder(_Copier):
 class OnGpu:
     """`model` by kernels: forward and backward in training mode; its parameters' gradients are those of the batch.
 
+    recompute: blocks keep their input alone and are computed again on the way back (nn/recompute.py).
     Make it anew after `.to` or `.astype`, and after an optimiser was made. A convolution's bias before a
     normalisation gets the gradient that it has in exact arithmetic, zero.
     """
 
-    def __init__(self, model):
-        copier = _Trainer()
+    def __init__(self, model, *, recompute: bool = False):
+        copier = _Trainer(recompute)
         self.net = FusedSequential(*copier.chain(model.layers), name=model.name)
         for param in model.params():
             if param.grad is None:

@@ -82,6 +82,7 @@ class BatchNorm(Module):
     def __init__(self, name, channels, *, epsilon=1e-5, momentum=0.9, unbiased=False):
         super().__init__(name)
         self.epsilon, self.momentum, self.unbiased = epsilon, momentum, unbiased
+        self.tracks = True  # whether the running statistics follow
         self.gamma = Param(f"{name}.gamma", np.ones(channels, np.float32), decay=False)
         self.beta = Param(f"{name}.beta", np.zeros(channels, np.float32), decay=False)
         self.mean = Buffer(f"{name}.mean", np.zeros(channels, np.float32))
@@ -92,7 +93,8 @@ class BatchNorm(Module):
         self.check_device(x, self.gamma.data)
         if self.training:
             mean, var = ops.batchnorm_statistics(x)
-            self._update_running(mean, var, x.size // x.shape[-1])
+            if self.tracks:
+                self._update_running(mean, var, x.size // x.shape[-1])
         else:
             mean, var = self.mean.data, self.var.data
         rstd = 1 / get_xp(x).sqrt(var + self.epsilon)

@@ -24,7 +24,7 @@ class _Part(Param):
     """
 
     def __init__(self, whole: Param, desk: "_Desk"):
-        self.whole, self.desk, self._grad = whole, desk, None
+        self.whole, self.desk = whole, desk
 
     @property
     def data(self):
@@ -32,17 +32,13 @@ class _Part(Param):
 
     @property
     def grad(self):
-        return self._grad if self.desk.member.rank else self.whole.grad
+        return None if self.desk.member.rank else self.whole.grad
 
     def write_grad(self, grad):
-        if self.desk.member.rank:
-            self._grad = grad
-        else:
+        if not self.desk.member.rank:
             self.whole.write_grad(grad)
-        self.desk.parts.append(self)
-
-    def clear(self):
-        self._grad = None
+            grad = self.whole.grad
+        self.desk.grads.append(grad)
 
 
 class _Desk:
@@ -52,20 +48,16 @@ class _Desk:
     """
 
     def __init__(self, member: Member):
-        self.member, self.parts, self.added = member, [], []
+        self.member, self.grads = member, []
 
     def meet(self, *arrays) -> list:
         """The sums of the given arrays over the members; on the way, what lies on the desks is added up."""
-        member = self.member
-        *sums, desks = zip(*member.gather((*arrays, self.parts)), strict=True)
-        for part in self.added:  # at the last meeting; by now everybody is done with them
-            part.clear()
-        self.added, self.parts = self.parts, []
-        for first, *others in zip(*desks, strict=True) if len(desks) > 1 else ():
-            total = first.grad.reshape(-1)
-            run = slice(*(total.size * rank // member.size for rank in (member.rank, member.rank + 1)))
-            for part in others:
-                total[run] += part.grad.reshape(-1)[run]
+        member, grads, self.grads = self.member, self.grads, []
+        *sums, desks = zip(*member.gather((*arrays, grads)), strict=True)
+        for first, *others in zip(*desks, strict=True):
+            run = slice(*(first.size * rank // member.size for rank in (member.rank, member.rank + 1)))
+            for grad in others:
+                first.reshape(-1)[run] += grad.reshape(-1)[run]
         return [sum(parts[1:], start=parts[0]) for parts in sums]
 
 
@@ -79,11 +71,12 @@ class SharedNorm(Module):
     def __init__(self, norm: BatchNorm, desk: _Desk, relu: bool, bias: Param | None):
         super().__init__(norm.name)
         self.norm, self.desk, self.member, self.relu, self.bias = norm, desk, desk.member, relu, bias
+        self.tracks = True
 
     def forward(self, x, shortcut=None):
         norm = self.norm
         mean, var, m = self._statistics(x)
-        if self.member.rank == 0:
+        if self.member.rank == 0 and self.tracks:
             norm._update_running(mean if self.bias is None else mean + self.bias.data, var, m)
         rstd = 1 / get_xp(x).sqrt(var + norm.epsilon)
         x, mean = fused.centre(x, mean, rstd)
@@ -118,8 +111,8 @@ class SharedNorm(Module):
 class _Copier(Rewriter):
     """Makes one member's copy of a network."""
 
-    def __init__(self, member: Member, kernels: dict):
-        self.desk, self.kernels = _Desk(member), kernels
+    def __init__(self, member: Member, kernels: dict, recompute: bool):
+        self.desk, self.kernels, self.recompute = _Desk(member), kernels, recompute
         self.used: list[Param] = []
 
     def param(self, param):
@@ -150,16 +143,17 @@ class Parallel:
             fast = Parallel(model, team)
             fast.backward(dlogits_of(fast.forward(x)))
 
+    recompute: blocks keep their input alone and are computed again on the way back (nn/recompute.py).
     Make it anew after `.to` or `.astype`. A convolution's bias before a normalisation gets the gradient that
     it has in exact arithmetic, zero, where the plain layers get what rounding leaves.
     """
 
-    def __init__(self, model, team: Team):
+    def __init__(self, model, team: Team, *, recompute: bool = False):
         self.team = team
         body = [m for m in model.layers if isinstance(m, Sequential)]
         self.head = Sequential(*model.layers[len(body) :])
         self.kernels = {}
-        copiers = [_Copier(member, self.kernels) for member in team.members]
+        copiers = [_Copier(member, self.kernels, recompute) for member in team.members]
         self.bodies = [FusedSequential(*map(copier.copy, body)) for copier in copiers]
         self.desks = [copier.desk for copier in copiers]
         used = {param.name for param in copiers[0].used}

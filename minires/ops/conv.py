@@ -5,7 +5,7 @@ The im2col formulation: K. Chellapilla, S. Puri, P. Simard, "High Performance Co
 for Document Processing", 2006, section 3; arithmetic of sizes: V. Dumoulin, F. Visin, arXiv:1603.07285.
 """
 
-from minires.backend import device_of, get_xp
+from minires.backend import device_of, get_xp, workspace
 from minires.errors import ShapeError
 from minires.ops.norm import channel_sum
 
@@ -98,8 +98,8 @@ def _image_chunks(x, kernel, stride):
     if (*kernel, *stride) == (1, 1, 1, 1):
         return [slice(0, N)]
     P, Q = output_size((H, W), kernel, stride, "valid")
-    workspace = MAX_WORKSPACE if device_of(x) == "cpu" else GPU_WORKSPACE
-    step = max(1, workspace // max(1, P * Q * kernel[0] * kernel[1] * C * x.dtype.itemsize))
+    most = workspace(MAX_WORKSPACE if device_of(x) == "cpu" else GPU_WORKSPACE)
+    step = max(1, most // max(1, P * Q * kernel[0] * kernel[1] * C * x.dtype.itemsize))
     return [slice(i, min(i + step, N)) for i in range(0, N, step)]
 
 

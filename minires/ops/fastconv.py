@@ -6,7 +6,7 @@ kernels with many channels, is in ops/winograd.py.
 
 import numpy as np
 
-from minires.backend import unpacked_product
+from minires.backend import unpacked_product, workspace
 from minires.ops.conv import output_size, pair, resolve_padding, zero_pad2d_backward, zero_pad2d_forward
 from minires.ops.products import product
 
@@ -90,7 +90,7 @@ def rowwise_backward(dy, x, w, pad, need_dx=True, dw=None):
 def _pieces(padded, row_length):
     """Slices of the batch whose copied rows fit in WORKSPACE."""
     N, H = padded.shape[:2]
-    step = max(1, WORKSPACE // (H * row_length * padded.itemsize))
+    step = max(1, workspace(WORKSPACE) // (H * row_length * padded.itemsize))
     return [slice(i, min(i + step, N)) for i in range(0, N, step)]
 
 

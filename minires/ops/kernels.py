@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minires.backend import get_xp
+from minires.backend import get_xp, workspace
 from minires.errors import ShapeError
 from minires.ops.blas import matmul
 from minires.ops.conv import GPU_WORKSPACE, output_size, pair, resolve_padding
@@ -71,7 +71,7 @@ def _window(size, packs, kernel, stride, pads):
 
 
 def _pieces(images: int, bytes_each: int):
-    step = max(1, MAX_WORKSPACE // max(1, bytes_each))
+    step = max(1, workspace(MAX_WORKSPACE) // max(1, bytes_each))
     return [slice(i, min(i + step, images)) for i in range(0, images, step)]
 
 

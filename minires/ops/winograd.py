@@ -21,6 +21,7 @@ from math import isqrt
 
 import numpy as np
 
+from minires.backend import workspace
 from minires.ops.conv import resolve_padding
 from minires.ops.products import product
 
@@ -86,7 +87,7 @@ class _Tiling:
         self.counts = tuple(-(-size // self.m) for size in self.output)
         self.A, _, self.B = matrices(self.m, x.dtype)
         tile_bytes = len(U) * max(U.shape[1:]) * x.itemsize
-        step = max(1, max(WORKSPACE, U.nbytes // 4) // (tile_bytes * self.counts[0] * self.counts[1]))
+        step = max(1, workspace(max(WORKSPACE, U.nbytes // 4)) // (tile_bytes * self.counts[0] * self.counts[1]))
         self.pieces = [slice(i, min(i + step, N)) for i in range(0, N, step)]
 
     def transformed(self, x):

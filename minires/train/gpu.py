@@ -23,10 +23,10 @@ class GpuStep(Step):
     But for the rate, what the optimiser is set to when a step is captured stays so.
     """
 
-    def __init__(self, model, optimizer, label_smoothing=0.0, *, graph=True, tf32=False):
-        super().__init__(model, optimizer, label_smoothing)
+    def __init__(self, model, optimizer, label_smoothing=0.0, *, graph=True, tf32=False, recompute=False, **settings):
+        super().__init__(model, optimizer, label_smoothing, **settings)
         xp = get_xp(optimizer.weights)
-        self.net, self.tf32 = OnGpu(model), tf32
+        self.net, self.tf32 = OnGpu(model, recompute=recompute), tf32
         self.told, self.rates = xp.zeros(3, "f8"), xp.zeros(4, "f8")
         reason = "dropout draws its masks on the host" if self.net.random else ""
         work = partial(_compute, self.net, optimizer, self.told, self.rates, label_smoothing)  # with no way back to us

@@ -7,8 +7,10 @@
 """
 
 import math
+from contextlib import ExitStack
 
-from minires.backend import device_of, get_xp
+from minires.backend import device_of, get_xp, max_workspace
+from minires.nn.fuse import AsItIs
 from minires.nn.parallel import Parallel
 from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from minires.team import Team
@@ -22,15 +24,18 @@ class Step:
 
     how = "layer by layer"
 
-    def __init__(self, model, optimizer, label_smoothing=0.0):
-        self.net, self.optimizer, self.label_smoothing = model, optimizer, label_smoothing
+    def __init__(self, model, optimizer, label_smoothing=0.0, *, recompute=False, max_workspace=None):
+        self.net = AsItIs().copy(model) if recompute else model
+        self.optimizer, self.label_smoothing, self.max_workspace = optimizer, label_smoothing, max_workspace
         self.share = map  # how the optimiser's pieces are dealt out
+        self.stay = ExitStack()
 
     def __enter__(self):
+        self.stay.enter_context(max_workspace(self.max_workspace))
         return self
 
     def __exit__(self, *error):
-        pass
+        self.stay.close()
 
     def __call__(self, x, labels, lr: float):
         """(loss, right answers, gradient norm before clipping), numbers on the device; nothing waits for a GPU.
@@ -51,31 +56,33 @@ class Step:
 class TeamStep(Step):
     """On a CPU: each batch, and the update, shared between threads (nn/parallel.py)."""
 
-    def __init__(self, model, optimizer, label_smoothing=0.0):
-        super().__init__(model, optimizer, label_smoothing)
+    def __init__(self, model, optimizer, label_smoothing=0.0, *, recompute=False, **settings):
+        super().__init__(model, optimizer, label_smoothing, **settings)
         self.team = Team(awake=True)
-        self.net, self.share = Parallel(model, self.team), self.team.map
+        self.net, self.share = Parallel(model, self.team, recompute=recompute), self.team.map
         self.how = f"each batch shared between {self.team.size} threads"
 
     def __enter__(self):
-        self.team.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self.team.__exit__(*error)
+        self.stay.enter_context(self.team)
+        return super().__enter__()
 
 
-def make_step(model, optimizer, *, label_smoothing: float = 0.0, fused=True, graph=True, tf32=False) -> Step:
+def make_step(
+    model, optimizer, *, label_smoothing=0.0, fused=True, graph=True, tf32=False, recompute=False, max_workspace=None
+) -> Step:
     """The step that trains `model`, whose parameters `optimizer` holds, fastest on their device.
 
     fused: False takes the layers as they are. graph, tf32: on a GPU, see train/gpu.py; a CPU has neither.
+    recompute: memory for time, for large images or batches (nn/recompute.py); the same gradients to the bit.
+    max_workspace: bytes that one op may take beside its arguments and results; None: as each op likes.
     Make it anew after `.to` or `.astype`, like the optimiser.
     """
     from minires.train.gpu import GpuStep  # it builds on Step
 
+    memory = {"recompute": recompute, "max_workspace": max_workspace}
     on_cpu = device_of(optimizer.weights) == "cpu"
     if fused and on_cpu and Parallel.fits(model):
-        return TeamStep(model, optimizer, label_smoothing)
+        return TeamStep(model, optimizer, label_smoothing, **memory)
     if fused and not on_cpu and GpuStep.fits(model, optimizer):
-        return GpuStep(model, optimizer, label_smoothing, graph=graph, tf32=tf32)
-    return Step(model, optimizer, label_smoothing)
+        return GpuStep(model, optimizer, label_smoothing, graph=graph, tf32=tf32, **memory)
+    return Step(model, optimizer, label_smoothing, **memory)

@@ -1,0 +1,37 @@
+"""Memory for time: blocks that keep their input alone and compute the rest again on the way back.
+
+T. Chen, B. Xu, C. Zhang, C. Guestrin, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 3,
+with one segment a residual block. A second forward pass of the same numbers gives the same numbers, so gradients are
+those of the network as it was, to the bit.
+"""
+
+from minires.nn.module import Module
+
+
+class Recomputed(Module):
+    """`block`, which forgets what it saved as soon as its output is there."""
+
+    def __init__(self, block: Module):
+        super().__init__(block.name)
+        self.block = block
+
+    def forward(self, x):
+        y = self.block.forward(x)
+        self.block.release()
+        self.save(x)
+        return y
+
+    def backward(self, dy, need_dx=True):
+        (x,) = self.saved()
+        self._follow(False)
+        self.block.forward(x)
+        self._follow(True)
+        return self.block.backward(dy, need_dx=need_dx)
+
+    def _follow(self, tracks):
+        """The running statistics saw this batch in the first forward pass."""
+        for module in self.block.modules():
+            module.tracks = tracks
+
+    def output_shape(self, shape):
+        return self.block.output_shape(shape)
