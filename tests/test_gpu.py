@@ -67,6 +67,17 @@ def test_a_step_by_kernels_is_the_step_of_the_layers(case, kernels_run):
         assert np.abs(ours[n] - expected).max() <= 1e-6 * max(1e-2, np.abs(expected).max()), n  # Adam divides
 
 
+def test_recomputed_blocks_give_the_same_bits(kernels_run):
+    told = []
+    for recompute in (False, True):
+        model = copy.deepcopy(network(*NETWORKS[7])).train().to("gpu")
+        step = make_step(model, loaded("adam", model), graph=False, recompute=recompute, max_workspace=2**16)
+        with step:
+            numbers = [step(*sent(batch(NETWORKS[7][1], 3)), 0.01) for _ in range(2)]
+        told.append(fetched([*map(list, numbers), *model.state().values()], kernels_run))
+    assert all(np.array_equal(a, b) for a, b in zip(*told, strict=True))
+
+
 def test_a_float32_network_is_trained_in_float32(kernels_run):
     here = network(*NETWORKS[0], np.float32).train()
     there = copy.deepcopy(here).to("gpu")
