@@ -45,7 +45,7 @@ class Memory:
     """Bytes at the fullest moment of a training step, which is in the piece `at`."""
 
     weights: int  # running statistics among them
-    gradients: int  # those of each thread's part among them
+    gradients: int
     optimizer: int
     batch: int  # the images
     activations: int  # kept for backward
@@ -181,18 +181,18 @@ def _memory(model, summary, optimizer, sequence) -> Memory:
     def size(shape):
         return summary.batch * math.prod(shape) * model.dtype.itemsize
 
-    moments, kept, held = [], 0, True
+    moments, kept, held, kernels = [], 0, True, sum(trial.kernels for _, trial in sequence)
     for place, trial in sequence:
         x = 0 if held else size(place.before)  # the piece before holds it, or the caller
-        moments.append((kept, x + trial.fullest, place))
+        moments.append((kept + kernels, x + trial.fullest, place))
         kept += trial.kept + (x if trial.holds_x else 0)
         arriving = size(place.after) + (size(place.waiting) if place.waiting else 0)
-        moments.append((kept, arriving + trial.busy, place))
+        moments.append((kept + kernels, arriving + trial.busy, place))
         held = trial.holds_y
     activations, workspace, place = max(moments, key=lambda moment: moment[0] + moment[1])
     return Memory(
         weights=summary.memory.parameters,
-        gradients=weights + sum(trial.parts for _, trial in sequence),
+        gradients=weights,
         optimizer=len(OPTIMIZERS[optimizer].slots) * weights,
         batch=size(model.config.input_shape),
         activations=activations,

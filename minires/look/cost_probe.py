@@ -73,7 +73,7 @@ class Trial:
 
     Bytes, of the whole batch: `kept` between forward and backward, `fullest` at most in the forward, `busy` at most
     in the backward beyond what is kept then. `holds_x`, `holds_y`: whether input and output are among what is kept
-    (the input is not in `kept`). `parts`: bytes of the other threads' gradients.
+    (the input is not in `kept`). `kernels`: bytes of transformed kernels, from the forward to the step's end.
     """
 
     def __init__(self, place: Place, flops: int, batch: int, dtype, team: Team):
@@ -85,7 +85,6 @@ class Trial:
             param.grad = np.zeros_like(param.data)  # as an optimiser provides it
         self.net = _Alone(Sequential(module), team) if place.shared else module
         self.folded = Predictor(module).net
-        self.parts = place.shared * (team.size - 1) * sum(param.data.nbytes for param in module.params())
         rng = np.random.default_rng(0)
         self.x, self.dy = (
             rng.standard_normal((self.images, *shape), np.float32).astype(dtype, copy=False)
@@ -113,8 +112,12 @@ class Trial:
             net.backward(dy)
             _, peak = now()
         scale = self.scale * len(self.x) / len(dy)
-        seen = kept - size * self.holds_x, fullest - size, peak - kept
+        self.kernels = net.kernel_bytes if self.place.shared else 0  # shared by the threads, whatever the batch
+        seen = kept - size * self.holds_x - self.kernels, fullest - size - self.kernels, peak - kept
         self.kept, self.fullest, self.busy = (int(scale * count) for count in seen)
+        if self.place.shared:  # the other threads' gradients, until they are added up
+            largest = max((param.data.nbytes for param in self.place.module.params()), default=0)
+            self.busy += (self.team.size - 1) * largest
 
     def run(self):
         """Forward, backward and inference against the clock."""

@@ -34,6 +34,10 @@ class Kernel:
                 self._made[m] = U, np.ascontiguousarray(Ut) if U[0].size <= 2**15 else Ut
             return self._made[m]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(U.nbytes * (1 + Ut.flags.c_contiguous) for U, Ut in self._made.values())
+
     def forget(self):
         self._made.clear()
 
