@@ -92,8 +92,12 @@ class Session:
         try:
             return worker.turn(*request).value
         except Unavailable as error:
-            if not worker.process.is_alive():
-                self.missing[lane] = str(error)
+            if (
+                worker.pipe.closed
+            ):  # it died: a new one for the next case, except where that would compile for long again
+                del self.workers[lane]
+                if lane == "torch-compile":
+                    self.missing[lane] = str(error)
             raise
 
     def close(self):

@@ -15,7 +15,7 @@ import signal
 import statistics
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -142,7 +142,8 @@ class Worker:
             raise Unavailable(f"no answer within {self.patience:.0f} s")
         try:
             answer = self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
+            self.close()
             raise Unavailable("its process ended; its own message stands above") from None
         if isinstance(answer, Unavailable):
             raise answer
@@ -152,7 +153,8 @@ class Worker:
         """One turn, called with these arguments; Unavailable where it failed."""
         if self.pipe.closed:
             raise Unavailable("its process was ended")
-        self.pipe.send(message)
+        with suppress(OSError):  # it has died since; there is nothing to receive then either
+            self.pipe.send(message)
         return self._receive()
 
     def cpu_seconds(self) -> float:

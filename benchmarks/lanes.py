@@ -12,11 +12,13 @@ from copy import deepcopy
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
 from minires.benchmarks import contenders, harness
 
 WARMUP = 3  # calls before the clock runs: kernels are compiled, graphs captured, convolutions chosen
 # of the rows that compare devices: an inference of ours has no TF32
 PRECISION = {"training": "tf32", "inference": "fp32"}
+CALLS = 100
 SLOW = 2.0  # seconds after which warming up ends
 SQUARE = 8192
 FLOATS = 2**28  # an array for the bandwidth: 1 GiB
@@ -57,9 +59,9 @@ class Lane:
         return {"how": how(), "memory_mib": held or None, "first_loss": None if loss is None else float(loss)}
 
     def measure(self, name, seconds) -> list[float]:
-        """The seconds of single calls, as many as fit, at least one."""
+        """The seconds of single calls, to four digits: as many as fit, at least one and at most CALLS."""
         call, once = self.work[name]
-        return self.clock(call, max(1, min(500, int(seconds / once))))
+        return [float(f"{t:.4g}") for t in self.clock(call, max(1, min(CALLS, int(seconds / once))))]
 
     def drop(self):
         """Let go of all that was prepared."""
@@ -181,7 +183,8 @@ class Cupy(Lane):
         from minires.ops import blas
 
         cupy = self.cupy
-        a, b, y = (cupy.random.standard_normal((SQUARE, SQUARE), cupy.float32) for _ in range(3))
+        a = cupy.asarray(np.random.default_rng(0).standard_normal((SQUARE, SQUARE), np.float32))
+        b, y = a.copy(), cupy.empty_like(a)
         with blas.tensor_cores(tf32):
             return min(self.clock(lambda: blas.matmul(a, b, y), 12))
 

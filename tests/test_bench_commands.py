@@ -285,7 +285,19 @@ def test_the_plan_holds_every_case_the_important_first():
     assert {name for row in plan for name in row[5]} == gpu_vs_cpu.CONTENDERS.keys()
 
 
-def test_out_of_time(tmp_path):
+def test_a_process_that_dies_is_replaced(monkeypatch):
+    session = gpu_vs_cpu.Session(60)
+    case = {"arch": "resnet8", "size": 8, "batch": 2, "optimizer": "adam", "threads": None, "task": "inference"}
+    session.ask("cpu", "prepare", "ours", case)
+    session.workers["cpu"].process.kill()
+    with pytest.raises(Unavailable, match="process ended"):
+        session.ask("cpu", "measure", "ours", 0.01)
+    session.ask("cpu", "prepare", "ours", case)
+    assert min(session.ask("cpu", "measure", "ours", 0.01)) > 0
+    session.close()
+
+
+def test_out_of_time():
     session = gpu_vs_cpu.Session(-1)
     with pytest.raises(Unavailable, match="no time left"):
         session.ask("cpu", "drop")
