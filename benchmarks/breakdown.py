@@ -53,7 +53,7 @@ class Recorder:
 
     def __init__(self):
         self.thread = threading.get_ident()
-        self.frames = []  # of the ops that are running: (name, seconds of those inside)
+        self.frames = []  # for each op that is running, the seconds of those told apart inside it
         self.tallies = defaultdict(Tally)  # (op, shape) -> Tally
 
     def wrap(self, name, function):
@@ -188,7 +188,7 @@ def run(options) -> list:
 def median(steps) -> dict:
     """The tallies with the median of their seconds."""
     return {
-        key: Tally(t.calls, statistics.median(s[key].seconds for s in steps), t.flops, t.bytes)
+        key: Tally(t.calls, statistics.median(s.get(key, Tally()).seconds for s in steps), t.flops, t.bytes)
         for key, t in steps[0].items()
     }
 
