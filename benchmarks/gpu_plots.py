@@ -27,12 +27,14 @@ BARS = {
 
 @by(only=lambda r: "time" in r)
 def plot_crossover(records):
-    """Images a second by batch, a column a network with more than one batch; training above inference."""
+    """Images a second by batch, a column a network with several batches, or None; training above inference."""
     timed = [r for r in records if r["options"]["precision"] == PRECISION[r["options"]["task"]]]
     batches = {}
     for r in timed:
         batches.setdefault((r["options"]["arch"], r["options"]["size"]), set()).add(r["options"]["batch"])
-    nets = [net for net, several in batches.items() if len(several) > 1] or list(batches)
+    nets = [net for net, several in batches.items() if len(several) > 1]
+    if not nets:
+        return None
     tasks = list(dict.fromkeys(r["options"]["task"] for r in timed))
     fig, grid = _grid("GPU or CPU? Images a second", len(tasks), len(nets), 3.2, records)
     for row, task in zip(grid, tasks, strict=True):
@@ -81,7 +83,7 @@ def plot_bars(records):
                 )
         ax.axhline(1, color=INK, linewidth=1)
         ax.set_xticks(range(len(cases)), list(cases), fontsize=TEXT - 2)
-        ax.set_xlim(-0.6, max(5, len(cases)) - 0.4)
+        ax.set_xlim(-0.6, max(3, len(cases)) - 0.4)
         ax.margins(y=0.3)
         ax.set_ylabel(f"{precision}: time / minires's")
         ax.grid(False, axis="x")

@@ -30,7 +30,8 @@ def draw(records, folder) -> list[Path]:
         chosen = latest(r for r in records if r["benchmark"] == benchmark and "left_out" not in r)
         for case, group in plot.cases(chosen).items():
             where = Path(folder) / (f"{case}-{name}" if case else name)
-            paths.append(save_png(plot(group), where))
+            if picture := plot(group):
+                paths.append(save_png(picture, where))
     return paths
 
 
@@ -66,7 +67,7 @@ def by(*keys, only=lambda r: True):
 def note(records) -> str:
     """Where and when: the small print."""
     r = records[-1]
-    versions = ", ".join(f"{k} {v}" for k, v in r["versions"].items() if k not in ("minires", "numpy"))
+    versions = ", ".join([*(f"{k} {v}" for k, v in r["versions"].items()), f"Python {r['python']}"])
     card = f" and {r['gpu']}" if r.get("gpu") else ""
     return f"{r['command']}, {r['date'][:10]}, {r['cpu']}, {r['cores']} cores{card}, {versions}"
 

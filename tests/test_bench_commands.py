@@ -198,13 +198,15 @@ def test_without_a_gpu_it_says_so_and_does_the_cpus_part(limits, tmp_path, monke
     monkeypatch.setattr(gpu_vs_cpu, "choose_device", choose)
     plan = [
         ("resnet8", 8, 2, "training", "tf32", ("ours", "ours (CPU)")),
+        ("resnet8", 8, 4, "training", "tf32", ("ours (CPU)",)),
         ("resnet8", 8, 2, "training", "fp32", ("ours",)),
     ]
     monkeypatch.setattr(gpu_vs_cpu, "plan", lambda quick: plan)
     path = tmp_path / "r.jsonl"
     assert cli.main(["bench", "gpu-vs-cpu", "--json", str(path), "--out", str(tmp_path)]) == 0
     assert "device: cpu (no card here): the CPU's part alone" in capsys.readouterr().out
-    ceilings, row = lines(path)
+    ceilings, row, larger = lines(path)
+    assert larger["options"]["batch"] == 4
     assert ceilings["ceilings"] == {"cpu": {"fp32": LIMITS.best, "copy": LIMITS.bandwidth}}
     assert (row["contender"], row["device"], row["precision"]) == ("ours (CPU)", "cpu", "fp32")
     assert row["first_loss"] > 0

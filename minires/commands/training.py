@@ -147,7 +147,7 @@ def register(commands, command) -> None:
     common.add_data(p, "builtin")
     common.add_network(p)
     p.add_argument("--flip", action=argparse.BooleanOptionalAction, help="whether a mirrored image keeps its class")
-    p.add_argument("--epochs", type=int, metavar="N", help="default: 9")
+    p.add_argument("--epochs", type=int, metavar="N", help="default: 11")
     p.add_argument("--batch-size", type=int, metavar="N", help="default: 32")
     p.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), help="default: adamw")
     p.add_argument(

@@ -30,7 +30,7 @@ def figure(title: str, *, panels: int = 1, narrow: bool = False, height: float =
     """(figure, list of axes): `panels` side by side, or below each other in a narrow picture for a phone.
 
     height: of one row of panels, in inches. note: what the picture was made from, such as 'seed 0, minires
-    train --arch resnet50'; the versions are added to it.
+    train --arch resnet50'; the versions are added to it, unless it names those of another run.
     """
     width = 4.6 if narrow else (8.6 if panels == 1 else 12.4)
     rows, columns = (panels, 1) if narrow else (1, panels)
@@ -87,7 +87,8 @@ def legend(ax, heading: str = "", *, columns: int = 3, extra=()) -> None:
 def stamp(fig: Figure, note: str) -> None:
     """The provenance, small, in the lower right corner."""
     versions = f"minires {minires.__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
-    lines = textwrap.wrap(f"{note}  |  {versions}" if note else versions, int(fig.get_figwidth() * 17))
+    parts = [note] if "Python " in note else filter(None, [note, versions])
+    lines = textwrap.wrap("  |  ".join(parts), int(fig.get_figwidth() * 17))
     text = "\n".join(lines[:2])  # FOOT holds two
     fig.text(0.995, 0.06 / fig.get_figheight(), text, ha="right", va="bottom", fontsize=7, color=MUTED)
 

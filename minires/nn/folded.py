@@ -5,14 +5,14 @@ convolution x = u w + b it disappears: y = u w' + b' with w' = w * gamma * rstd,
 b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, section 3.2.
 """
 
-from minires.backend import device_of, get_xp, thread_count
+from minires.backend import device_of, get_xp
 from minires.nn.fastconv import FastConv, Kernel
 from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
 from minires.nn.gpu import InferenceOnGpu, OnGpu
 from minires.nn.layers import ReLU
 from minires.nn.module import Module, Param, Sequential, inference
 from minires.ops.fused import shift_add_relu
-from minires.team import Team, spans
+from minires.team import Team, spans, usual_size
 
 
 class FoldedConv(Module):
@@ -52,7 +52,7 @@ class Predictor:
         """Logits (N, K) for the network's input x (N, H, W, C)."""
         if self.on_gpu:
             return self.on_gpu(x)
-        size = min(thread_count(), len(x)) if device_of(x) == "cpu" else 1
+        size = min(usual_size(), len(x)) if device_of(x) == "cpu" else 1
         parts = spans(len(x), size)
         with inference(self.net):
             if size == 1:
