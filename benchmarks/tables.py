@@ -104,6 +104,27 @@ def steps(records) -> str:
     return "\n\n".join(parts)
 
 
+def brief(records) -> str:
+    """One row for each case of `minires bench step` and task, its last measurement: minires over each peer."""
+    groups = {}
+    for r in records:
+        if r["benchmark"] == "step" and "time" in r:
+            groups.setdefault(f"{r['task']}, {case_of(r)}", {}).setdefault(r["date"], {})[r["contender"]] = r
+    peers = ("torch", "torch_channels_last", "torch_fused_adam", "keras", "textbook")
+    rows = []
+    for title, runs in groups.items():
+        run = max((run for run in runs.items() if "ours" in run[1]), default=(None, {}))[1]
+        if not run:
+            continue
+        ours, others = run["ours"], [run[name]["peak_mib"] for name in peers[:3] if name in run]
+        over = [f"{run[name]['ours_over_this']['median']:.2f}" if name in run else "" for name in peers]
+        floor = f"{ours['time']['median'] / ours['floor_seconds']:.2f}"
+        memory = f"{ours['peak_mib']:.0f} / {min(others):.0f}" if others else f"{ours['peak_mib']:.0f}"
+        rows.append((title, ms(ours["time"]["median"]), *over, floor, memory))
+    columns = ["minires over", "ms", *(NAMES[name] for name in peers), "times the floor", "peak MiB, minires / PyTorch"]
+    return table(columns, rows)
+
+
 def scalings(records) -> str:
     """A table for each axis."""
     return "\n\n".join(

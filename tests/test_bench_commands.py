@@ -53,6 +53,12 @@ def test_step(limits, tmp_path, capsys):
     median = Spread.of(training["seconds"]).median
     assert f"| minires | {tables.ms(median)} | 1.00 (1.00-1.00) |" in text
     assert "left out: the Keras twin" in text
+    assert cli.main(["bench", "table", "--brief", str(path)]) == 0
+    brief = capsys.readouterr().out
+    over = next(r for r in timed if r["task"] == "training" and r["contender"] == "textbook")["ours_over_this"][
+        "median"
+    ]
+    assert f"| training, resnet8, batch 2, 8x8 | {tables.ms(median)} |  |  |  |  | {over:.2f} |" in brief
 
 
 def test_bad_input(tmp_path, capsys):
@@ -153,6 +159,21 @@ def test_breakdown(limits, tmp_path, capsys):
 
 
 # --- how cost grows ---------------------------------------------------------------------------------------
+
+
+def test_ways_and_pieces(tmp_path, monkeypatch, capsys):
+    from minires.benchmarks import bench_ways
+
+    monkeypatch.setattr(bench_ways, "SHAPES", ((2, 8, 8, 16), (2, 8, 8, 32)))
+    monkeypatch.setattr(bench_ways, "PRODUCTS", ((30, 4, 20),))
+    path = tmp_path / "r.jsonl"
+    assert cli.main(["bench", "ways", "--rounds", "2", "--json", str(path)]) == 0
+    few, many, pieces = lines(path)
+    assert few["chosen"] == "rowwise"
+    assert set(few["seconds"]) == set(many["seconds"]) == {"direct", "rowwise", "2", "4"}
+    assert all(len(s) == 2 and min(s) > 0 for r in (few, many, pieces) for s in r["seconds"].values())
+    assert "2x8x8x16" in capsys.readouterr().out
+    assert bench_ways.products.unpacked_product() in (1, 10**6)
 
 
 def test_scaling(limits, tmp_path, monkeypatch, capsys):

@@ -36,7 +36,7 @@ def table(args) -> int:
 
     records = [record for path in args.files for record in tables.read(path)]
     _check_output(args)
-    common.out.print(tables.markdown(records))
+    common.out.print(tables.brief(records) if args.brief else tables.markdown(records))
     _draw(records, args.out)
     return 0
 
@@ -151,6 +151,16 @@ def register(commands, command) -> None:
 
     p = command(
         kinds,
+        "ways",
+        _run("bench_ways"),
+        "The ways to convolve that training chooses from; products in pieces.",
+        "minires bench ways --rounds 15",
+    )
+    p.add_argument("--rounds", type=_positive, default=7, metavar="N", help="turns of each way (default: 7)")
+    _add_common(p, default=argparse.SUPPRESS)
+
+    p = command(
+        kinds,
         "scaling",
         _run("scaling"),
         "How time and peak memory of a training step grow, beside PyTorch's better layout.",
@@ -195,4 +205,5 @@ def register(commands, command) -> None:
     text = "Markdown tables, and pictures, from what --json wrote."
     p = command(kinds, "table", table, text, "minires bench table results.jsonl --out pictures/")
     p.add_argument("files", metavar="FILE.jsonl", nargs="+")
+    p.add_argument("--brief", action="store_true", help="one row a network, its last measurement, from `bench step`")
     p.add_argument("--out", metavar="DIR", help="draw pictures into this folder", default=argparse.SUPPRESS)

@@ -12,7 +12,7 @@ from minires.ops import fastconv, winograd
 from minires.ops.conv import output_size, pair, resolve_padding
 from minires.ops.norm import channel_sum
 
-# What the ways cost, in multiplications, as measured on an AVX-512 machine (benchmarks/bench_ops.py --ways)
+# What the ways cost, in multiplications, as measured on an AVX-512 machine (`minires bench ways`)
 DIRECT = 1.04  # im2col's copies
 WEIGHTS = 13  # for each number of a transformed kernel: it is made, its gradient summed and turned back
 FEW_ROWS = 16  # a product of so many rows runs at half speed

@@ -3,7 +3,7 @@
 A BLAS copies its operands into panels before it multiplies. Where one operand is small that copy is most of the
 work; OpenBLAS's AVX-512 kernels leave it out for products of at most a million multiplications, and then run
 at their peak. So a long product is handed over in pieces of that size: the same sums in the same order.
-benchmarks/bench_ops.py --pieces measures it.
+`minires bench ways` measures it.
 """
 
 import numpy as np
