@@ -1,11 +1,14 @@
 """The fast paths against the layers that one reads: training on a team of threads, inference with BN folded."""
 
+import os
+import subprocess
 import threading
 
 import numpy as np
 import pytest
 
 from minires import nn, ops, resnet
+from minires import team as team_module
 from minires.errors import DeviceError, ShapeError
 from minires.look.probe import probe
 from minires.nn.folded import Predictor
@@ -247,8 +250,6 @@ def test_an_error_in_one_member_reaches_the_caller_and_the_team_goes_on(failing)
 
 
 def test_everything_is_put_back():
-    import os
-
     from minires.backend import thread_count
 
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
@@ -260,6 +261,42 @@ def test_everything_is_put_back():
             assert os.sched_getaffinity(0) == cores
     assert thread_count() == threads
     assert threading.active_count() == alive
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="idlers take Linux's SCHED_IDLE")
+@pytest.mark.parametrize(("virtual", "size", "count"), [(True, 2, 2), (True, 1, 0), (False, 2, 0)])
+def test_idlers_live_as_long_as_the_team(monkeypatch, virtual, size, count):
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self)
+
+    monkeypatch.setattr(team_module, "_virtual", lambda: virtual)
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    with Team(size, awake=True):
+        assert len(started) == count
+        assert all(idler.poll() is None for idler in started)
+    assert all(idler.returncode is not None for idler in started)
+
+
+def test_a_step_that_was_broken_off_leaves_nothing_behind():
+    arch, shape, options = NETWORKS[0]
+    x, labels = batch(shape)
+    plain, shared = network(arch, shape, options), network(arch, shape, options)
+    with Team(2) as team:
+        fast = Parallel(shared, team)
+        logits = fast.forward(x)
+        broken = fast.bodies[1].layers[0].layers[0]
+        broken.backward = lambda *_, **__: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            fast.backward(np.ones_like(logits))
+        del broken.backward
+        for a, b in zip(shared.buffers(), plain.buffers(), strict=True):
+            a.data[...] = b.data
+        assert_close(results(shared, step(fast, x, labels)), results(plain, step(plain, x, labels)), 1e-10)
 
 
 def test_spans_cover_everything_once():

@@ -173,6 +173,8 @@ class Parallel:
         """Logits (N, K)."""
         for kernel in self.kernels.values():
             kernel.forget()
+        for desk in self.desks:
+            desk.grads = []  # of a step that was broken off
         self.spans = spans(len(x), self.team.size)
         outputs = self.team.run(lambda m: self.bodies[m.rank].forward(x[self.spans[m.rank]]), len(self.spans))
         return self.head.forward(get_xp(x).concatenate(outputs))
