@@ -30,7 +30,7 @@ LESSON = Lesson(
     Not because the good solution were missing. A plain block $y = \mathrm{relu}(F(x))$ copies a map that went through a
     ReLU when each kernel is 1 in its centre, from channel c to channel c, and 0 elsewhere. This lesson puts such blocks
     into the trained plain-20 until it is a plain-56: the loss stays what it was, to rounding. That plain-56 exists;
-    from random weights, SGD does not come near it. The deep network's *training* loss is the higher one, so it is no
+    from random weights, SGD does not come near it. It is the training loss that is higher in the deep one, so it is no
     overfitting either.
 
     With the shortcut the same block is $y = \mathrm{relu}(x + F(x))$. To copy, F only has to be 0, and a block whose
