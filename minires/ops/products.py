@@ -19,7 +19,7 @@ def product(a, b, out=None):
     out = np.empty((M, O), np.result_type(a, b)) if out is None else out
     rows, columns = unpacked_product() // (K * O), unpacked_product() // (K * M)
     if M >= O and rows >= FEWEST_ROWS:
-        _rows(a, b, out, rows)
+        _rows(a, b, out, rows - rows % FEWEST_ROWS)
     elif M < O and columns >= FEWEST_COLUMNS:
         _rows(b.T, a.T, out.T, columns - columns % FEWEST_COLUMNS)
     else:
