@@ -174,7 +174,8 @@ def _awake(cores):
 
     A virtual machine gives a core that has nothing to do back to its host. When the host is busy it returns half a
     millisecond late, and that for each of the hundreds of short waits of a training step: with these idlers the step
-    of a ResNet-20 took 83 to 94 ms at such times, without them 185 to 297 ms. OpenMP spins for the same reason.
+    of a ResNet-20 took 83 to 94 ms at such a time, without them 185 to 297 ms, in turns; at other slow times they
+    made no difference. OpenMP spins for the same reason.
     """
     command = [sys.executable, "-I", "-S", "-c", _IDLER]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
