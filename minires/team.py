@@ -48,7 +48,7 @@ class Member:
 
     def sum(self, *arrays) -> list:
         """The sum of each array over the members, added in the order of ranks: the same bits everywhere."""
-        return [sum(parts[1:], start=parts[0]) for parts in zip(*self.gather(arrays), strict=True)]
+        return sums(self.gather(arrays))
 
     def _take(self, sender):
         message = self.post[sender][self.rank].get()
@@ -115,6 +115,11 @@ class Team:
         """[work(item) for every item], dealt out to the members; the order of the results is that of the items."""
         parts = self.run(lambda member: [work(item) for item in items[member.rank :: member.size]])
         return [parts[i % len(parts)][i // len(parts)] for i in range(len(items))]
+
+
+def sums(values: list) -> list:
+    """[the first of each value, added up in their order, the second of each, ...]."""
+    return [sum(parts[1:], start=parts[0]) for parts in zip(*values, strict=True)]
 
 
 def spans(length: int, size: int) -> list[slice]:

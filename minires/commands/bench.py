@@ -61,12 +61,6 @@ def _draw(records, folder) -> None:
             common.err.print(f"picture: {path}")
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
 def _some_of(known):
     """An argument type: names of `known`, separated by commas."""
 
@@ -91,13 +85,13 @@ def _seconds(text: str) -> float:
 
 def _add_network(p) -> None:
     p.add_argument("--arch", default="resnet50", choices=common.ARCHITECTURES, metavar="NAME", help="default: resnet50")
-    p.add_argument("--batch", type=_positive, default=32, metavar="N", help="images (default: 32)")
-    p.add_argument("--size", type=_positive, default=64, metavar="PIXELS", help="side of an image (default: 64)")
+    p.add_argument("--batch", type=common.positive, default=32, metavar="N", help="images (default: 32)")
+    p.add_argument("--size", type=common.positive, default=64, metavar="PIXELS", help="side of an image (default: 64)")
 
 
 def _add_common(p, **default) -> None:
     text = "threads of every contender (default: each library's own choice)"
-    p.add_argument("--threads", type=_positive, metavar="N", help=text, **default)
+    p.add_argument("--threads", type=common.positive, metavar="N", help=text, **default)
     p.add_argument("--json", metavar="FILE.jsonl", help="append every number, one JSON object a line", **default)
     p.add_argument("--out", metavar="DIR", help="draw pictures into this folder", **default)
 
@@ -125,8 +119,10 @@ def register(commands, command) -> None:
         "minires bench step --arch resnet20 --size 32 --peers ours,torch,torch_channels_last",
     )
     _add_network(p)
-    p.add_argument("--steps", type=_positive, default=20, metavar="N", help="turns of each (default: 20)")
-    p.add_argument("--warmup", type=_positive, default=3, metavar="N", help="turns before the clock runs (default: 3)")
+    p.add_argument("--steps", type=common.positive, default=20, metavar="N", help="turns of each (default: 20)")
+    p.add_argument(
+        "--warmup", type=common.positive, default=3, metavar="N", help="turns before the clock runs (default: 3)"
+    )
     p.add_argument("--seconds", type=_seconds, metavar="S", help="no further round once so much time has passed")
     text = f"which of {', '.join(CONTENDERS)} (default: all but torch_compile, which compiles for minutes)"
     p.add_argument("--peers", type=_some_of(CONTENDERS), default=USUAL, metavar="A,B", help=text)
@@ -141,9 +137,9 @@ def register(commands, command) -> None:
         "Op by op at the shapes of the course's ResNet-50.",
         "minires bench ops --batch 8",
     )
-    p.add_argument("--batch", type=_positive, default=32, metavar="N", help="images (default: 32)")
-    p.add_argument("--size", type=_positive, default=64, metavar="PIXELS", help="side of an image (default: 64)")
-    p.add_argument("--rounds", type=_positive, default=7, metavar="N", help="turns of each op (default: 7)")
+    p.add_argument("--batch", type=common.positive, default=32, metavar="N", help="images (default: 32)")
+    p.add_argument("--size", type=common.positive, default=64, metavar="PIXELS", help="side of an image (default: 64)")
+    p.add_argument("--rounds", type=common.positive, default=7, metavar="N", help="turns of each op (default: 7)")
     sweeps = p.add_mutually_exclusive_group()
     sweeps.add_argument("--chunks", action="store_true", help="sweep minires.backend.CHUNK over the batch norms")
     sweeps.add_argument("--workspace", action="store_true", help="sweep MAX_WORKSPACE over the k x k convolutions")
@@ -156,7 +152,7 @@ def register(commands, command) -> None:
         "The ways to convolve that training chooses from; products in pieces.",
         "minires bench ways --rounds 15",
     )
-    p.add_argument("--rounds", type=_positive, default=7, metavar="N", help="turns of each way (default: 7)")
+    p.add_argument("--rounds", type=common.positive, default=7, metavar="N", help="turns of each way (default: 7)")
     _add_common(p, default=argparse.SUPPRESS)
 
     p = command(
@@ -168,7 +164,7 @@ def register(commands, command) -> None:
     )
     text = f"which of {', '.join(AXES)} (default: all)"
     p.add_argument("--axes", type=_some_of(AXES), default=list(AXES), metavar="A,B", help=text)
-    p.add_argument("--rounds", type=_positive, default=7, metavar="N", help="turns at a point (default: 7)")
+    p.add_argument("--rounds", type=common.positive, default=7, metavar="N", help="turns at a point (default: 7)")
     p.add_argument("--seconds", type=_seconds, default=6.0, metavar="S", help="or so long at a point (default: 6)")
     _add_common(p, default=argparse.SUPPRESS)
 
@@ -180,13 +176,13 @@ def register(commands, command) -> None:
         "minires bench breakdown --arch resnet20 --size 32 --out pictures/",
     )
     _add_network(p)
-    p.add_argument("--steps", type=_positive, default=9, metavar="N", help="steps (default: 9)")
+    p.add_argument("--steps", type=common.positive, default=9, metavar="N", help="steps (default: 9)")
     p.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="default: %(default)s")
     _add_common(p, default=argparse.SUPPRESS)
 
     text = "The share of a training run that waits for the next batch of images."
     p = command(kinds, "waiting", _run("waiting"), text, "minires bench waiting")
-    p.add_argument("--images", type=_positive, default=1080, metavar="N", help="built-in signs (default: 1080)")
+    p.add_argument("--images", type=common.positive, default=1080, metavar="N", help="built-in signs (default: 1080)")
     _add_common(p, default=argparse.SUPPRESS)
 
     p = command(

@@ -12,6 +12,13 @@ out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 
 
+def positive(text: str) -> int:
+    """An argument type: a whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def image_size(text: str) -> tuple[int, int, int]:
     """'64x64x3' or '64' -> (64, 64, 3)."""
     parts = text.lower().split("x")

@@ -176,7 +176,9 @@ def register(commands, command) -> None:
     p.add_argument(
         "--recompute", action="store_true", help="less memory, more time: compute each block again backwards"
     )
-    p.add_argument("--max-workspace", type=int, metavar="MIB", help="what one op may take beside its arrays")
+    p.add_argument(
+        "--max-workspace", type=common.positive, metavar="MIB", help="what one op may take beside its arrays"
+    )
     p.add_argument("--tf32", action="store_true", help="on a GPU: matrix products rounded to TF32; faster, less exact")
 
     p = command(

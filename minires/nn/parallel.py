@@ -14,7 +14,7 @@ from minires.nn.fuse import FusedSequential, Rewriter, rewritable
 from minires.nn.layers import BatchNorm, Conv2d
 from minires.nn.module import Module, Param, Sequential
 from minires.ops import fused
-from minires.team import Member, Team, spans
+from minires.team import Member, Team, spans, sums
 
 
 class _Part(Param):
@@ -53,12 +53,12 @@ class _Desk:
     def meet(self, *arrays) -> list:
         """The sums of the given arrays over the members; on the way, what lies on the desks is added up."""
         member, grads, self.grads = self.member, self.grads, []
-        *sums, desks = zip(*member.gather((*arrays, grads)), strict=True)
+        arrays, desks = zip(*member.gather((arrays, grads)), strict=True)
         for first, *others in zip(*desks, strict=True):
             run = slice(*(first.size * rank // member.size for rank in (member.rank, member.rank + 1)))
             for grad in others:
                 first.reshape(-1)[run] += grad.reshape(-1)[run]
-        return [sum(parts[1:], start=parts[0]) for parts in sums]
+        return sums(arrays)
 
 
 class SharedNorm(Module):
