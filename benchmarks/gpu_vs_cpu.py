@@ -1,40 +1,31 @@
 """A training step and an inference on the GPU and on the CPU, by batch and image: where does the GPU begin to pay?
 
-    minires bench gpu-vs-cpu [--seconds 200] [--quick] [--json FILE.jsonl] [--out DIR]
+    minires bench gpu-vs-cpu [--seconds 200] [--quick] [--peers A,B] [--json FILE.jsonl [--resume]] [--out DIR]
 
 The card's ceilings come first (a large product in float32 and in TF32, a copy on the device), then the cases in the
 order of `plan`, each contender in turns; every case is written as soon as it is measured, and what there was no time
-for is said. Without a GPU only the CPU's part is done.
+for is said: --resume goes on with it. Without a GPU only the CPU's part is done.
 """
 
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 from minires.benchmarks import floors, harness, lanes, tables, watch
 from minires.benchmarks.harness import Spread, Unavailable
-from minires.benchmarks.lanes import PRECISION
+from minires.benchmarks.lanes import CONTENDERS, PRECISION
 
 from minires.backend import choose_device
+from minires.errors import DataError
 
 ROUNDS, TURN, PAUSE = 3, 0.1, 0.1  # turns of a contender in a case, about the seconds of one, and after one on a CPU
-COMPILING = 50  # seconds that torch.compile may take for a network
-# name -> (its process, device)
-CONTENDERS = {
-    "ours": ("cupy", "gpu"),
-    "ours_no_graph": ("cupy", "gpu"),
-    "plain": ("cupy", "gpu"),
-    "torch": ("torch-gpu", "gpu"),
-    "torch_channels_last": ("torch-gpu", "gpu"),
-    "torch_compile": ("torch-compile", "gpu"),
-    "torch_compile_graph": ("torch-compile", "gpu"),
-    "ours (CPU)": ("cpu", "cpu"),
-    "torch_channels_last (CPU)": ("torch-cpu", "cpu"),
-}
+COMPILING = 80  # seconds that torch.compile may take for a network
 EAGER = ("ours", "torch", "torch_channels_last")
 NO_GRAPH = ("ours_no_graph", "plain")
 CPU = ("ours (CPU)", "torch_channels_last (CPU)")
 COMPILED = ("torch_compile_graph", "torch_compile")
+CASE = ("arch", "size", "batch", "task", "precision")
 # (arch, size, batches): the course's network, photographs, the lessons' networks
 SIZES = (
     ("resnet50", 64, (32, 1, 8, 128)),
@@ -59,10 +50,27 @@ def plan(quick=False) -> list[tuple]:
     rows += [(*case, "inference", inference, EAGER + CPU) for case in heads]
     rows += [(*case, "training", "tf32", EAGER + CPU[:1]) for case in course]
     rows += [(*case, "inference", inference, EAGER + CPU[:1]) for case in course]
-    rows += [(*case, "training", "tf32", COMPILED) for case in reversed(heads[:2])]
     rows += [(*case, "training", "tf32", EAGER + CPU[:1]) for case in rest]
     rows += [(*case, "inference", inference, EAGER + CPU[:1]) for case in rest]
+    rows += [(*case, "training", "tf32", EAGER + COMPILED) for case in reversed(heads[:2])]
     return rows
+
+
+def chosen(options, device) -> list[tuple]:
+    """Of `plan`, the contenders asked for that can run here; with --resume only the cases that are not complete."""
+    peers = [name for name in options["peers"] if device == "gpu" or CONTENDERS[name][1] == "cpu"]
+    rows = [(*row, tuple(name for name in names if name in peers)) for *row, names in plan(options["quick"])]
+    done = _done(options["json"]) if options["resume"] else set()
+    return [row for row in rows if not {(*row[:5], name) for name in row[5]} <= done]
+
+
+def _done(path) -> set[tuple]:
+    """(arch, size, batch, task, precision, contender) of every time that the file of --json holds."""
+    if not path:
+        raise DataError("--resume goes on with what a file holds: name it with --json")
+    records = tables.read(path) if Path(path).stat().st_size else []
+    timed = (r for r in records if r["benchmark"] == "gpu-vs-cpu" and "time" in r)
+    return {(*(r["options"][key] for key in CASE), r["contender"]) for r in timed}
 
 
 class Session:
@@ -111,21 +119,27 @@ def run(options) -> list:
     watch.print_machine(facts)
     device, reason = ("cpu", "asked for") if options["device"] == "cpu" else choose_device(options["device"])
     print(f"device: {device} ({reason})" + ("" if device == "gpu" else ": the CPU's part alone"), flush=True)
-    session, records = Session(options["seconds"]), []
+    cases = chosen(options, device)
+    if not cases:
+        print("nothing left to measure")
+        return []
+    session, records, ceilings = Session(options["seconds"]), [], {}
     try:
-        limits = floors.measure(options["threads"])
-        print(limits, flush=True)
-        ceilings = {"cpu": {"fp32": limits.best, "copy": limits.bandwidth}}
+        if any(CONTENDERS[name][1] == "cpu" for *_, names in cases for name in names):
+            limits = floors.measure(options["threads"])
+            print(limits, flush=True)
+            ceilings["cpu"] = {"fp32": limits.best, "copy": limits.bandwidth}
         if device == "gpu":
             ceilings["gpu"] = gpu_ceilings(session, facts)
         rows = [{"ceilings": ceilings, "device_reason": reason}]
         records += harness.record("gpu-vs-cpu", facts, options | {"task": "ceilings"}, rows)
-        for arch, size, batch, task, precision, names in plan(options["quick"]):
-            names = [name for name in names if device == "gpu" or CONTENDERS[name][1] == "cpu"]
-            case = {"arch": arch, "size": size, "batch": batch, "task": task, "precision": precision}
-            if names:
-                rows = measure(session, case | {"optimizer": "adam", "threads": options["threads"]}, names, ceilings)
-                records += harness.record("gpu-vs-cpu", facts, options | case, rows)
+        for index, (*row, names) in enumerate(cases):
+            if session.left() <= 0:
+                print(f"no time left for {len(cases) - index} of {len(cases)} cases; --resume goes on with them")
+                break
+            case = dict(zip(CASE, row, strict=True))
+            rows = measure(session, case | {"optimizer": "adam", "threads": options["threads"]}, names, ceilings)
+            records += harness.record("gpu-vs-cpu", facts, options | case, rows)
     finally:
         session.close()
     print()

@@ -48,7 +48,12 @@ def _write_remedy(code: int) -> str:
     return "choose a folder where you may write; a file that was there before is unchanged"
 
 
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Replace the file by `content`, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Replace the file by `text` (UTF-8), atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())

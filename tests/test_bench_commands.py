@@ -74,6 +74,7 @@ def test_bad_input(tmp_path, capsys):
     broken.write_text("")
     assert "holds no results" in fails("table", str(broken))
     assert "cannot be written" in fails("step", "--json", str(tmp_path / "no" / "where.jsonl"))
+    assert "name it with --json" in fails("gpu-vs-cpu", "--device", "cpu", "--resume")
     assert "cannot be written" in fails("breakdown", "--out", str(broken / "pictures"))
     for arguments, expected in (
         (["step", "--peers", "ours,nobody"], "unknown nobody"),
@@ -81,6 +82,7 @@ def test_bad_input(tmp_path, capsys):
         (["step", "--arch", "resnet51"], "invalid choice"),
         (["scaling", "--axes", "height"], "unknown height"),
         (["gpu-vs-cpu", "--seconds", "soon"], "seconds above 0"),
+        (["gpu-vs-cpu", "--peers", "ours,keras"], "unknown keras"),
         (["nothing"], "invalid choice"),
     ):
         with pytest.raises(SystemExit) as stopped:
@@ -235,6 +237,41 @@ def test_without_a_gpu_it_says_so_and_does_the_cpus_part(limits, tmp_path, monke
     assert [p.name for p in tmp_path.glob("*.png")] == ["crossover.png"]
     assert cli.main(["bench", "gpu-vs-cpu", "--device", "gpu"]) == 2
     assert "no card here" in capsys.readouterr().err
+
+
+def test_what_a_file_lacks_is_measured_and_no_more(limits, tmp_path, monkeypatch, capsys):
+    plan = [
+        ("resnet8", 8, 2, "training", "tf32", ("ours", "ours (CPU)")),
+        ("resnet8", 8, 2, "inference", "fp32", ("ours (CPU)",)),
+    ]
+    monkeypatch.setattr(gpu_vs_cpu, "plan", lambda quick: plan)
+    path = tmp_path / "r.jsonl"
+    command = ["bench", "gpu-vs-cpu", "--device", "cpu", "--json", str(path)]
+    assert cli.main([*command, "--resume", "--peers", "ours (CPU)"]) == 0
+    assert [r["options"]["task"] for r in lines(path)] == ["ceilings", "training", "inference"]
+    *kept, inference = path.read_text().splitlines(keepends=True)
+    left_out = {k: v for k, v in json.loads(inference).items() if k != "time"} | {"left_out": "no time left"}
+    path.write_text("".join(kept) + json.dumps(left_out) + "\n")
+    assert cli.main([*command, "--resume"]) == 0
+    assert [r["options"]["task"] for r in lines(path)[3:]] == ["ceilings", "inference"]
+    assert lines(path)[-1]["time"]["median"] > 0
+    capsys.readouterr()
+    assert cli.main([*command, "--resume"]) == 0
+    assert "nothing left to measure" in capsys.readouterr().out
+    assert len(lines(path)) == 5
+
+    # a case of which one contender is missing is measured anew, all in the same turns
+    options = {"peers": ["ours", "ours (CPU)"], "quick": False, "resume": True, "json": str(path)}
+    assert gpu_vs_cpu.chosen(options, "gpu") == plan[:1]
+    assert gpu_vs_cpu.chosen(options | {"peers": ["ours"]}, "gpu") == [(*plan[0][:5], ("ours",))]
+
+
+def test_when_time_is_up_the_rest_is_counted(limits, tmp_path, capsys):
+    path = tmp_path / "r.jsonl"
+    command = ["bench", "gpu-vs-cpu", "--device", "cpu", "--seconds", "1e-9", "--quick", "--json", str(path)]
+    assert cli.main(command) == 0
+    assert "no time left for 4 of 4 cases; --resume" in capsys.readouterr().out
+    assert len(lines(path)) == 1
 
 
 SPEED = {"ours": 1.0, "ours_no_graph": 2.0, "plain": 5.0, "torch": 3.0, "torch_channels_last": 2.5}

@@ -11,9 +11,10 @@ from rich.console import Console
 from minires import cli, ops
 from minires.data import make_signs, write_signs
 from minires.errors import ShapeError
-from minires.look.gradflow import NonFinite, compare_skip, first_nonfinite, gradflow, probe
+from minires.look.gradflow import NonFinite, compare_skip, first_nonfinite, gradflow
 from minires.look.gradflow_grid import block_rate, expected, gradflow_grid
 from minires.look.plots import plot_gradflow, plot_gradflow_grid
+from minires.look.probe import Probe, probe
 from minires.nn import Config, Conv2d, Dense, Flatten, ReLU, Sequential, resnet
 
 LABELS = np.arange(4) % 3
@@ -55,6 +56,21 @@ def test_probe_numbers_by_hand():
     assert fc["kept_bytes"] == last["kept_bytes"] == 32
     assert fc["finite"] is True
     assert net["forward_seconds"] == pytest.approx(fc["forward_seconds"] + last["forward_seconds"])
+
+
+def test_probe_without_the_outputs_has_the_same_gradients():
+    model = small()
+    logs = Probe(model), Probe(model, outputs=False)
+    for log in logs:
+        with probe(model, log):
+            logits = model.forward(batch())
+            model.backward(np.ones_like(logits))
+    described, lean = (log.rows() for log in logs)
+    assert all(row["rms"] is not None and row["finite"] for row in described)
+    assert all(row[key] is None for row in lean for key in ("mean", "std", "rms", "zeros", "finite"))
+    for key in ("name", "shape", "dy_rms", "dx_rms", "kept_bytes"):
+        assert [row[key] for row in described] == [row[key] for row in lean]
+    assert logs[0].blocks() == logs[1].blocks()
 
 
 def test_probe_sees_what_is_too_small_or_too_large_for_float32_squares():

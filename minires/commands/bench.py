@@ -97,6 +97,7 @@ def _add_common(p, **default) -> None:
 
 
 def register(commands, command) -> None:
+    from minires.benchmarks import lanes
     from minires.benchmarks.contenders import CONTENDERS, TASKS, USUAL
     from minires.benchmarks.scaling import AXES
 
@@ -196,6 +197,9 @@ def register(commands, command) -> None:
     text = "start nothing after so long; the most important comes first (default: 200)"
     p.add_argument("--seconds", type=_seconds, default=200.0, metavar="S", help=text)
     p.add_argument("--quick", action="store_true", help="two networks at one size each")
+    text = f"which of {', '.join(lanes.CONTENDERS)} (default: all)"
+    p.add_argument("--peers", type=_some_of(lanes.CONTENDERS), default=[*lanes.CONTENDERS], metavar="A,B", help=text)
+    p.add_argument("--resume", action="store_true", help="only the cases for which --json FILE.jsonl lacks a time")
     _add_common(p, default=argparse.SUPPRESS)
 
     text = "Markdown tables, and pictures, from what --json wrote."

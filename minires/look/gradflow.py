@@ -17,7 +17,7 @@ from rich.table import Table
 
 from minires import ops
 from minires.backend import device_of, get_xp
-from minires.look.probe import probe
+from minires.look.probe import Probe, probe
 from minires.nn.layers import Conv2d, Dense, Dropout
 from minires.nn.module import Sequential
 from minires.nn.resnet import Config, ResNet, plain_twin
@@ -166,7 +166,7 @@ def gradflow(model: ResNet, x, labels, *, title: str | None = None) -> GradFlow:
     x (N, H, W, C) in the model's dtype and on its device, labels (N,) integers. The model is left exactly as
     it was: running statistics, gradients, modes, dropout's generators. Raises ShapeError as `forward` does.
     """
-    with untouched(model), probe(model) as log:
+    with untouched(model), probe(model, Probe(model, outputs=False)) as log:
         model.train()
         loss, probs = ops.softmax_cross_entropy_forward(model.forward(x), labels)
         model.backward(ops.softmax_cross_entropy_backward(probs, labels), need_dx=False)

@@ -99,10 +99,10 @@ class Fork:
 
 
 class Probe:
-    """What a `probe` block recorded."""
+    """What a `probe` block recorded. outputs: False leaves out the numbers of what each module sends forward."""
 
-    def __init__(self, model: Module):
-        self.modules = list(model.modules())
+    def __init__(self, model: Module, *, outputs: bool = True):
+        self.modules, self.outputs = list(model.modules()), outputs
         self.records = {m: Record(m.name or type(m).__name__.lower(), type(m).__name__) for m in self.modules}
         self.forks: dict[Module, Fork] = {}
         self._watched: dict[Module, list] = {}  # module -> what to do with the dx that it returns
@@ -134,7 +134,7 @@ class Probe:
             start = _mark(inputs[0])
             y = forward(*inputs)
             record.forward_marks = get_xp(y), start, _mark(y)
-            record.shape, record.forward = y.shape, _describe(y)
+            record.shape, record.forward = y.shape, _describe(y) if self.outputs else {}
             record.kept_bytes = sum(getattr(array, "nbytes", 0) for array in module._slot or ())
             return y
 
@@ -227,7 +227,7 @@ def _number(value) -> float | None:
 def probe(model: Module, log: Probe | None = None):
     """Record every forward and backward inside the block; yields a `Probe`. Restores the methods on any exit.
 
-    log: a Probe of another class, made for this model, to record with.
+    log: another Probe than the usual one, made for this model, to record with.
     """
     log = log or Probe(model)
     before = [(m, {k: v for k, v in vars(m).items() if k in ("forward", "backward")}) for m in log.modules]

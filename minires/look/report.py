@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from minires.errors import DataError
-from minires.files import write_text
+from minires.files import write_bytes, write_text
 from minires.look import plots
 from minires.look.gradflow import GradFlow
 from minires.look.style import png_bytes
@@ -115,8 +115,9 @@ class _Pictures:
 
     def __call__(self, name: str, alt: str, plot: Callable, *args) -> str:
         wide, narrow = (plot(*args, note=self.note, narrow=narrow) for narrow in (False, True))
-        plots.save_png(wide, self.folder / f"{name}.png")
         width, height = (round(inches * 96) for inches in wide.get_size_inches())
+        wide, narrow = png_bytes(wide), png_bytes(narrow)
+        write_bytes(self.folder / f"{name}.png", wide)
         return (
             f'<figure><picture><source media="(max-width: 640px)" srcset="{_data_uri(narrow)}">'
             f'<img src="{_data_uri(wide)}" width="{width}" height="{height}" alt="{html.escape(alt)}">'
@@ -124,8 +125,8 @@ class _Pictures:
         )
 
 
-def _data_uri(fig) -> str:
-    return "data:image/png;base64," + base64.b64encode(png_bytes(fig)).decode()
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

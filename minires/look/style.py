@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import minires
-from minires.files import atomic_path
+from minires.files import write_bytes
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the darker ones first, for thin lines
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -102,7 +102,5 @@ def png_bytes(fig: Figure) -> bytes:
 
 def save_png(fig: Figure, path: Path) -> Path:
     """Write the picture, whole or not at all; DataError where the system refuses. Returns the path."""
-    content = png_bytes(fig)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, png_bytes(fig))
     return Path(path)
