@@ -1,9 +1,9 @@
 """The pictures of `minires bench gpu-vs-cpu`: where the GPU begins to pay, and bars against PyTorch on the GPU."""
 
 from minires.benchmarks.lanes import PRECISION
-from minires.benchmarks.plots import by, note
+from minires.benchmarks.plots import by, origin
 
-from minires.look.style import AMBER, BLUE, FOOT, GREEN, HEAD, INK, MUTED, ORANGE, PINK, SKY, TEXT, dress, figure
+from minires.look.style import AMBER, BLUE, GREEN, HEAD, INK, MUTED, ORANGE, PINK, SKY, TEXT, canvas, dress
 
 LEGEND = 0.55  # inches
 
@@ -92,11 +92,7 @@ def plot_bars(records):
 
 def _grid(title, rows, columns, height, records):
     """(figure, rows of axes) with room for one legend below the title; see `_legend`."""
-    fig, (ax,) = figure(title, height=height * rows + LEGEND, note=note(records))
-    ax.remove()
-    fig.set_figwidth(12.4)
-    tall = fig.get_figheight()
-    fig.get_layout_engine().set(rect=(0, FOOT / tall, 1, 1 - (HEAD + FOOT + LEGEND) / tall))
+    fig = canvas(title, height=height * rows, head=HEAD + LEGEND, **origin(records))
     grid = fig.subplots(rows, columns, squeeze=False)
     for ax in grid.flat:
         dress(ax)

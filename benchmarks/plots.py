@@ -5,9 +5,24 @@ from pathlib import Path
 
 from matplotlib.patches import Patch
 from minires.benchmarks import scaling
-from minires.benchmarks.tables import NAMES, ms
+from minires.benchmarks.tables import NAMES, machine, ms
 
-from minires.look.style import AMBER, BLUE, GREEN, INK, MUTED, ORANGE, PINK, SKY, TEXT, dress, figure, legend, save_png
+from minires.look.style import (
+    AMBER,
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PINK,
+    SKY,
+    TEXT,
+    canvas,
+    dress,
+    figure,
+    legend,
+    save_png,
+)
 
 COLORS = {"ours": BLUE, "plain": SKY, "textbook": AMBER, "torch": ORANGE, "torch_channels_last": PINK}
 COLORS |= {"torch_fused_adam": PINK, "torch_compile": GREEN, "keras": MUTED}
@@ -64,12 +79,14 @@ def by(*keys, only=lambda r: True):
     return mark
 
 
-def note(records) -> str:
-    """Where and when: the small print."""
-    r = records[-1]
-    versions = ", ".join([*(f"{k} {v}" for k, v in r["versions"].items()), f"Python {r['python']}"])
-    card = f" and {r['gpu']}" if r.get("gpu") else ""
-    return f"{r['command']}, {r['date'][:10]}, {r['cpu']}, {r['cores']} cores{card}, {versions}"
+def origin(records) -> dict:
+    """What the small print says: the runs that these records are of, each machine with its own versions."""
+    runs = {(r["date"], r["command"]): r for r in records}
+    machines = {}
+    for (date, command), r in runs.items():
+        machines.setdefault(machine(r), []).append(f"{command}, {date[:10]}")
+    note = "; ".join(f"{'; '.join(commands)}; {where}" for where, commands in machines.items())
+    return {"note": note, "versions": False}
 
 
 def _case(r) -> str:
@@ -82,7 +99,7 @@ def plot_bars(records):
     """The median time of each contender with its quartiles, a panel a task; the floor as a line."""
     tasks = list(dict.fromkeys(r["task"] for r in records))
     title = f"One batch through {_case(records[0])}"
-    fig, axes = figure(title, panels=len(tasks), height=3.8, note=note(records))
+    fig, axes = figure(title, panels=len(tasks), height=3.8, **origin(records))
     for ax, task in zip(axes, tasks, strict=True):
         rows = sorted((r for r in records if r["task"] == task), key=lambda r: -r["time"]["median"])
         times = [1e3 * r["time"]["median"] for r in rows]
@@ -113,7 +130,7 @@ def plot_breakdown(records):
     if small := whole - sum(large.values()):
         large[f"{len(total) - len(large)} smaller ops"] = small
     rows = sorted(large.items(), key=lambda item: item[1])
-    fig, (ax,) = figure("Where a training step goes", height=0.3 * len(rows) + 1.6, note=note(records))
+    fig, (ax,) = figure("Where a training step goes", height=0.3 * len(rows) + 1.6, **origin(records))
     bars = ax.barh([op for op, _ in rows], [100 * s / whole for _, s in rows], color=[_kind(op)[0] for op, _ in rows])
     ax.bar_label(bars, [f"{s / whole:.1%}" for _, s in rows], padding=5, color=INK, fontsize=TEXT - 2)
     ax.set_xlabel(f"% of a step of {1e3 * step:.0f} ms, on the thread that calls it")
@@ -150,7 +167,7 @@ def _kind(op) -> tuple:
 def plot_roofline(records):
     """Each op at each shape, at its intensity and its rate, below the two ceilings."""
     o, floors = records[0]["options"], records[0]["floors"]
-    fig, (ax,) = figure("How far from the machine's limits", height=5.2, note=note(records))
+    fig, (ax,) = figure("How far from the machine's limits", height=5.2, **origin(records))
     whole, threads = sum(r["seconds"] for r in records), o["threads"] or records[0]["cores"]
     points = [r for r in records if r["flops"] and r["bytes"] and r["seconds"] > 5e-4 * whole]
     seen = set()
@@ -185,11 +202,7 @@ def plot_roofline(records):
 def plot_scaling(records):
     """A row a axis: time and peak memory of ours, of PyTorch's better layout, and the floor."""
     axes_names = list(dict.fromkeys(r["axis"] for r in records))
-    fig, axes = figure(
-        "How the cost of a training step grows", panels=2, height=3.3 * len(axes_names), note=note(records)
-    )
-    for ax in axes:
-        ax.remove()
+    fig = canvas("How the cost of a training step grows", height=3.3 * len(axes_names), **origin(records))
     grid = fig.subplots(len(axes_names), 2, squeeze=False)
     for (left, right), axis in zip(grid, axes_names, strict=True):
         here = [r for r in records if r["axis"] == axis]

@@ -56,12 +56,16 @@ def markdown(records) -> str:
 def origin(records) -> str:
     """Command, date, machine, versions, and whether anything else ran meanwhile."""
     r = records[0]
-    versions = ", ".join(f"{name} {version}" for name, version in r["versions"].items())
-    card = f", {r['gpu']}" if r.get("gpu") else ""
     contended = [x for x in records if (x.get("others_share") or 0) > BUSY or (x.get("steal_share") or 0) > STOLEN]
     quiet = f"; contended in {len(contended)} of {len(records)} rows" if contended else ""
-    machine = f"{r['cpu']}, {r['cores']} cores{card}"
-    return f"`{r['command']}`, {r['date'][:10]}, {machine}, Python {r['python']}, {versions}{quiet}."
+    return f"`{r['command']}`, {r['date'][:10]}, {machine(r)}{quiet}."
+
+
+def machine(r) -> str:
+    """Processor, cores, card and versions."""
+    versions = ", ".join(f"{name} {version}" for name, version in r["versions"].items())
+    card = f", {r['gpu']}" if r.get("gpu") else ""
+    return f"{r['cpu']}, {r['cores']} cores{card}, Python {r['python']}, {versions}"
 
 
 def table(columns, rows) -> str:

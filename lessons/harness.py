@@ -271,7 +271,7 @@ def command(lesson: Lesson, knobs: dict) -> str:
 
 
 def note(lesson: Lesson, result: dict) -> str:
-    """The picture's line of provenance; `style.stamp` adds the versions."""
+    """The picture's line of provenance; `style.canvas` adds the versions."""
     return command(lesson, result["knobs"])
 
 

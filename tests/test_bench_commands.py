@@ -61,6 +61,15 @@ def test_step(limits, tmp_path, capsys):
     assert f"| training, resnet8, batch 2, 8x8 | {tables.ms(median)} |  |  |  |  | {over:.2f} |" in brief
 
 
+def test_a_picture_names_the_runs_it_is_of_and_their_versions():
+    run = {"cpu": "a processor", "cores": 2, "python": "3.99", "versions": {"numpy": "9.9"}, "date": "2026-01-02T03:04"}
+    first, again = run | {"command": "one"}, run | {"command": "two"}
+    moved = run | {"command": "three", "cpu": "another"}
+    where = "2 cores, Python 3.99, numpy 9.9"
+    note = f"one, 2026-01-02; two, 2026-01-02; a processor, {where}; three, 2026-01-02; another, {where}"
+    assert plots.origin([first, first, again, moved]) == {"note": note, "versions": False}
+
+
 def test_bad_input(tmp_path, capsys):
     def fails(*arguments) -> str:
         assert cli.main(["bench", *arguments]) == 2

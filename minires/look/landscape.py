@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from minires import ops
 from minires.backend import get_xp
 from minires.errors import ConfigError
-from minires.look.style import INK, MARKERS, MUTED, PALETTE, TEXT, dress, figure, legend
+from minires.look.style import INK, MARKERS, MUTED, PALETTE, TEXT, canvas, dress, figure, legend
 from minires.nn import Module
 from minires.nn.init import generator
 from minires.train.classifier import EVAL_BATCH, predict_logits
@@ -119,9 +119,7 @@ def _plot_lines(found, note) -> Figure:
 
 
 def _plot_planes(found, note) -> Figure:
-    fig, axes = figure("The loss around the weights", panels=2, height=4.9 * len(found), note=note)
-    for ax in axes:
-        ax.remove()
+    fig = canvas("The loss around the weights", height=4.9 * len(found), note=note)
     finite = np.concatenate([land.loss[np.isfinite(land.loss)] for land in found.values()])
     low = max(finite.min(), 1e-6)
     levels = np.geomspace(0.999 * low, max(1.001 * finite.max(), 1.1 * low), 17)  # one scale for all

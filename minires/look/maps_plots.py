@@ -14,7 +14,7 @@ from PIL import Image
 from minires.errors import ConfigError
 from minires.look.maps import FeatureMaps, GradCam, Occlusion
 from minires.look.plots import _brief
-from minires.look.style import INK, MUTED, PALETTE, TEXT, figure
+from minires.look.style import INK, MUTED, PALETTE, SINGLE, TEXT, WIDE, canvas
 
 COLUMNS, ROWS = 8, 4  # feature maps of one layer
 STRONG = 0.8  # how opaque heat is at its largest
@@ -26,7 +26,7 @@ def plot_features(found: list[FeatureMaps], image: np.ndarray, *, note: str = ""
     Each channel has its own scale from black, its smallest value, to white: the picture tells form, not size.
     """
     rows = max(1, ROWS // len(found))
-    fig = _canvas("What the layers make of an image", len(found) * (0.4 + 1.45 * rows), note)
+    fig = canvas("What the layers make of an image", height=len(found) * (0.4 + 1.45 * rows), note=note)
     grid = fig.add_gridspec(len(found), 2, width_ratios=(1.6, COLUMNS))
     ax = fig.add_subplot(grid[:, 0], anchor="N")
     _picture(ax, image, "the image")
@@ -46,8 +46,8 @@ def plot_kernels(kernels: np.ndarray, *, title: str = "What the first layer look
     if C != 3:
         raise ConfigError(f"kernels are shown as colours: expected 3 input channels, got {C}")
     columns = 16 if O > 32 else 8
-    tall = 1.15 * 12.4 / columns * -(-O // columns)
-    fig = _canvas(f"{title}: {O} kernels of {R}x{S}", tall, note)
+    tall = 1.15 * WIDE / columns * -(-O // columns)
+    fig = canvas(f"{title}: {O} kernels of {R}x{S}", height=tall, note=note)
     scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
     colours = 0.5 + kernels / (2 * np.where(scale > 0, scale, 1))
     _tiles(fig.add_subplot(), colours, [str(k) for k in range(O)], columns)
@@ -64,10 +64,10 @@ def plot_gradcam(found: list[GradCam], images: np.ndarray, classes, *, names=(),
     rows = -(-len(images) // max(1, 6 // each))
     across = -(-len(images) // rows)
     columns = each * across
-    wide = columns > 2
-    cell = ((12.4 if wide else 8.6) - 1.4) / columns
+    width = WIDE if columns > 2 else SINGLE
+    cell = (width - 1.4) / columns
     tall = rows * (cell * images.shape[1] / images.shape[2] + 0.8)
-    fig = _canvas("Grad-CAM: where the evidence lies", tall, note, wide)
+    fig = canvas("Grad-CAM: where the evidence lies", width=width, height=tall, note=note)
     axes = fig.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
@@ -86,7 +86,7 @@ def plot_gradcam(found: list[GradCam], images: np.ndarray, classes, *, names=(),
 
 def plot_occlusion(found: Occlusion, image: np.ndarray, classes, *, note: str = "") -> Figure:
     """The image with the place that matters most, the probability lost by pixel, and what is said instead."""
-    fig = _canvas("What may be covered, and what must not", 4.6, note)
+    fig = canvas("What may be covered, and what must not", height=4.6, note=note)
     left, middle, right = fig.subplots(1, 3)
     classes = [_brief(name, 14) for name in classes]
     target, patch = classes[found.target], found.patch
@@ -126,14 +126,6 @@ def _guesses(ax, found: Occlusion, classes) -> None:
     handles = [Patch(color=color, alpha=STRONG, label=f"{name} ({part:.0%})") for color, name, part in shown]
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02), "ncols": 3}
     ax.legend(handles=handles, **place, frameon=False, fontsize=TEXT - 2, labelcolor=INK)
-
-
-def _canvas(title: str, height: float, note: str, wide: bool = True) -> Figure:
-    """A figure of the house's style without axes."""
-    fig, axes = figure(title, panels=2 if wide else 1, height=height, note=note)
-    for ax in axes:
-        ax.remove()
-    return fig
 
 
 def _picture(ax, image, title: str) -> None:

@@ -23,7 +23,10 @@ from minires.look.style import (
     MUTED,
     ORANGE,
     PALETTE,
+    SINGLE,
     TEXT,
+    WIDE,
+    canvas,
     dress,
     figure,
     legend,
@@ -101,9 +104,8 @@ def plot_gradflow_grid(grid: Grid, *, note: str = "") -> Figure:
     panels = grid.panels()
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
-    fig, spare = figure("The gradient on its way back", panels=columns, height=4.6 * rows, note=note)
-    for ax in spare:
-        ax.remove()
+    size = {"width": WIDE if columns > 1 else SINGLE, "height": 4.6 * rows}
+    fig = canvas("The gradient on its way back", **size, note=note)
     for place, (title, flows) in enumerate(panels.items(), start=1):
         ax = fig.add_subplot(rows, columns, place)
         dress(ax)

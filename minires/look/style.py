@@ -11,7 +11,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 import minires
 from minires.files import write_bytes
@@ -23,27 +25,70 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, MUTED, GRID, BAND, PAPER = "#1f2933", "#5f6b7a", "#e3e7ec", "#f1f4f8", "#ffffff"
 TEXT = 12  # points; small print is two less, the title three more
 DPI = 160
-HEAD, FOOT = 0.5, 0.26  # inches kept for the title and for the provenance
+NARROW, SINGLE, WIDE = 4.6, 8.6, 12.4  # inches: for a phone, of one panel, of several
+HEAD = 0.5  # inches kept for the title
+SMALL, LINE = 7, 0.12  # the provenance: points, and inches a line
 
 
-def figure(title: str, *, panels: int = 1, narrow: bool = False, height: float = 4.6, note: str = ""):
+def figure(title: str, *, panels: int = 1, narrow: bool = False, height: float = 4.6, **provenance):
     """(figure, list of axes): `panels` side by side, or below each other in a narrow picture for a phone.
 
-    height: of one row of panels, in inches. note: what the picture was made from, such as 'seed 0, minires
-    train --arch resnet50'; the versions are added to it, unless it names those of another run.
+    height: of one row of panels, in inches. provenance: `note` and `versions`, as in `canvas`.
     """
-    width = 4.6 if narrow else (8.6 if panels == 1 else 12.4)
     rows, columns = (panels, 1) if narrow else (1, panels)
-    tall = rows * height * (0.8 if narrow else 1) + HEAD + FOOT
-    fig = Figure(figsize=(width, tall), dpi=DPI, facecolor=PAPER)
-    fig.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1, rect=(0, FOOT / tall, 1, 1 - (HEAD + FOOT) / tall))
-    size = TEXT + (2 if narrow else 4)
-    fig.text(0.1 / width, 1 - 0.12 / tall, title, ha="left", va="top", fontsize=size, color=INK, fontweight="bold")
+    width = NARROW if narrow else SINGLE if panels == 1 else WIDE
+    tall = rows * height * (0.8 if narrow else 1)
+    fig = canvas(title, width=width, height=tall, **provenance)
     axes = list(fig.subplots(rows, columns, squeeze=False).flat)
     for ax in axes:
         dress(ax)
-    stamp(fig, note)
     return fig, axes
+
+
+def canvas(
+    title: str, *, width: float = WIDE, height: float, head: float = HEAD, note: str = "", versions: bool = True
+) -> Figure:
+    """A figure without axes, with its title above and its provenance, small, in the lower right corner.
+
+    width, height, head: in inches; the head holds the title, `height` is what remains for the axes, and the lines
+    of the provenance come on top of it. note: what the picture was made from, such as 'seed 0, minires train --arch
+    resnet50'. versions: add those of this process; False where the note names those that measured the numbers.
+    """
+    lines = _provenance(note, versions, 0.98 * width)
+    foot = 0.1 + LINE * len(lines)
+    tall = head + height + foot
+    fig = Figure(figsize=(width, tall), dpi=DPI, facecolor=PAPER)
+    fig.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1, rect=(0, foot / tall, 1, height / tall))
+    size = TEXT + (2 if width == NARROW else 4)
+    fig.text(0.1 / width, 1 - 0.12 / tall, title, ha="left", va="top", fontsize=size, color=INK, fontweight="bold")
+    small = {"fontsize": SMALL, "color": MUTED, "parse_math": False}
+    fig.text(0.99, 0.06 / tall, "\n".join(lines), ha="right", va="bottom", **small)
+    return fig
+
+
+def _provenance(note: str, versions: bool, width: float) -> list[str]:
+    """The lines of the small print, as many as it takes; on one line if it fits, else the versions begin another."""
+    own = f"minires {minires.__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
+    parts = [part for part in (note, own if versions else "") if part]
+    lines = _wrapped("  |  ".join(parts), width)
+    return lines if len(lines) < 2 else [line for part in parts for line in _wrapped(part, width)]
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+    """Lines of small print that are no wider than `width`, in inches; whole words unless one is wider by itself."""
+    most = max(1, len(text))
+    while True:
+        lines = textwrap.wrap(text, most, break_on_hyphens=False)
+        widest = max(lines, key=_inches, default="")
+        if most == 1 or _inches(widest) <= width:
+            return lines
+        most = max(1, min(most - 1, int(len(widest) * width / _inches(widest))))
+
+
+def _inches(line: str) -> float:
+    """The width of a line of small print, drawn at DPI: pixels widen small letters."""
+    pen = RendererAgg(1, 1, DPI)
+    return pen.get_text_width_height_descent(line, FontProperties(size=SMALL), ismath=False)[0] / DPI
 
 
 def dress(ax) -> None:
@@ -82,15 +127,6 @@ def legend(ax, heading: str = "", *, columns: int = 3, extra=()) -> None:
         handlelength=1.6,
     )
     ax.get_legend().get_title().set_color(INK)
-
-
-def stamp(fig: Figure, note: str) -> None:
-    """The provenance, small, in the lower right corner."""
-    versions = f"minires {minires.__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
-    parts = [note] if "Python " in note else filter(None, [note, versions])
-    lines = textwrap.wrap("  |  ".join(parts), int(fig.get_figwidth() * 17))
-    text = "\n".join(lines[:2])  # FOOT holds two
-    fig.text(0.995, 0.06 / fig.get_figheight(), text, ha="right", va="bottom", fontsize=7, color=MUTED)
 
 
 def png_bytes(fig: Figure) -> bytes:
