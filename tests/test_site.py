@@ -9,6 +9,7 @@ import textwrap
 from html.parser import HTMLParser
 from itertools import product
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from minires.lessons.harness import Claim, ClaimError, discover, load, number
@@ -196,6 +197,11 @@ def test_results_of_other_source_and_damaged_files_are_measured_again(tmp_path, 
     path.write_text(whole)
     monkeypatch.setattr(results, "_fingerprint", lambda: "other")
     assert results._kept(path) is None
+
+
+def test_another_numpy_measures_again(monkeypatch):
+    monkeypatch.setattr(np, "__version__", "9.9")
+    assert results._fingerprint.__wrapped__() != results._fingerprint()
 
 
 def test_a_claim_that_fails_is_shown_and_told(copy, monkeypatch, capsys):

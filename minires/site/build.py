@@ -28,8 +28,8 @@ def build(
     """Write the site of these lessons (default: all) to the folder `out`; returns the claims that do not hold.
 
     quick: the lessons' quick form and a coarser grid. say: told what is being done. Measurements are kept in
-    `out`/data and used again as long as the source code is the same. Raises DataError where the folder cannot be
-    written or holds something else, ConfigError for a lesson that does not exist.
+    `out`/data and used again as long as the source code, NumPy and Python are the same. Raises DataError where the
+    folder cannot be written or holds something else, ConfigError for a lesson that does not exist.
     """
     modules = [load(n) for n in dict.fromkeys(lessons)] if lessons else discover()
     _prepare(out)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+
+import numpy as np
 
 import minires
 from minires import lessons
@@ -51,7 +54,8 @@ def measured(jobs: list[Job], folder: Path, say: Callable[[str], None]) -> dict[
     """Job -> {"provenance", "seconds", "result", ...}: read from `folder`, else measured and written there.
 
     Several jobs run at a time, each in a process of its own with one thread. A file is used again while it was
-    measured by the very same source code. say: told what has been done. Raises the lesson's own error, with its number.
+    measured by the very same source code, NumPy and Python. say: told what has been done. Raises the lesson's own
+    error, with its number.
     """
     found = {job: record for job in jobs if (record := _kept(folder / job.file)) is not None}
     missing = [job for job in dict.fromkeys(jobs) if job not in found]
@@ -104,7 +108,8 @@ def _kept(path: Path) -> dict | None:
 
 @cache
 def _fingerprint() -> str:
-    """Of all source that a measurement may rest on: the library and the lessons, but not these pages."""
+    """Of all that a measurement may rest on: versions, the library's source and the lessons', but not these pages'."""
     library, pages = Path(minires.__file__).parent, Path(__file__).parent
     files = sorted({*library.rglob("*.py"), *Path(lessons.__file__).parent.glob("*.py")} - {*pages.glob("*.py")})
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+    versions = f"NumPy {np.__version__}, Python {platform.python_version()}".encode()
+    return hashlib.sha256(b"\0".join([versions, *(file.read_bytes() for file in files)])).hexdigest()
