@@ -1,10 +1,10 @@
 """A training step and an inference on the GPU and on the CPU, by batch and image: where does the GPU begin to pay?
 
-    minires bench gpu-vs-cpu [--seconds 200] [--quick] [--peers A,B] [--json FILE.jsonl [--resume]] [--out DIR]
+    minires bench gpu-vs-cpu [--seconds 200] [--quick] [--device gpu] [--json FILE.jsonl [--resume]] [--out DIR]
 
 The card's ceilings come first (a large product in float32 and in TF32, a copy on the device), then the cases in the
 order of `plan`, each contender in turns; every case is written as soon as it is measured, and what there was no time
-for is said: --resume goes on with it. Without a GPU only the CPU's part is done.
+for is said: --resume goes on with it. Without a GPU, or with --device, the part of one device alone is done.
 """
 
 import sys
@@ -14,13 +14,25 @@ from pathlib import Path
 
 from minires.benchmarks import floors, harness, lanes, tables, watch
 from minires.benchmarks.harness import Spread, Unavailable
-from minires.benchmarks.lanes import CONTENDERS, PRECISION
+from minires.benchmarks.lanes import PRECISION
 
 from minires.backend import choose_device
 from minires.errors import DataError
 
 ROUNDS, TURN, PAUSE = 3, 0.1, 0.1  # turns of a contender in a case, about the seconds of one, and after one on a CPU
 COMPILING = 80  # seconds that torch.compile may take for a network
+# name -> (its process, device)
+CONTENDERS = {
+    "ours": ("cupy", "gpu"),
+    "ours_no_graph": ("cupy", "gpu"),
+    "plain": ("cupy", "gpu"),
+    "torch": ("torch-gpu", "gpu"),
+    "torch_channels_last": ("torch-gpu", "gpu"),
+    "torch_compile": ("torch-compile", "gpu"),
+    "torch_compile_graph": ("torch-compile", "gpu"),
+    "ours (CPU)": ("cpu", "cpu"),
+    "torch_channels_last (CPU)": ("torch-cpu", "cpu"),
+}
 EAGER = ("ours", "torch", "torch_channels_last")
 NO_GRAPH = ("ours_no_graph", "plain")
 CPU = ("ours (CPU)", "torch_channels_last (CPU)")
@@ -57,9 +69,11 @@ def plan(quick=False) -> list[tuple]:
 
 
 def chosen(options, device) -> list[tuple]:
-    """Of `plan`, the contenders asked for that can run here; with --resume only the cases that are not complete."""
-    peers = [name for name in options["peers"] if device == "gpu" or CONTENDERS[name][1] == "cpu"]
-    rows = [(*row, tuple(name for name in names if name in peers)) for *row, names in plan(options["quick"])]
+    """Of `plan`, what runs on the device, or on both unless one was asked for; with --resume only the cases of which
+    the file lacks a time."""
+    devices = ("gpu", "cpu") if device == "gpu" and options["device"] == "auto" else (device,)
+    here = [name for name, (_, where) in CONTENDERS.items() if where in devices]
+    rows = [(*row, tuple(name for name in names if name in here)) for *row, names in plan(options["quick"])]
     done = _done(options["json"]) if options["resume"] else set()
     return [row for row in rows if not {(*row[:5], name) for name in row[5]} <= done]
 

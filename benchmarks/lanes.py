@@ -15,18 +15,6 @@ from itertools import pairwise
 import numpy as np
 from minires.benchmarks import contenders, harness
 
-# name -> (its process, device)
-CONTENDERS = {
-    "ours": ("cupy", "gpu"),
-    "ours_no_graph": ("cupy", "gpu"),
-    "plain": ("cupy", "gpu"),
-    "torch": ("torch-gpu", "gpu"),
-    "torch_channels_last": ("torch-gpu", "gpu"),
-    "torch_compile": ("torch-compile", "gpu"),
-    "torch_compile_graph": ("torch-compile", "gpu"),
-    "ours (CPU)": ("cpu", "cpu"),
-    "torch_channels_last (CPU)": ("torch-cpu", "cpu"),
-}
 WARMUP = 3  # calls before the clock runs: kernels are compiled, graphs captured, convolutions chosen
 # of the rows that compare devices: an inference of ours has no TF32
 PRECISION = {"training": "tf32", "inference": "fp32"}

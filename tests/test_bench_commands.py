@@ -91,7 +91,6 @@ def test_bad_input(tmp_path, capsys):
         (["step", "--arch", "resnet51"], "invalid choice"),
         (["scaling", "--axes", "height"], "unknown height"),
         (["gpu-vs-cpu", "--seconds", "soon"], "seconds above 0"),
-        (["gpu-vs-cpu", "--peers", "ours,keras"], "unknown keras"),
         (["nothing"], "invalid choice"),
     ):
         with pytest.raises(SystemExit) as stopped:
@@ -256,7 +255,7 @@ def test_what_a_file_lacks_is_measured_and_no_more(limits, tmp_path, monkeypatch
     monkeypatch.setattr(gpu_vs_cpu, "plan", lambda quick: plan)
     path = tmp_path / "r.jsonl"
     command = ["bench", "gpu-vs-cpu", "--device", "cpu", "--json", str(path)]
-    assert cli.main([*command, "--resume", "--peers", "ours (CPU)"]) == 0
+    assert cli.main([*command, "--resume"]) == 0
     assert [r["options"]["task"] for r in lines(path)] == ["ceilings", "training", "inference"]
     *kept, inference = path.read_text().splitlines(keepends=True)
     left_out = {k: v for k, v in json.loads(inference).items() if k != "time"} | {"left_out": "no time left"}
@@ -270,9 +269,9 @@ def test_what_a_file_lacks_is_measured_and_no_more(limits, tmp_path, monkeypatch
     assert len(lines(path)) == 5
 
     # a case of which one contender is missing is measured anew, all in the same turns
-    options = {"peers": ["ours", "ours (CPU)"], "quick": False, "resume": True, "json": str(path)}
+    options = {"device": "auto", "quick": False, "resume": True, "json": str(path)}
     assert gpu_vs_cpu.chosen(options, "gpu") == plan[:1]
-    assert gpu_vs_cpu.chosen(options | {"peers": ["ours"]}, "gpu") == [(*plan[0][:5], ("ours",))]
+    assert gpu_vs_cpu.chosen(options | {"device": "gpu"}, "gpu") == [(*plan[0][:5], ("ours",))]
 
 
 def test_when_time_is_up_the_rest_is_counted(limits, tmp_path, capsys):

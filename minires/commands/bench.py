@@ -97,7 +97,6 @@ def _add_common(p, **default) -> None:
 
 
 def register(commands, command) -> None:
-    from minires.benchmarks import lanes
     from minires.benchmarks.contenders import CONTENDERS, TASKS, USUAL
     from minires.benchmarks.scaling import AXES
 
@@ -193,12 +192,11 @@ def register(commands, command) -> None:
         "Training step and inference on GPU and CPU by batch and image size, against PyTorch and the card's limits.",
         "minires bench gpu-vs-cpu --seconds 200 --json gpu.jsonl --out pictures/",
     )
-    common.add_device(p)
+    text = "the part of one alone (default: both; without a GPU the CPU's)"
+    p.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help=text)
     text = "start nothing after so long; the most important comes first (default: 200)"
     p.add_argument("--seconds", type=_seconds, default=200.0, metavar="S", help=text)
     p.add_argument("--quick", action="store_true", help="two networks at one size each")
-    text = f"which of {', '.join(lanes.CONTENDERS)} (default: all)"
-    p.add_argument("--peers", type=_some_of(lanes.CONTENDERS), default=[*lanes.CONTENDERS], metavar="A,B", help=text)
     p.add_argument("--resume", action="store_true", help="only the cases for which --json FILE.jsonl lacks a time")
     _add_common(p, default=argparse.SUPPRESS)
 
