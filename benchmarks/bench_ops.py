@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
+from unittest.mock import patch
 
 import numpy as np
 from minires.benchmarks import harness, watch
@@ -253,11 +254,10 @@ def sweep(title, module, constant, values, wanted, options):
         forward(), backward()
         for index in range(options["rounds"]):
             for value in values:
-                setattr(module, constant, value)
-                began = time.perf_counter()
-                forward(), backward()
-                seconds[value][index] += count * (time.perf_counter() - began)
-    setattr(module, constant, kept)
+                with patch.object(module, constant, value):
+                    began = time.perf_counter()
+                    forward(), backward()
+                    seconds[value][index] += count * (time.perf_counter() - began)
     rows, records = [], []
     for value, series in seconds.items():
         spread = harness.Spread.of(series)

@@ -5,6 +5,7 @@ python benchmarks/bench_ways.py [--rounds 7]
 
 import sys
 import time
+from unittest.mock import patch
 
 import numpy as np
 from minires.benchmarks import harness, watch
@@ -75,19 +76,19 @@ def compare_ways(rounds) -> list[dict]:
 
 
 def compare_pieces(rounds) -> list[dict]:
-    kept, rows, records, rng = products.unpacked_product, [], [], np.random.default_rng(0)
+    rows, records, rng = [], [], np.random.default_rng(0)
 
     def product(a, b, most):
         products.unpacked_product = lambda: most
         products.product(a, b)
 
-    for M, K, O in PRODUCTS:
-        a, b = rng.standard_normal((M, K), np.float32), rng.standard_normal((K, O), np.float32)
-        seconds = timed({most: lambda most=most, a=a, b=b: product(a, b, most) for most in PIECES}, rounds)
-        rates = {most: 2 * M * K * O / harness.Spread.of(s).median for most, s in seconds.items()}
-        rows.append([f"({M}, {K}) @ ({K}, {O})", *(f"{rate / 1e9:.0f}" for rate in rates.values())])
-        records.append({"product": (M, K, O), "seconds": {str(most): s for most, s in seconds.items()}})
-    products.unpacked_product = kept
+    with patch.object(products, "unpacked_product"):  # put back whatever happens
+        for M, K, O in PRODUCTS:
+            a, b = rng.standard_normal((M, K), np.float32), rng.standard_normal((K, O), np.float32)
+            seconds = timed({most: lambda most=most, a=a, b=b: product(a, b, most) for most in PIECES}, rounds)
+            rates = {most: 2 * M * K * O / harness.Spread.of(s).median for most, s in seconds.items()}
+            rows.append([f"({M}, {K}) @ ({K}, {O})", *(f"{rate / 1e9:.0f}" for rate in rates.values())])
+            records.append({"product": (M, K, O), "seconds": {str(most): s for most, s in seconds.items()}})
     title = "Products in pieces of so many multiplications, GFLOP/s; 1: whole"
     harness.print_table(title, ["product", *(f"{most:,}" for most in PIECES)], rows)
     return records

@@ -1,17 +1,32 @@
 """`minires bench` as a user meets it: tables, records, pictures; and one line for what went wrong."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
 import pytest
-from minires.benchmarks import breakdown, floors, gpu_vs_cpu, harness, plots, scaling, tables, waiting, watch
+from minires.benchmarks import (
+    bench_ops,
+    bench_ways,
+    breakdown,
+    floors,
+    gpu_vs_cpu,
+    harness,
+    plots,
+    scaling,
+    tables,
+    waiting,
+    watch,
+)
 from minires.benchmarks.harness import Spread, Unavailable
 
-from minires import cli, resnet
+from minires import backend, cli, resnet
+from minires.ops import conv, products
 from minires.train import Adam
 from minires.train.step import make_step
 
+CONVOLUTION = bench_ops.Case("conv", (6, 6, 4), (3, 3, 4, 8), (("stride", (1, 1)), ("pad", (1, 1))))
 LIMITS = floors.Floors(square=1e11, best=1.2e11, best_shape=(2048, 2048, 2048), copy=2e10, triad=1.5e10)
 
 
@@ -172,8 +187,7 @@ def test_breakdown(limits, tmp_path, capsys):
 
 
 def test_ways_and_pieces(tmp_path, monkeypatch, capsys):
-    from minires.benchmarks import bench_ways
-
+    kept = products.unpacked_product
     monkeypatch.setattr(bench_ways, "SHAPES", ((2, 8, 8, 16), (2, 8, 8, 32)))
     monkeypatch.setattr(bench_ways, "PRODUCTS", ((30, 4, 20),))
     path = tmp_path / "r.jsonl"
@@ -183,7 +197,45 @@ def test_ways_and_pieces(tmp_path, monkeypatch, capsys):
     assert set(few["seconds"]) == set(many["seconds"]) == {"direct", "rowwise", "2", "4"}
     assert all(len(s) == 2 and min(s) > 0 for r in (few, many, pieces) for s in r["seconds"].values())
     assert "2x8x8x16" in capsys.readouterr().out
-    assert bench_ways.products.unpacked_product() in (1, 10**6)
+    assert products.unpacked_product is kept
+
+    def stopped(a, b):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(products, "product", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        bench_ways.compare_pieces(2)
+    assert products.unpacked_product is kept
+
+
+@pytest.mark.parametrize(
+    ("sweep", "module", "constant", "case"),
+    [
+        ("--chunks", backend, "CHUNK", bench_ops.Case("norm", (4, 4, 8))),
+        ("--workspace", conv, "MAX_WORKSPACE", CONVOLUTION),
+    ],
+    ids=["chunks", "workspace"],
+)
+def test_a_sweep_leaves_the_constant_as_it_was(tmp_path, monkeypatch, capsys, sweep, module, constant, case):
+    monkeypatch.setattr(bench_ops, "cases", lambda size: Counter({case: 2}))
+    kept, path, met = getattr(module, constant), tmp_path / "r.jsonl", []
+    command = ["bench", "ops", sweep, "--batch", "2", "--rounds", "2", "--json", str(path)]
+    assert cli.main(command) == 0
+    assert getattr(module, constant) == kept
+    values = [r[constant] for r in lines(path)]
+    assert kept in values
+    assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in lines(path))
+    assert f"{kept:,} (now)" in capsys.readouterr().out
+
+    def forward():
+        met.append(getattr(module, constant))
+        if len(met) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_ops, "ours", lambda case, N: (forward, lambda: None, None))
+    cli.main(command)
+    assert met == [kept, *values[:3]]
+    assert getattr(module, constant) == kept
 
 
 def test_scaling(limits, tmp_path, monkeypatch, capsys):
