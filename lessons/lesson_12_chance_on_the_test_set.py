@@ -52,6 +52,10 @@ LESSON = Lesson(
     the width and full strength one seed of five learnt next to nothing in its 68 steps (training loss 1.76, guessing
     is 1.79): for its first weights, not for the order of the images. There no statistics help.
 
+    On photographs of ten signs (`--data sign-language-digits/`) the weights learn more in the same 68 steps, and the
+    gap is wider: five networks got 14 % of the test images right with running statistics, 21 % with the start removed,
+    56 % at momentum 0.9 and 88 % with re-estimated statistics.
+
     Why many never meet it: with thousands of steps and a rate that ends low, the weights stand still long enough for
     0.99 to catch up. It is the short run, on few images, that is caught.
     """,
@@ -175,6 +179,7 @@ def _answers(classifier: Classifier, test: Dataset) -> list[int]:
 BOUNDS = {
     "full": [(None, 0.4), (0.55, None), (0.2, None), (0.1, None), (0.3, None)],
     "quick": [(None, 0.45), (0.35, None), (0.05, None), (None, None), (0.22, None)],
+    "photographs": [(None, 0.25), (0.75, None), (0.5, None), (0.4, None), (0.3, None)],
 }
 
 

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +101,19 @@ def test_every_bound_was_confirmed_over_five_seeds(n):
         if claim.judged:
             assert kept[claim.text]["bound"] == claim.bound, claim.text
             assert len(kept[claim.text]["values"]) >= 5
+
+
+@pytest.mark.parametrize("n", [9, 12])
+def test_every_form_and_photographs_are_judged_by_the_bounds_that_five_seeds_kept(n):
+    module, result, records = harness.load(n), measured(n), spreads.kept(n)["records"]
+    assert [r["knobs"].get("data") for r in records].count("photographs") == 1
+    for record in records:
+        knobs = harness.default_knobs(module.measure) | record["knobs"]
+        claims = harness.judged(module.check, result | {"knobs": knobs})
+        assert [(c.text, c.bound) for c in claims] == [(t, c["bound"]) for t, c in record["claims"].items()]
+        assert not any(claim.skipped for claim in claims)
+        for claim in claims:
+            assert not any(replace(claim, measured=v).failed for v in record["claims"][claim.text]["values"])
 
 
 def test_the_readme_has_the_table_of_what_is_kept():
