@@ -29,6 +29,8 @@ PRELUDE = r"""
 #define __global__
 #define __device__
 #define __shared__ static
+static float __fadd_rn(float a, float b) { return a + b; }  // FLAGS allow no fused multiply-add
+static float __fmul_rn(float a, float b) { return a * b; }
 struct dim3 { unsigned x, y, z; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 struct Fibre { ucontext_t start; jmp_buf at; bool begun, done; };
@@ -82,7 +84,15 @@ static void launch(const unsigned* size, const std::function<void()>& body) {
 COMPILER = shutil.which("g++") if sys.platform == "linux" else None
 # glibc's check of longjmp knows nothing of fibres
 FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-U_FORTIFY_SOURCE")
-SCALARS = {"int": "i", "unsigned": "I", "size_t": "L", "double": "d", "long long": "q"}
+SCALARS = {
+    "int": "i",
+    "unsigned char": "B",
+    "float": "f",
+    "unsigned": "I",
+    "size_t": "L",
+    "double": "d",
+    "long long": "q",
+}
 
 
 class RawModule:

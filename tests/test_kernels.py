@@ -9,6 +9,8 @@ from conftest import TOLERANCE
 from test_device_purity import fetched, sent
 
 from minires import ops
+from minires.data import ArrayDataset, Augment, Batches
+from minires.data.augment import warp
 from minires.errors import ShapeError
 from minires.ops import kernels
 from minires.ops.conv import pair
@@ -26,6 +28,32 @@ def assert_equal(actual, expected, factor=1):
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     error = np.abs(np.subtract(actual, expected, dtype=np.float64)).max()
     assert error <= factor * TOLERANCE[expected.dtype] * max(1, np.abs(expected).max()), error
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 7, 3), (2, 1, 5, 3), (5, 32, 32, 3), (1, 64, 48, 3)])
+def test_images_are_changed_to_the_same_bytes(shape, kernels_run):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, shape, np.uint8)
+    far = Augment(shift=0.5, rotate=180, scale=0.5, flip=True, brightness=0.9)
+    for augment in (Augment(), far, Augment(0, 0, 0, False, 0)):
+        keys = [(1, i) for i in range(len(images))]
+        expected = augment(images, keys)
+        actual = fetched(augment(sent(images), keys), kernels_run)
+        assert actual.dtype == np.uint8
+        assert np.array_equal(actual, expected)
+        assert np.array_equal(expected, images) == (augment.brightness == 0)
+    matrices, _ = far.draw(keys, shape[1:3])
+    assert np.array_equal(fetched(warp(sent(images), matrices), kernels_run), warp(images, matrices))
+
+
+def test_batches_on_the_device_are_those_of_the_cpu(kernels_run):
+    images = np.random.default_rng(0).integers(0, 256, (10, 8, 6, 3), np.uint8)
+    data = ArrayDataset(images, np.arange(10) % 3, ("a", "b", "c"), flip_ok=True)
+    for augment in (Augment(), None):
+        here, there = (Batches(data, 4, seed=3, augment=augment, device=device) for device in ("cpu", "gpu"))
+        for (x, labels, index), (y, *others) in zip(here.epoch(2), there.epoch(2), strict=True):
+            assert np.array_equal(fetched(y, kernels_run), x)
+            assert np.array_equal(others, (labels, index))
 
 
 # N, H, W, C, O, kernel, stride, pad

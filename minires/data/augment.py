@@ -1,11 +1,13 @@
-"""Random affine changes and brightness for training images, on the processor, in uint8."""
+"""Random affine changes and brightness for training images, in uint8: drawn on the CPU, done where the images are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from minires.backend import device_of
 from minires.errors import DataError
+from minires.ops import kernels
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,21 @@ class Augment:
 
         An image's result depends on its key alone, not on its neighbours in the batch.
         """
+        return warp(images, *self.draw(keys, images.shape[1:3]))
+
+    def draw(self, keys: Sequence[Sequence[int]], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """(matrices (n, 2, 3), gains (n,)) for `warp`: what happens to images of `size` (H, W) with these keys."""
         draws = np.array([np.random.default_rng(key).random(6) for key in keys]).reshape(-1, 6)
         down, right, turn, grow, bright = 2 * draws.T[:5] - 1
-        height, width = images.shape[1:3]
+        height, width = size
         matrices = affine(
             angle=turn * self.rotate,
             scale=1 + grow * self.scale,
             shift=np.stack([down * self.shift * height, right * self.shift * width], axis=1),
             mirror=(draws[:, 5] < 0.5) & self.flip,
-            size=(height, width),
+            size=size,
         )
-        return warp(images, matrices, gain=1 + bright * self.brightness)
+        return matrices, 1 + bright * self.brightness
 
 
 def affine(angle, scale, shift, mirror, size: tuple[int, int]) -> np.ndarray:
@@ -71,8 +77,11 @@ def affine(angle, scale, shift, mirror, size: tuple[int, int]) -> np.ndarray:
 def warp(images: np.ndarray, matrices: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
     """Read images (n, H, W, 3) uint8 at affine positions, bilinear; outside, the border pixel repeats.
 
-    matrices (n, 2, 3) as `affine` makes them; gain (n,) multiplies the result. Returns uint8 of equal shape.
+    matrices (n, 2, 3) as `affine` makes them; gain (n,) multiplies the result. Returns uint8 of equal shape; images
+    on a GPU stay there, and get the same bytes.
     """
+    if device_of(images) == "gpu":
+        return kernels.warp(images, matrices, np.ones(len(images)) if gain is None else gain)
     out = np.empty_like(images)
     gains = np.ones(len(images)) if gain is None else gain
     # image by image: all temporaries stay in the cache, three times as fast as the whole batch at once

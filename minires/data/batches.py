@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from minires.data.augment import Augment
+from minires.backend import to_device
+from minires.data.augment import Augment, warp
 from minires.data.dataset import Dataset
 from minires.errors import DataError
 
@@ -18,8 +19,9 @@ class Batches:
 
     The order is a function of (seed, epoch), an image's augmentation of (seed, epoch, position in the data
     set): the same whatever the batch size, the thread, or the batch to start from. Up to `prefetch` batches
-    are prepared ahead (0: none, in the caller's thread). Mirroring is left out where the data set's classes
-    do not allow it. `wait_seconds` is the time the latest epoch's consumer waited for batches so far.
+    are prepared ahead (0: none, in the caller's thread). On the device "gpu" a CUDA kernel changes the images,
+    to the same bytes: one thread of the CPU cannot keep a GPU busy. Mirroring is left out where the data set's
+    classes do not allow it. `wait_seconds` is the time the latest epoch's consumer waited for batches so far.
 
     Raises DataError for a batch size below 1 or a negative seed or prefetch.
     """
@@ -33,6 +35,7 @@ class Batches:
         shuffle: bool = True,
         augment: Augment | None = None,
         prefetch: int = 2,
+        device: str = "cpu",
     ):
         for name, value, least in (
             ("batch size", batch_size, 1),
@@ -42,7 +45,7 @@ class Batches:
             if value < least:
                 raise DataError(f"{name}: expected a whole number of at least {least}, got {value}")
         self.dataset, self.batch_size = dataset, batch_size
-        self.seed, self.shuffle, self.prefetch = seed, shuffle, prefetch
+        self.seed, self.shuffle, self.prefetch, self.device = seed, shuffle, prefetch, device
         self.augment = augment and replace(augment, flip=augment.flip and dataset.flip_ok)
         self.wait_seconds = 0.0
 
@@ -57,7 +60,7 @@ class Batches:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield (images (n, H, W, 3) uint8, labels (n,) int64, index (n,)) from batch `start` on.
+        """Yield (images (n, H, W, 3) uint8 on the device, labels (n,) int64, index (n,)) from batch `start` on.
 
         An error while a batch is prepared is raised here. Leaving the loop ends the thread.
         """
@@ -80,15 +83,20 @@ class Batches:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, epoch: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        images = self.dataset.images(index)
+    def _prepare(self, epoch: int, index: np.ndarray) -> tuple:
+        """A batch, and what remains to be changed on the device."""
+        images, changes = self.dataset.images(index), None
         if self.augment is not None:
-            images = self.augment(images, [(self.seed, epoch, i) for i in index])
-        return images, self.dataset.labels[index], index
+            changes = self.augment.draw([(self.seed, epoch, i) for i in index], images.shape[1:3])
+            if self.device == "cpu":
+                images, changes = warp(images, *changes), None
+        return images, changes, self.dataset.labels[index], index
 
     def _waited(self, prepare, *arguments):
         began = time.perf_counter()
         try:
-            return prepare(*arguments)
+            images, changes, *rest = prepare(*arguments)
         finally:
             self.wait_seconds += time.perf_counter() - began
+        images = to_device(images, self.device)
+        return images if changes is None else warp(images, *changes), *rest

@@ -16,6 +16,35 @@ struct alignas(sizeof(T) * V) Pack {
 #define LOAD(array, i) reinterpret_cast<const Pack*>(array)[i]
 #define STORE(array, i) reinterpret_cast<Pack*>(array)[i]
 
+// --- training images ------------------------------------------------------------------------------------------
+
+// first + (second - first) * weight, each operation rounded, as NumPy rounds them
+__device__ float between(float first, float second, float weight) {
+    return __fadd_rn(first, __fmul_rn(second - first, weight));
+}
+
+__device__ float affine(const float* row, int h, int w, int size) {
+    const float at = __fadd_rn(__fadd_rn(__fmul_rn(row[0], h), row[2]), __fmul_rn(row[1], w));
+    return fminf(fmaxf(at, 0), size - 1);
+}
+
+// out[n, h, w] = images[n] read, bilinear, where changes[n] (2, 3) sends (h, w, 1), times the gain that follows there
+extern "C" __global__ void warp(const unsigned char* images, const float* changes, unsigned char* out, unsigned total,
+                                int H, int W, int C) {
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
+        unsigned rest = i;
+        const int c = rest % C, w = (rest /= C) % W, h = (rest /= W) % H, n = rest / H;
+        const float* change = changes + n * 7;
+        const float y = affine(change, h, w, H), x = affine(change + 3, h, w, W);
+        const int top = y, left = x, bottom = top + (top < H - 1), right = left + (left < W - 1);
+        const unsigned char* image = images + (size_t)n * H * W * C + c;
+#define AT(row, column) image[((row) * W + (column)) * C]
+        const float upper = between(AT(top, left), AT(top, right), x - left);
+        const float lower = between(AT(bottom, left), AT(bottom, right), x - left);
+        out[i] = fminf(fmaxf(rintf(__fmul_rn(between(upper, lower, y - top), change[6])), 0), 255);
+    }
+}
+
 // --- convolution: columns and back -----------------------------------------------------------------------------
 
 #define WINDOW int H, int W, int packs, int P, int Q, int R, int S, int sv, int sh, int top, int left

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minires.backend import get_xp, workspace
+from minires.backend import get_xp, to_device, workspace
 from minires.errors import ShapeError
 from minires.ops.blas import matmul
 from minires.ops.conv import GPU_WORKSPACE, output_size, pair, resolve_padding
@@ -58,6 +58,19 @@ def _blocks(items: int) -> int:
 
 def _contiguous(*arrays):
     return [get_xp(array).ascontiguousarray(array) for array in arrays]
+
+
+# --- training images --------------------------------------------------------------------------------------------
+
+
+def warp(images, matrices, gains):
+    """Images (N, H, W, C) uint8 changed as by data.augment.warp, to the same bytes; matrices and gains are NumPy's."""
+    (images,) = _contiguous(images)
+    out = get_xp(images).empty(images.shape, images.dtype)
+    changes = np.concatenate([matrices.reshape(len(images), 6), gains[:, None]], axis=1).astype(np.float32, "C")
+    changes, sizes = to_device(changes, "gpu"), (np.uint32(out.size), *map(np.int32, images.shape[1:]))
+    _launch("warp", (_blocks(out.size),), (THREADS,), changes, 1, images, changes, out, *sizes)
+    return out
 
 
 # --- convolution ------------------------------------------------------------------------------------------------

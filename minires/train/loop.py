@@ -21,6 +21,7 @@ from minires.data.dataset import Dataset
 from minires.errors import CheckpointError, DivergedError
 from minires.files import write_text
 from minires.look.gradflow import first_nonfinite
+from minires.ops import kernels
 from minires.train.checkpoint import load_checkpoint, save_checkpoint
 from minires.train.classifier import Classifier, evaluate
 from minires.train.progress import Reporter
@@ -110,10 +111,11 @@ class _Run:
         self.train, self.test, self.recipe, self.progress = train, test, recipe, progress
         self.out = None if out is None else Path(out)
         self.reporter = reporter or Reporter()
-        self.batches = Batches(train, recipe.batch_size, seed=recipe.seed, augment=recipe.augment)
-        self.schedule = recipe.make_schedule(len(self.batches))
         self.optimizer = recipe.make_optimizer(self.model.params())
         self.device = device_of(self.optimizer.weights)
+        there = "gpu" if kernels.available(self.optimizer.weights) else "cpu"
+        self.batches = Batches(train, recipe.batch_size, seed=recipe.seed, augment=recipe.augment, device=there)
+        self.schedule = recipe.make_schedule(len(self.batches))
         self.train_step = make_step(self.model, self.optimizer, label_smoothing=recipe.label_smoothing, **ways)
         self.fingerprint = train.fingerprint() if self.out else ""
         self.pending = []  # (loss, right answers, gradient norm, images) still on the device
