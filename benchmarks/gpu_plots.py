@@ -1,5 +1,6 @@
 """The pictures of `minires bench gpu-vs-cpu`: where the GPU begins to pay, and bars against PyTorch on the GPU."""
 
+from matplotlib.ticker import LogLocator
 from minires.benchmarks.lanes import PRECISION
 from minires.benchmarks.plots import by, origin
 
@@ -31,7 +32,7 @@ def plot_crossover(records):
     timed = [r for r in records if r["options"]["precision"] == PRECISION[r["options"]["task"]]]
     batches = {}
     for r in timed:
-        batches.setdefault((r["options"]["arch"], r["options"]["size"]), set()).add(r["options"]["batch"])
+        batches.setdefault(_net(r), set()).add(r["options"]["batch"])
     nets = [net for net, several in batches.items() if len(several) > 1]
     if not nets:
         return None
@@ -43,7 +44,7 @@ def plot_crossover(records):
                 points = {}
                 for r in timed:
                     o = r["options"]
-                    if (r["contender"], o["task"], o["arch"], o["size"]) == (name, task, arch, size):
+                    if (r["contender"], o["task"], *_net(r)) == (name, task, arch, size):
                         points[o["batch"]] = o["batch"] / r["time"]["median"]
                 look = {"color": color, "marker": marker, "linestyle": style, "linewidth": 2, "markersize": 5}
                 if points:
@@ -52,17 +53,19 @@ def plot_crossover(records):
             ax.set(xscale="log", yscale="log", xlabel="images in a batch")
             ax.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
             ax.set_xticks(ticks, [str(n) for n in ticks])
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:,.0f}")
             ax.minorticks_off()
             ax.set_title(f"{arch}, {size}x{size}", fontsize=TEXT, color=INK, loc="left")
         row[0].set_ylabel(f"{task} (GPU: {PRECISION[task]})")
-    return _legend(fig, grid)
+    return _legend(fig, grid, [label for _, _, label, _ in LINES.values()])
 
 
 @by(only=lambda r: r.get("device") == "gpu" and r["options"]["task"] == "training")
 def plot_bars(records):
     """Time over that of minires's default step, for each training case; a row a precision."""
-    precisions = {}
-    for r in records:
+    precisions, nets = {}, list(dict.fromkeys(map(_net, records)))
+    for r in sorted(records, key=lambda r: (nets.index(_net(r)), r["options"]["batch"])):
         o = r["options"]
         case = f"{o['arch']}\n{o['size']}x{o['size']}\nbatch {o['batch']}"
         times = precisions.setdefault(o["precision"], {}).setdefault(case, {})
@@ -87,7 +90,11 @@ def plot_bars(records):
         ax.margins(y=0.3)
         ax.set_ylabel(f"{precision}: time / minires's")
         ax.grid(False, axis="x")
-    return _legend(fig, grid)
+    return _legend(fig, grid, [label for _, label in BARS.values()])
+
+
+def _net(r):
+    return r["options"]["arch"], r["options"]["size"]
 
 
 def _grid(title, rows, columns, height, records):
@@ -99,13 +106,15 @@ def _grid(title, rows, columns, height, records):
     return fig, grid
 
 
-def _legend(fig, grid):
-    """The figure, with each label of any of the axes once."""
+def _legend(fig, grid, labels):
+    """The figure, with each of the labels that any of the axes has, in this order."""
     handles = {}
     for ax in grid.flat:
-        handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) | handles
+        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    handles = {label: handles[label] for label in labels if label in handles}
+    columns = -(-len(handles) // -(-len(handles) // 4))  # of a legend with at most four
     place = (0.1 / fig.get_figwidth(), 1 - HEAD / fig.get_figheight())
-    style = {"ncols": 4, "frameon": False, "fontsize": TEXT - 1, "labelcolor": INK, "borderpad": 0}
+    style = {"ncols": columns, "frameon": False, "fontsize": TEXT - 1, "labelcolor": INK, "borderpad": 0}
     legend = fig.legend(handles.values(), handles, loc="upper left", bbox_to_anchor=place, **style)
     legend.set_in_layout(False)
     return fig

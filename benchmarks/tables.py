@@ -109,6 +109,11 @@ def steps(records) -> str:
 
 
 def brief(records) -> str:
+    """One row a case of `minires bench step`, and one a case on a GPU: the last measurement of each."""
+    return "\n\n".join(filter(None, (brief_steps(records), brief_gpu(records))))
+
+
+def brief_steps(records) -> str:
     """One row for each case of `minires bench step` and task, its last measurement: minires over each peer."""
     groups = {}
     for r in records:
@@ -125,8 +130,49 @@ def brief(records) -> str:
         floor = f"{ours['time']['median'] / ours['floor_seconds']:.2f}"
         memory = f"{ours['peak_mib']:.0f} / {min(others):.0f}" if others else f"{ours['peak_mib']:.0f}"
         rows.append((title, ms(ours["time"]["median"]), *over, floor, memory))
+    if not rows:
+        return ""
     columns = ["minires over", "ms", *(NAMES[name] for name in peers), "times the floor", "peak MiB, minires / PyTorch"]
     return table(columns, rows)
+
+
+EAGER, COMPILED = ("torch", "torch_channels_last"), ("torch_compile", "torch_compile_graph")
+# heading -> (task, precision, the peers of which the fastest counts)
+BRIEF_GPU = {
+    "training, TF32": ("training", "tf32", EAGER),
+    "training, float32": ("training", "fp32", EAGER),
+    "training, TF32, torch.compile": ("training", "tf32", COMPILED),
+    "inference, float32": ("inference", "fp32", EAGER),
+}
+
+
+def brief_gpu(records) -> str:
+    """One row for each network, size and batch on a GPU: minires / the fastest peer of the last run that had both."""
+    runs, cases = {}, {}
+    for r in records:
+        if r["benchmark"] == "gpu-vs-cpu" and "time" in r:
+            o = r["options"]
+            cases.setdefault((o["arch"], o["size"]), {})[o["batch"]] = case_of(r)
+            key = case_of(r), o["task"], o["precision"]
+            runs.setdefault(key, {}).setdefault(r["date"], {})[r["contender"]] = r["time"]["median"]
+
+    def cell(case, task, precision, peers):
+        found = ""
+        for _, times in sorted(runs.get((case, task, precision), {}).items()):
+            best = min((times[name] for name in peers if name in times), default=None)
+            if best and "ours" in times:
+                found = f"{ms(times['ours'])} / {ms(best)} = {times['ours'] / best:.2f}"
+        return found
+
+    ordered = [case for batches in cases.values() for _, case in sorted(batches.items())]
+    rows = [(case, *(cell(case, *column) for column in BRIEF_GPU.values())) for case in ordered]
+    return _filled(["ms, minires / PyTorch", *BRIEF_GPU], [row for row in rows if any(row[1:])])
+
+
+def _filled(columns, rows) -> str:
+    """A table of the columns in which there is something; nothing without rows."""
+    keep = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    return table([columns[i] for i in keep], [[row[i] for i in keep] for row in rows]) if rows else ""
 
 
 def scalings(records) -> str:
@@ -178,8 +224,9 @@ def gpu(records) -> str:
     for (title, precision), found in groups.items():
         times = {name: r["time"]["median"] for name, r in found.items()}
         ours, cpu = found.get("ours"), times.get("ours (CPU)")
-        torch = min((t for n, t in times.items() if n in ("torch", "torch_channels_last")), default=None)
-        compiled = min((t for n, t in times.items() if n.startswith("torch_compile")), default=None)
+        torch, compiled = (
+            min((t for n, t in times.items() if n in peers), default=None) for peers in (EAGER, COMPILED)
+        )
         here = times.get("ours")
         row = [title, precision if ours or torch else "fp32", ms(here), ms(times.get("ours_no_graph"))]
         row += [ms(times.get("plain")), ms(torch), ms(compiled), f"{here / torch:.2f}" if here and torch else ""]
@@ -190,10 +237,7 @@ def gpu(records) -> str:
             row += ["", ""]
         row += [ms(cpu), ms(times.get("torch_channels_last (CPU)")), f"{cpu / here:.1f}" if here and cpu else ""]
         rows.append(row)
-    if not rows:
-        return ""
     columns = ["case; times in ms", "precision", "minires GPU", "no graph", "plain ops", "PyTorch eager, better layout"]
     columns += ["torch.compile", "minires / PyTorch eager", "TFLOP/s (of the ceiling)", "GB/s (of the ceiling)"]
     columns += ["minires CPU", "PyTorch CPU", "CPU / GPU, minires"]
-    keep = [i for i in range(len(columns)) if i < 2 or any(row[i] for row in rows)]
-    return table([columns[i] for i in keep], [[row[i] for i in keep] for row in rows])
+    return _filled(columns, rows)

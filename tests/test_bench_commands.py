@@ -379,10 +379,31 @@ def test_rows_table_and_pictures_of_a_gpu(tmp_path, capsys):
     assert row.endswith("| 5 | 50 | 5.0 |")
     exact = next(line for line in text.splitlines() if "batch 128, 32x32 | fp32 | 1 | 2 | 5 |" in line)
     assert exact.startswith("| training, resnet20")
+    short = tables.brief(records).splitlines()
+    assert short[0] == "| ms, minires / PyTorch | training, TF32 | training, float32 | inference, float32 |"
+    assert "| resnet20, batch 128, 32x32 | 1 / 2.5 = 0.40 | 1 / 2.5 = 0.40 | 1 / 2.5 = 0.40 |" in short
+    assert len(short) == 2 + 4  # resnet20 and resnet56, batches 32 and 128
     paths = plots.draw([json.loads(json.dumps(r)) for r in records], tmp_path)
     assert {p.name for p in paths} == {"crossover.png", "gpu-bars.png"}
     assert all(p.stat().st_size > 10_000 for p in paths)
     capsys.readouterr()
+
+
+def test_the_brief_table_takes_the_last_run_that_had_both():
+    def timed(date, contender, ms, batch=32):
+        options = {"arch": "resnet8", "size": 8, "batch": batch, "task": "training", "precision": "tf32"}
+        times = {"time": {"median": ms / 1e3}}
+        return {"benchmark": "gpu-vs-cpu", "date": date, "contender": contender, "options": options} | times
+
+    records = [
+        *(timed("2026-01-02", name, ms) for name, ms in (("ours", 4), ("torch", 8), ("torch_compile", 2))),
+        *(timed("2026-01-01", name, ms) for name, ms in (("ours", 9), ("torch", 9))),
+        timed("2026-01-03", "ours", 7),
+        timed("2026-01-03", "torch", 7, batch=8),
+    ]
+    header, _, row = tables.brief(records).splitlines()
+    assert header == "| ms, minires / PyTorch | training, TF32 | training, TF32, torch.compile |"
+    assert row == "| resnet8, batch 32, 8x8 | 4 / 8 = 0.50 | 4 / 2 = 2.00 |"
 
 
 def test_a_contender_that_fails_is_a_row_with_its_reason():

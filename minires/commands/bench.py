@@ -203,5 +203,5 @@ def register(commands, command) -> None:
     text = "Markdown tables, and pictures, from what --json wrote."
     p = command(kinds, "table", table, text, "minires bench table results.jsonl --out pictures/")
     p.add_argument("files", metavar="FILE.jsonl", nargs="+")
-    p.add_argument("--brief", action="store_true", help="one row a network, its last measurement, from `bench step`")
+    p.add_argument("--brief", action="store_true", help="one row a network and batch, its last measurement")
     p.add_argument("--out", metavar="DIR", help="draw pictures into this folder", default=argparse.SUPPRESS)
