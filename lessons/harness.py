@@ -27,9 +27,9 @@ A lesson is a module `lesson_NN_slug.py` with
         sys.exit(main())
 
 A knob is an int, float, str, bool ("on" or "off"), Literal[...] or tuple[int, ...]. `check` and `plot` work from
-the result alone, also after it went through JSON. Where a user's knobs leave the regime that a claim is about,
-`check` gives that claim a `skipped` reason: it is then shown but not judged. What five seeds gave beside each bound
-comes from spreads.json.
+the result alone, also after it went through JSON; a `plot` that takes `narrow` can draw for a phone. Where a user's
+knobs leave the regime that a claim is about, `check` gives that claim a `skipped` reason: it is then shown but not
+judged. What five seeds gave beside each bound comes from spreads.json.
 """
 
 import importlib

@@ -239,10 +239,10 @@ def final_losses(result: dict) -> dict[tuple, float]:
     return {(n["skip"], n["depth"]): float(np.mean(n["losses"], axis=0)[-LAST:].mean()) for n in result["networks"]}
 
 
-def plot(result: dict):
+def plot(result: dict, *, narrow: bool = False):
     """The training loss of the four networks, and the network that was built."""
     deep = result["knobs"]["deep"]
-    fig, (ax,) = figure("One recipe, four networks", height=5.2, note=note(LESSON, result))
+    fig, (ax,) = figure("One recipe, four networks", narrow=narrow, height=5.2, note=note(LESSON, result))
     for network in result["networks"]:
         runs = np.array([_smooth(losses) for losses in network["losses"]])
         steps, is_deep = np.arange(runs.shape[1]) + 1, network["depth"] == deep
@@ -256,7 +256,7 @@ def plot(result: dict):
     ax.set_xlabel("step")
     ax.set_ylabel(f"training loss, mean of {SMOOTH} steps")
     ax.set_ylim(0)
-    legend(ax)
+    legend(ax, columns=2 if narrow else 3)
     return fig
 
 

@@ -174,9 +174,10 @@ def kept(network: dict) -> float:
     return float(np.mean([after / r["base"] for r in network["runs"] for after in r["after"].values()]))
 
 
-def plot(result: dict):
+def plot(result: dict, *, narrow: bool = False):
     """The accuracy after each deletion, both networks."""
-    fig, (ax,) = figure("One block deleted, nothing trained", height=5.2, note=note(LESSON, result))
+    title = "One block deleted, nothing trained"
+    fig, (ax,) = figure(title, narrow=narrow, height=5.2, note=note(LESSON, result))
     names = list(result["networks"][0]["runs"][0]["after"])
     at = np.arange(len(names))
     for network, color, marker in zip(result["networks"], (ORANGE, BLUE), ("s", "o"), strict=True):
@@ -190,12 +191,12 @@ def plot(result: dict):
             ax.plot(np.tile(at, len(after)), after.ravel(), marker, color=color, markersize=4, alpha=0.5)
     ax.axhline(result["chance"], color=MUTED, linestyle=":", linewidth=1.6, label="guessing")
     ax.plot([], [], color=INK, linestyle="--", linewidth=1.6, label="before")
-    ax.set_xticks(at, names, rotation=30 if len(names) > 9 else 0)
+    ax.set_xticks(at, names, rotation=30 if narrow or len(names) > 9 else 0)
     ax.set_xlabel("the block that was deleted")
     ax.set_ylabel("test accuracy")
     ax.set_ylim(0, 1.02)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    legend(ax, columns=4)
+    legend(ax, columns=2 if narrow else 4)
     return fig
 
 

@@ -86,9 +86,26 @@ def test_the_theme_is_kept_from_page_to_page(visit):
     opened.get_by_role("link", name="Do the weights starve too?").click()
     assert opened.locator("h1").inner_text() == "Do the weights starve too?"
     assert paper() == dark
+    opened.get_by_role("link", name="Step through").click()
+    assert opened.locator("#theme").inner_text() == "Dark"
+    assert paper() == dark
 
 
-def test_the_stepper_is_one_click_away(visit):
-    opened = visit(small_site() / "lesson-03.html", PHONE)
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_the_stepper_is_one_click_away_and_so_are_the_lessons(visit, size):
+    opened = visit(small_site() / "lesson-03.html", size)
     opened.get_by_role("link", name="Step through").click()
     opened.locator("#slider").wait_for()
+    assert_accessible(opened)
+    assert_fits(opened)
+    opened.get_by_role("link", name="All lessons").click()
+    assert opened.locator("h1").inner_text().startswith("Three lessons")
+
+
+def test_a_phone_scrolls_only_in_a_picture_that_can_be_neither_divided_nor_drawn_for_it(visit):
+    for name, hint in (("lesson-01", True), ("lesson-03", False)):
+        opened = visit(small_site() / f"{name}.html", PHONE)
+        said = opened.evaluate("getComputedStyle(document.querySelector('figcaption'), '::before').content")
+        assert ("scrolls sideways" in said) == hint
+        whole = opened.locator(".picture .whole")
+        assert whole.evaluate("whole => whole.scrollWidth > whole.clientWidth + 50") == hint

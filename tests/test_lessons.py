@@ -5,11 +5,13 @@ import json
 import re
 from dataclasses import replace
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from minires.lessons import harness, prose, spreads, table, terminal
 from minires.lessons.harness import Claim, ClaimError, Lesson
@@ -128,6 +130,17 @@ def test_the_picture_is_drawn_and_says_where_it_is_from(n, tmp_path):
     assert any(f"minires lesson {n}" in text.get_text() for text in fig.texts)
     style.save_png(fig, tmp_path / "lesson.png")
     assert min(Image.open(tmp_path / "lesson.png").size) > 400
+
+
+@pytest.mark.parametrize("n", [n for n in harness.numbers() if "narrow" in signature(harness.load(n).plot).parameters])
+def test_a_picture_for_a_phone_is_whole(n):
+    fig = harness.load(n).plot(measured(n), narrow=True)
+    pen = FigureCanvasAgg(fig).get_renderer()
+    fig.draw(pen)
+    assert fig.get_figwidth() == style.NARROW
+    (ax,) = fig.axes
+    box = ax.get_tightbbox(pen)
+    assert 0 < box.x0 < box.x1 < fig.bbox.x1
 
 
 # the harness

@@ -200,6 +200,10 @@ def test_the_page_needs_nothing_else(pair, tmp_path):
     assert "default-src 'none'" in text
 
 
+def test_the_page_links_to_the_one_it_belongs_to(pair):
+    assert '<a href="a&quot;b.html">All lessons</a>' in page(*pair, home='a"b.html')
+
+
 def test_the_page_holds_both_tapes(pair):
     data = data_of(page(*pair))
     assert [n["label"] for n in data["networks"]] == ["with skips", "plain, no skips"]

@@ -26,7 +26,7 @@ from minires.site.prose import inline, prose
 from minires.site.results import Job
 from minires.site.words import change, count, tick
 
-VOID = {"meta", "link", "img", "input", "br", "hr"}
+VOID = {"meta", "link", "img", "input", "br", "hr", "source", "wbr"}
 
 
 class Page(HTMLParser):
@@ -292,6 +292,36 @@ def test_a_picture_follows_the_theme_and_gives_its_panels():
     assert one[0] + one[2] <= two[0] + 8  # each has four pixels around it
     assert two[0] + two[2] <= total + 8
     assert drawn.alt == "Chart. y against left x. y against right x."
+
+
+def test_a_narrow_screen_gets_the_picture_drawn_for_it_or_its_panels_or_scrolls():
+    lesson, box = load(8).LESSON, (0, 0, 400, 300)
+    one, two = (Picture("<svg/>", 800, 300, (box,) * n, "Chart.") for n in (1, 2))
+    narrow = Picture("<svg/>", 440, 400, (box,), "Chart.")
+    drawn = pages.figure(lesson, one, narrow, ())
+    assert '<source media="(max-width: 46rem)" srcset="pictures/lesson_08_phone.svg" width="440" height="400">' in drawn
+    assert f"@media {pages.NARROW}" in page(3)
+    assert "scrolls" not in drawn
+    assert "divided" not in drawn
+    assert pages.figure(lesson, one, None, ()).count("scrolls") == 1
+    assert pages.figure(lesson, two, None, ()).count('class="panel"') == 2
+
+
+def test_a_lesson_that_can_is_drawn_for_a_phone(monkeypatch):
+    asked = []
+
+    def plot(result, *, narrow=False):
+        asked.append(narrow)
+        return Figure()
+
+    assert site_build._for_phone(plot, {}).panels == ()
+    assert asked == [True]
+    assert site_build._for_phone(load(1).plot, {}) is None
+
+
+def test_hyphened_names_and_the_parts_of_a_dotted_one_stay_whole():
+    assert inline("ResNet-50 at 1e-5") == '<span class="glued">ResNet-50</span> at <span class="glued">1e-5</span>'
+    assert "minires.<wbr>nn.<wbr>blocks.<wbr>Block</code>" in page(1)
 
 
 def test_the_panels_of_a_grid_are_its_cells_and_of_unequal_columns_the_columns():

@@ -4,7 +4,6 @@
 const $ = (id) => document.getElementById(id);
 const tape = JSON.parse($("tape").textContent);
 const [lead, ...others] = tape.networks;
-const THEMES = { "": ["Auto", "as the system"], light: ["Light", "light"], dark: ["Dark", "dark"] };
 const FORWARD = lead.steps.filter((s) => s.direction === "forward").length;
 let cursor = 0, playing = null, lanes = [];
 
@@ -130,15 +129,7 @@ $("inside").onclick = (event) => {
   const chip = event.target.closest("[data-step]");
   if (chip) walk(Number(chip.dataset.step));
 };
-$("theme").onclick = () => {
-  const names = Object.keys(THEMES), at = names.indexOf(document.documentElement.dataset.theme ?? "");
-  const next = names[(at + 1) % names.length];
-  document.documentElement.dataset.theme = next;
-  $("theme").textContent = THEMES[next][0];
-  $("theme").setAttribute("aria-label", `Colours: ${THEMES[next][1]}`);
-  draw();
-};
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+addEventListener("theme", draw);
 addEventListener("resize", draw);
 addEventListener("hashchange", () => walk(Number(location.hash.slice(1)) || 0));
 

@@ -1,7 +1,8 @@
 """A tape as a web page: one file, no network, opened from the file system.
 
-stepper.html is the frame; stepper.css and the three scripts (stepper_map.js, stepper_panel.js, stepper.js) are
-put into it, and so are the tapes as JSON, with the tiles as bytes in base64.
+stepper.html is the frame; the styles (page.css, stepper.css) and the scripts (page.js; stepper_map.js,
+stepper_panel.js, stepper.js) are put into it, and so are the tapes as JSON, with the tiles as bytes in base64.
+page.css and page.js are what all pages share, those of `minires site` too.
 """
 
 import base64
@@ -22,17 +23,18 @@ from minires.look.tape import REACH, Step, Tape, Tensor
 SCRIPTS = ("stepper_map.js", "stepper_panel.js", "stepper.js")
 
 
-def write_page(residual: Tape | None, plain: Tape | None, path, *, note: str = "") -> Path:
+def write_page(residual: Tape | None, plain: Tape | None, path, *, note: str = "", home: str = "") -> Path:
     """Write the player of one or two tapes of the same batch to `path`, whole or not at all; returns the path.
 
     With both, the residual network leads and the plain twin follows with the same cursor. note: what made the
-    page, such as the command. Raises DataError where the system refuses, ConfigError without a tape.
+    page, such as the command. home: the page that it belongs to, if any, to link to. Raises DataError where the
+    system refuses, ConfigError without a tape.
     """
-    write_text(path, page(residual, plain, note=note))
+    write_text(path, page(residual, plain, note=note, home=home))
     return Path(path)
 
 
-def page(residual: Tape | None, plain: Tape | None, *, note: str = "") -> str:
+def page(residual: Tape | None, plain: Tape | None, *, note: str = "", home: str = "") -> str:
     """The page's text; see `write_page`."""
     tapes = {label: tape for label, tape in (("with skips", residual), ("plain, no skips", plain)) if tape is not None}
     if not tapes:
@@ -49,7 +51,9 @@ def page(residual: Tape | None, plain: Tape | None, *, note: str = "") -> str:
     }
     versions = f"minires {minires.__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
     parts = {
-        "style": _read("stepper.css"),
+        "style": _read("page.css") + _read("stepper.css"),
+        "shared": _read("page.js"),
+        "home": f'<a href="{html.escape(home)}">All lessons</a>' if home else "",
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
         "script": "\n".join(map(_read, SCRIPTS)),
         "about": html.escape(f"{lead.title}{beside}. Seed {lead.seed}, a batch of {lead.batch}."),

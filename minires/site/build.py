@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from minires.look.stepper_page import write_page
 from minires.look.tape import record
 from minires.nn import plain_twin, resnet
 from minires.site import grid, pages
-from minires.site.picture import picture
+from minires.site.picture import Picture, picture
 from minires.site.prose import page_name
 from minires.site.results import Job, measured
 from minires.train import Classifier
@@ -43,14 +44,17 @@ def build(
         say(f"drawing lesson {lesson.number}")
         claims = judged(module.check, result["result"])
         failures += [f"lesson {lesson.number}: {c.text}: {c.measured}, bound {c.bound}" for c in claims if c.failed]
-        drawn = picture(module.plot(result["result"]))
+        drawn, phone = picture(module.plot(result["result"])), _for_phone(module.plot, result["result"])
         explorer = (
             grid.view(lesson.number, [found[job]["result"] for job in turned[module]]) if turned[module] else None
         )
-        write_text(out / pages.picture_name(lesson.number), drawn.svg)
+        for form, one in (("", drawn), ("_phone", phone)):
+            if one is not None:
+                write_text(out / pages.picture_name(lesson.number, form), one.svg)
         others = [m.LESSON for m in modules]
         named = result | {"file": own[module].file}
-        main = pages.lesson_page(lesson, named, claims, drawn, explorer, others)
+        seen = pages.figure(lesson, drawn, phone, {other.number for other in others})
+        main = pages.lesson_page(lesson, named, claims, seen, explorer, others)
         text = pages.frame(f"{lesson.title} · minires", lesson.question, main, made=made)
         write_text(out / page_name(lesson.number), text)
         entries.append((lesson, claims, drawn))
@@ -60,6 +64,11 @@ def build(
     index = pages.frame("minires: how gradients flow", description, pages.gallery(entries), made=made)
     write_text(out / "index.html", index)
     return failures
+
+
+def _for_phone(plot, result: dict) -> Picture | None:
+    """The picture once more, narrow, where the lesson can draw it so."""
+    return picture(plot(result, narrow=True)) if "narrow" in signature(plot).parameters else None
 
 
 def _prepare(out: Path) -> None:
@@ -87,4 +96,4 @@ def _write_stepper(path: Path, arch: str) -> None:
         record(m, classifier.preprocess(images), signs.labels, classes=signs.classes, image=images[0])
         for m in (model, plain_twin(model))
     ]
-    write_page(*tapes, path, note=_command())
+    write_page(*tapes, path, note=_command(), home="index.html")

@@ -53,10 +53,10 @@ def _depth(results: list[dict], start: int) -> Control:
 
 
 def _with_range(values, form=number) -> str:
-    """'3.92 (3.87 … 3.99)': the mean, and the lowest and highest seed where there are several."""
+    """'3.92 (3.87 … 3.99)': the mean, and the lowest and highest seed where there are several, kept on one line."""
     values = np.asarray(values)
     mean = form(float(values.mean()))
-    return mean if len(values) == 1 else f"{mean} ({form(float(values.min()))} … {form(float(values.max()))})"
+    return mean if len(values) == 1 else f"{mean} ({form(float(values.min()))}\u00a0…\u00a0{form(float(values.max()))})"
 
 
 def _log(value: float) -> str:

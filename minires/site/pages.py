@@ -12,14 +12,16 @@ from minires.site.explorer import key
 from minires.site.picture import Picture
 from minires.site.prose import command, inline, page_name, prose
 
+NARROW = "(max-width: 46rem)"  # as in style.css
+
 
 def fill(template: str, **values: str) -> str:
     """The template's text with each {{name}} replaced; what is put in is not read again."""
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], _read(template))
 
 
-def _read(name: str) -> str:
-    return files("minires.site").joinpath(name).read_text(encoding="utf-8")
+def _read(name: str, room: str = "minires.site") -> str:
+    return files(room).joinpath(name).read_text(encoding="utf-8")
 
 
 def frame(title: str, description: str, main: str, *, made: dict) -> str:
@@ -33,17 +35,16 @@ def frame(title: str, description: str, main: str, *, made: dict) -> str:
         version=html.escape(made["versions"]["minires"]),
         command=command(made["command"]),
         versions=html.escape(versions),
-        style=_read("style.css"),
-        script=_read("site.js"),
+        style=_read("page.css", "minires.look") + _read("style.css"),
+        script=_read("page.js", "minires.look"),
     )
 
 
 def lesson_page(
-    lesson: Lesson, record: dict, claims: list[Claim], drawn: Picture, explorer: dict | None, others: Sequence[Lesson]
+    lesson: Lesson, record: dict, claims: list[Claim], seen: str, explorer: dict | None, others: Sequence[Lesson]
 ) -> str:
-    """The page of one lesson, without its frame. others: all lessons of the site in order."""
+    """The page of one lesson, without its frame. seen: its `figure`; others: all lessons of the site in order."""
     pages = {other.number for other in others}
-    seen = figure(lesson, drawn, pages)
     first, second = (explore(explorer), seen) if explorer else (seen, "")
     return fill(
         "lesson.html",
@@ -65,33 +66,42 @@ def lesson_page(
     )
 
 
-def figure(lesson: Lesson, drawn: Picture, pages: Collection[int]) -> str:
-    """The picture: whole on a wide screen, its panels below each other on a narrow one."""
-    file, kind, scrolls, panels = picture_name(lesson.number), "picture wide", "", ""
-    if len(drawn.panels) > 1:
+def figure(lesson: Lesson, drawn: Picture, phone: Picture | None, pages: Collection[int]) -> str:
+    """The picture: whole on a wide screen. On a narrow one its panels below each other, or drawn for it: `phone`."""
+    file, kind, scrolls, panels = picture_name(lesson.number), "", "", ""
+    image = _image(drawn, file, drawn.alt)
+    if phone is not None:
+        size = f'width="{phone.width}" height="{phone.height}"'
+        source = f'<source media="{NARROW}" srcset="{picture_name(lesson.number, "_phone")}" {size}>'
+        image = f"<picture>{source}{image}</picture>"
+    elif len(drawn.panels) > 1:
+        kind = " divided"
         parts = "".join(_panel(drawn, box, file) for box in drawn.panels)
         panels = f'<div class="panels" aria-hidden="true">{parts}</div>'
-    else:  # it cannot be divided: a narrow screen scrolls in it, also by keyboard
-        kind += " single"
+    else:  # a narrow screen scrolls in it, also by keyboard
+        kind = " scrolls"
         scrolls = f' tabindex="0" role="group" aria-label="Picture of lesson {lesson.number}"'
     return (
-        f'<figure class="{kind}"><div class="whole"{scrolls}><img src="{file}" width="{drawn.width}" '
-        f'height="{drawn.height}" alt="{html.escape(drawn.alt)}"></div>{panels}'
+        f'<figure class="picture wide{kind}"><div class="whole"{scrolls}>{image}</div>{panels}'
         f"<figcaption><b>Look for:</b> {inline(lesson.look_for, pages)}</figcaption></figure>"
     )
 
 
-def picture_name(number: int) -> str:
+def picture_name(number: int, form: str = "") -> str:
     """The file of a lesson's picture, beside its page."""
-    return f"pictures/lesson_{number:02}.svg"
+    return f"pictures/lesson_{number:02}{form}.svg"
 
 
-def _panel(drawn: Picture, box: tuple[float, float, float, float], file: str, alt: str = "") -> str:
+def _image(drawn: Picture, file: str, alt: str, style: str = "") -> str:
+    style = f' style="{style}"' if style else ""
+    return f'<img src="{file}" width="{drawn.width}" height="{drawn.height}" alt="{html.escape(alt)}"{style}>'
+
+
+def _panel(drawn: Picture, box: tuple[float, float, float, float], file: str) -> str:
     """A window on a part of the picture, in percentages so that it scales."""
     left, top, width, height = box
     style = f"width:{100 * drawn.width / width:.2f}%;left:{-100 * left / width:.2f}%;top:{-100 * top / height:.2f}%"
-    image = f'<img src="{file}" width="{drawn.width}" height="{drawn.height}" alt="{html.escape(alt)}" style="{style}">'
-    return f'<div class="panel" style="aspect-ratio:{width:.0f}/{height:.0f}">{image}</div>'
+    return f'<div class="panel" style="aspect-ratio:{width:.0f}/{height:.0f}">{_image(drawn, file, "", style)}</div>'
 
 
 def claim_table(claims: list[Claim]) -> str:
@@ -123,8 +133,9 @@ def _claim(claim: Claim) -> str:
 
 def _code(item, opened: bool) -> str:
     name = f"{item.__module__}.{item.__qualname__}"
+    parts = html.escape(name).replace(".", ".<wbr>")  # a long name breaks between its parts
     return (
-        f"<details{' open' if opened else ''}><summary><code>{html.escape(name)}</code></summary>"
+        f"<details{' open' if opened else ''}><summary><code>{parts}</code></summary>"
         f'<pre class="code" tabindex="0" role="region" aria-label="Source of {html.escape(name)}">'
         f"<code>{source(item)}</code></pre></details>"
     )

@@ -9,6 +9,7 @@ from minires.site.formula import formula
 
 INLINE = re.compile(
     r"\$(?P<formula>[^$]+)\$(?P<after>[.,;:)?]*)|`(?P<code>[^`]+)`|\b(?P<lesson>[Ll]esson (?P<number>\d+))\b"
+    r"|(?P<hyphened>\w+-\d+\b)"
 )
 
 
@@ -31,6 +32,8 @@ def inline(text: str, pages: Collection[int] = ()) -> str:
             return f'<span class="glued">{drawn}{found["after"]}</span>' if found["after"] else drawn
         if found["code"]:
             return f"<code>{command(found['code'])}</code>"
+        if found["hyphened"]:  # ResNet-50, 1e-5
+            return f'<span class="glued">{found["hyphened"]}</span>'
         if int(found["number"]) in pages:
             return f'<a href="{page_name(int(found["number"]))}">{found["lesson"]}</a>'
         return found["lesson"]

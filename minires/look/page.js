@@ -1,9 +1,9 @@
-/* Light or dark, kept from page to page; code unfolded for the printer. */
+/* Every page: light or dark, kept from page to page; code unfolded for the printer. */
 "use strict";
 
 const THEMES = ["", "light", "dark"];
 
-function kept() {
+function keptTheme() {
   try { return localStorage.getItem("minires-theme") || ""; } catch { return ""; }  // a browser may refuse
 }
 
@@ -12,7 +12,7 @@ function setTheme(name) {
   try { localStorage.setItem("minires-theme", name); } catch { /* then for this page alone */ }
 }
 
-setTheme(kept());
+setTheme(keptTheme());
 
 addEventListener("DOMContentLoaded", () => {
   const button = document.getElementById("theme");
