@@ -162,8 +162,11 @@ def moved(knobs: dict, where: dict) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits; '-' for none."""
-    return "-" if value is None else f"{value:,.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.3g}"
+    """Three digits, or a large whole number in full; '-' for none."""
+    if value is None:
+        return "-"
+    most = 1e9 if float(value).is_integer() else 1e5
+    return f"{value:,.0f}" if 1000 <= abs(value) < most else f"{value:.3g}"
 
 
 # lessons by number
