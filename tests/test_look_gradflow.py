@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from rich.console import Console
+from small_network import LABELS, batch, small
 
 from minires import cli, ops
 from minires.data import make_signs, write_signs
@@ -16,18 +17,6 @@ from minires.look.gradflow_grid import block_rate, expected, gradflow_grid
 from minires.look.plots import plot_gradflow, plot_gradflow_grid
 from minires.look.probe import Probe, probe
 from minires.nn import Config, Conv2d, Dense, Flatten, ReLU, Sequential, resnet
-
-LABELS = np.arange(4) % 3
-
-
-def small(**options):
-    """A residual network of three stages, in float64."""
-    options = {"widths": (4, 6, 8), **options}
-    return resnet("resnet8", (12, 12, 3), 3, **options).astype(np.float64)
-
-
-def batch(n=4):
-    return np.random.default_rng(0).standard_normal((n, 12, 12, 3))
 
 
 def root_mean_square(x):

@@ -4,24 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from small_network import LABELS, batch, small
 
 from minires import ops
 from minires.errors import ShapeError
 from minires.look.formulas import MATHS
 from minires.look.tape import BINS, CHANNELS, REACH, SIDE, record, summarise
-from minires.nn import Block, Module, resnet
-
-LABELS = np.arange(4) % 3
-
-
-def small(**options):
-    """A residual network of three stages, in float64; its first block's shortcut is an identity."""
-    options = {"widths": (4, 6, 8), **options}
-    return resnet("resnet8", (12, 12, 3), 3, **options).astype(np.float64)
-
-
-def batch(n=4):
-    return np.random.default_rng(0).standard_normal((n, 12, 12, 3))
+from minires.nn import Block, Module
 
 
 @pytest.fixture(scope="module")

@@ -88,14 +88,12 @@ def register(commands, command) -> None:
         "List a network's layers with shapes, parameters, FLOPs and memory; or predict what training costs here.",
         "minires summary resnet50 --input 64x64x3 --classes 6 --cost --batch-size 32",
     )
-    p.add_argument("arch", choices=ARCHITECTURES, metavar="ARCH", help=", ".join(ARCHITECTURES))
-    p.add_argument("--input", type=common.image_size, default=(64, 64, 3), metavar="HxWxC", help="default: 64x64x3")
+    common.add_architecture(p)
     p.add_argument("--classes", type=int, default=6, metavar="K", help="default: %(default)s")
     p.add_argument("--batch-size", type=int, default=32, metavar="N", help="for memory and cost (default: %(default)s)")
     p.add_argument("--cost", action="store_true", help="predict time and memory from a probe of two seconds instead")
     p.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="for --cost (default: %(default)s)")
     p.add_argument("--json", action="store_true")
-    common.add_network(p, arch_option=False)
 
     p = command(
         commands,

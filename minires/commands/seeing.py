@@ -242,10 +242,8 @@ def register(commands, command) -> None:
         "Draw a network as an SVG file: stages, blocks, shortcuts, shapes and strides.",
         "minires diagram resnet50 --out net.svg",
     )
-    p.add_argument("arch", choices=ARCHITECTURES, metavar="ARCH", help=", ".join(ARCHITECTURES))
-    p.add_argument("--input", type=common.image_size, default=(64, 64, 3), metavar="HxWxC", help="default: 64x64x3")
+    common.add_architecture(p)
     p.add_argument("--classes", type=int, default=6, metavar="K", help="default: %(default)s")
-    common.add_network(p, arch_option=False)
     p.add_argument("--out", default="net.svg", metavar="FILE.svg", help="default: %(default)s")
 
 

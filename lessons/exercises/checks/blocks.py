@@ -222,3 +222,8 @@ def dtype(block: Block, x) -> None:
     y = block.forward(x)
     found = {"y": y, "dx": block.backward(np.ones_like(y))}
     single(found | {f"the gradient of {p.name}": p.grad for p in block.params() if p.grad is not None})
+
+
+def on(block, x):
+    """judge -> a check of the student's file: `judge` of what `block(student)` makes, on x."""
+    return lambda judge: lambda student: judge(block(student), x)

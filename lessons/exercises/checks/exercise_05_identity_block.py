@@ -28,10 +28,7 @@ def layers(student):
     blocks.layers(made.branch, blocks.bottleneck(6, (3, 4, 6), 1), "branch")
 
 
-def check(of_block):
-    return lambda student: of_block(block(student), X)
-
-
+check = blocks.on(block, X)
 CHECKS = {
     "layers": layers,
     "shape": check(blocks.shape),

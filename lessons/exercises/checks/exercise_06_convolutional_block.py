@@ -38,10 +38,7 @@ def layers(student):
         blocks.layers(made.shortcut, projection, f"shortcut for stride {stride}", shortcut)
 
 
-def check(of_block):
-    return lambda student: of_block(block(student), X)
-
-
+check = blocks.on(block, X)
 CHECKS = {
     "layers": layers,
     "shape": check(blocks.shape),

@@ -46,10 +46,7 @@ def depth(student):
         raise Wrong(seen, "What happens eight times, with which factor?")
 
 
-def check(of_block):
-    return lambda student: of_block(block(student), X)
-
-
+check = blocks.on(block, X)
 CHECKS = {
     "shape": shape,
     "values": check(blocks.values),

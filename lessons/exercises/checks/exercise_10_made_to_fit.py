@@ -88,10 +88,7 @@ def layers(student):
     blocks.sound(made, (8, 8), {"stride on one path": ("the two paths take different strides", hint)})
 
 
-def check(of_block):
-    return lambda student: of_block(block(student), X)
-
-
+check = blocks.on(block, X)
 CHECKS = {
     "shape": shape,
     "branch": branch,
