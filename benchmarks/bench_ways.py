@@ -11,17 +11,17 @@ import numpy as np
 from minires.benchmarks import harness, watch
 
 from minires import backend, nn
-from minires.nn.fastconv import FastConv, Kernel
+from minires.nn.fastconv import FastConv, Kernels
 from minires.ops import products
 
-# (N, H, W, C) -> C channels by a 3x3 kernel: what one of two threads sees of ResNet-50 at 64x64 with 32 images and at
+# (N, H, W, C) -> C channels by a 3x3 kernel: what one of two processes sees of ResNet-50 at 64x64 with 32 images and at
 # 224x224 with 8, and of ResNet-20 at 32x32 with 32
 SHAPES = (
     *((16, 15, 15, 64), (16, 8, 8, 128), (16, 4, 4, 256), (16, 2, 2, 512)),
     *((4, 56, 56, 64), (4, 28, 28, 128), (4, 14, 14, 256), (4, 7, 7, 512)),
     *((16, 32, 32, 16), (16, 16, 16, 32), (16, 8, 8, 64)),
 )
-WAYS = {"direct": "im2col", "rowwise": "row by row", 2: "Winograd, 2x2", 4: "Winograd, 4x4"}
+WAYS = {"direct": "im2col", "rowwise": "row by row", "tapwise": "tap by tap", 2: "Winograd, 2x2", 4: "Winograd, 4x4"}
 # (M, K) @ (K, O): pixels by weights, the transforms of Winograd's tiles, the small networks' columns
 PRODUCTS = ((3600, 64, 256), (3600, 256, 64), (1024, 128, 512), (256, 256, 1024), (36, 36, 16384), (16384, 144, 16))
 PIECES = (1, 10**5, 10**6, 10**7)
@@ -44,13 +44,13 @@ def convolution(shape, way):
     """Forward and backward of one layer by one way, its kernel's transforms made anew as in each step."""
     C, rng = shape[-1], np.random.default_rng(0)
     conv = nn.Conv2d("conv", C, C, 3, pad=1)
-    layer = FastConv(conv, conv.w, None, Kernel(conv.w))
+    layer = FastConv(conv, conv.w, None, Kernels())
     chosen = layer._way(shape)
     layer._way = lambda _: way
     x, dy = (rng.standard_normal(shape, np.float32) for _ in range(2))
 
     def call():
-        layer.kernel.forget()
+        layer.kernels.made.clear()
         layer.forward(x)
         layer.backward(dy)
 
@@ -79,7 +79,7 @@ def compare_pieces(rounds) -> list[dict]:
     rows, records, rng = [], [], np.random.default_rng(0)
 
     def product(a, b, most):
-        products.unpacked_product = lambda: most
+        products.unpacked_product = lambda turned=False: most
         products.product(a, b)
 
     with patch.object(products, "unpacked_product"):  # put back whatever happens

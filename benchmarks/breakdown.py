@@ -3,9 +3,9 @@
     minires bench breakdown [--arch resnet50] [--batch 32] [--size 64] [--out DIR]
 
 The functions of minires.ops are wrapped from outside, wherever a module holds one, and put back afterwards. Shown is
-the thread that calls the step, which takes a part of the batch as the others do: its ops, its waiting for the others
-where batch normalisation gathers, its update, and the rest, which is Python between the ops. An op called by another
-counts as part of it, except the copies (im2col, col2im, padding), which are told apart.
+the process that calls the step, which takes a part of the batch as the others do: its ops, its waiting for the others
+where they meet at a batch normalisation, its update, and the rest, which is Python between the ops. An op called by
+another counts as part of it, except the copies (im2col, col2im, padding), which are told apart.
 """
 
 import inspect
@@ -111,6 +111,7 @@ def describe(name, arguments, result):
 @contextmanager
 def recorded():
     """A Recorder of all that this thread calls inside."""
+    from minires.processes import Process
     from minires.team import Member
     from minires.train.optim import Optimizer
 
@@ -125,7 +126,8 @@ def recorded():
             for name, value in list(vars(module).items()):
                 if inspect.isfunction(value) and value in wrapped:
                     changed.enter_context(patch.object(module, name, wrapped[value]))
-        for owner, name, label in ((Member, "gather", WAITING), (Optimizer, "step", UPDATE)):
+        waits = [(owner, name, WAITING) for owner in (Member, Process) for name in ("gather", "meet")]
+        for owner, name, label in (*waits, (Optimizer, "step_share", UPDATE)):
             changed.enter_context(patch.object(owner, name, recorder.wrap(label, getattr(owner, name))))
         yield recorder
 

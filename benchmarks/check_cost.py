@@ -26,10 +26,8 @@ TASKS = ("training", "inference")
 def build(name, task, options):
     """'training', as `fit` does it, or 'inference' of the case; or 'nothing': the smallest training step there is."""
     from minires.nn.folded import Predictor
-    from minires.nn.parallel import Parallel
-    from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
-    from minires.team import Team
     from minires.train import Recipe
+    from minires.train.step import make_step
 
     arch, size, batch = ("resnet8", 8, 1) if name == "nothing" else options["case"]
     model = resnet(arch, (size, size, 3), 6)
@@ -39,15 +37,8 @@ def build(name, task, options):
         predictor = Predictor(model)
         return lambda: predictor(x)
     optimizer = Recipe(optimizer=options["optimizer"]).make_optimizer(model.params())
-    team = Team().__enter__()  # for as long as this process lives
-    net = Parallel(model, team)
-
-    def step():
-        _, probs = softmax_cross_entropy_forward(net.forward(x), labels)
-        net.backward(softmax_cross_entropy_backward(probs, labels))
-        optimizer.step(1e-4, team.map)
-
-    return step
+    step = make_step(model, optimizer).__enter__()  # for as long as this process lives
+    return lambda: step(x, labels, 1e-4)
 
 
 def check(case, options):

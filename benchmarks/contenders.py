@@ -15,10 +15,11 @@ from minires.benchmarks import harness
 from minires import resnet
 from minires.nn import ARCHITECTURES
 
-OURS = ("ours", "plain")
+OURS = ("ours", "ours_threads", "plain")
 CONTENDERS = {
     "ours": "minires as `fit` and `evaluate` run it",
-    "plain": "minires, layer by layer with the plain ops",
+    "ours_threads": "the same on a team of threads, as where processes cannot share memory",
+    "plain": "minires, layer by layer with the plain ops, each batch shared as well",
     "textbook": "NumPy as in a course's notebook: NCHW, im2col for every convolution, np.mean and np.var",
     "torch": "PyTorch, eager, its default layout (NCHW)",
     "torch_channels_last": "PyTorch, eager, NHWC in memory",
@@ -27,7 +28,7 @@ CONTENDERS = {
     "keras": "Keras on TensorFlow, the step one tf.function",
 }
 # torch.compile takes a minute or two to compile a network, so it takes part only where it is asked for
-USUAL = tuple(name for name in CONTENDERS if name != "torch_compile")
+USUAL = tuple(name for name in CONTENDERS if name not in ("torch_compile", "ours_threads"))
 TASKS = ("training", "inference")
 CLASSES = 6
 LEARNING_RATE = 1e-4
@@ -50,7 +51,7 @@ def network(options):
 def build(name, task, options):
     """One turn's work of a contender; what it computes stays in its process."""
     if name in OURS:
-        work = build_ours(task, options, fused=name == "ours")
+        work = build_ours(task, options, fused=name != "plain", threads=name == "ours_threads")
     elif name == "textbook":
         work = build_textbook(task, options)
     elif name == "keras":
@@ -72,16 +73,21 @@ def make_optimizer(params, options):
     return Adam(params) if options["optimizer"] == "adam" else SGD(params, momentum=0.9)
 
 
-def build_ours(task, options, fused=True, stay=None):
-    """A step or an inference in minires. stay: an ExitStack for what has to be entered (default: for good)."""
+def build_ours(task, options, fused=True, threads=False, stay=None):
+    """A step or an inference in minires. threads: a team of them, whatever the system can.
+
+    stay: an ExitStack for what has to be entered (default: for good).
+    """
     from minires.nn import inference
     from minires.nn.folded import Predictor
     from minires.team import Team, spans
-    from minires.train.step import make_step
+    from minires.train.step import TeamStep, make_step
 
     model, (x, labels), stay = network(options), batch(options), stay or ExitStack()
     if task == "training":
-        step = stay.enter_context(make_step(model, make_optimizer(model.params(), options), fused=fused))
+        optimizer = make_optimizer(model.params(), options)
+        step = TeamStep(model, optimizer, team=Team()) if threads else make_step(model, optimizer, fused=fused)
+        stay.enter_context(step)
         return lambda: step(x, labels, LEARNING_RATE)[0]
     if fused:
         predictor = Predictor(model)

@@ -80,17 +80,50 @@ class Result:
 
 
 def peak_mib() -> float:
-    """The largest resident memory of this process so far.
+    """The largest resident memory of this process so far, with the processes that it has started (Linux).
 
-    ru_maxrss may start from the size of the process that launched this one, so Linux's own mark is preferred.
+    Memory that they share counts once: what lies in it now, and the program and its libraries as this process maps
+    them. ru_maxrss may start from the size of the process that launched this one, so Linux's own mark is preferred.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if not Path("/proc/self/smaps_rollup").exists():
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    total, family = 0, _family(os.getpid())
+    for pid in family:
+        kib = _kib(f"/proc/{pid}/status")
+        total += kib["VmHWM"] - kib["RssFile"] - kib["RssShmem"] + _kib(f"/proc/{pid}/smaps_rollup")["Pss_Shmem"]
+    return (total + _kib(f"/proc/{family[0]}/status")["RssFile"]) / 1024
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of those that it has started."""
+    ticks = 0
+    for pid in _family(os.getpid())[1:]:
+        ticks += sum(map(int, _stat(pid)[11:13]))  # user, system
+    return time.process_time() + (ticks / os.sysconf("SC_CLK_TCK") if ticks else 0)
+
+
+def _family(pid: int) -> list[int]:
+    """This process and its children."""
+    proc = Path("/proc")
+    if not proc.exists():
+        return [pid]
+    others = [int(p.name) for p in proc.iterdir() if p.name.isdigit()]
+    return [pid, *(other for other in others if _stat(other)[1:2] == [str(pid)])]
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name; none where the process has just ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _kib(path: str) -> dict[str, int]:
+    """The fields of a file in /proc that are given in kB."""
+    lines = (line.split() for line in Path(path).read_text().splitlines())
+    return {line[0].rstrip(":"): int(line[1]) for line in lines if line[-1] == "kB"}
 
 
 def _serve(pipe, build, name, task, options):
@@ -104,13 +137,13 @@ def _serve(pipe, build, name, task, options):
     pipe.send(None)
     while True:
         message = pipe.recv()
-        wall, cpu = time.perf_counter(), time.process_time()
+        cpu, wall = cpu_seconds(), time.perf_counter()
         try:
             value = turn(*message)
         except Exception as error:  # the process lives on: the next turn may be a smaller one
             pipe.send(_unavailable(error))
             continue
-        pipe.send(Turn(time.perf_counter() - wall, time.process_time() - cpu, peak_mib(), value))
+        pipe.send(Turn(time.perf_counter() - wall, cpu_seconds() - cpu, peak_mib(), value))
 
 
 def _unavailable(error: Exception) -> Unavailable:

@@ -21,6 +21,13 @@ from minires.errors import DeviceError
 CHUNK = 262_144
 
 
+try:
+    _libc = ctypes.CDLL("libc.so.6")  # glibc
+    _libc.malloc_trim  # noqa: B018
+except (OSError, AttributeError):
+    _libc = None
+
+
 def _keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next array instead of handing it back to the system.
 
@@ -29,13 +36,16 @@ def _keep_freed_memory() -> None:
     heaps back all the same. Elsewhere than on glibc nothing happens.
     """
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(M_ARENA_MAX, 1)
-    except (OSError, AttributeError):
-        pass
+    if _libc:
+        _libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
+        _libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        _libc.mallopt(M_ARENA_MAX, 1)
+
+
+def give_back_freed_memory() -> None:
+    """Hand back what is kept now, where it will not be needed again."""
+    if _libc:
+        _libc.malloc_trim(0)
 
 
 _keep_freed_memory()
@@ -90,6 +100,11 @@ def max_workspace(size: int | None):
         yield
     finally:
         _most.pop()
+
+
+def workspace_limit() -> int | None:
+    """The bytes of the innermost `max_workspace`."""
+    return _most[-1]
 
 
 def workspace(usual: int) -> int:
@@ -163,13 +178,15 @@ def thread_count() -> int:
 
 
 @cache
-def unpacked_product() -> int:
+def unpacked_product(turned: bool = False) -> int:
     """The multiplications up to which the BLAS leaves out the packing of its operands; 1 where it never does.
 
-    OpenBLAS does so on processors with AVX-512 (its `sgemm_small_matrix_permit`).
+    turned: with the second operand transposed. OpenBLAS does so on AVX-512 (its `sgemm_small_matrix_permit`).
     """
     small = {"SkylakeX", "Cooperlake", "SapphireRapids"}
-    return 10**6 if any(lib.info().get("architecture") in small for lib in _blas().lib_controllers) else 1
+    if not any(lib.info().get("architecture") in small for lib in _blas().lib_controllers):
+        return 1
+    return 64**3 if turned else 100**3
 
 
 @contextmanager

@@ -36,3 +36,7 @@ class DeviceError(MiniresError, RuntimeError):
 
 class DivergedError(MiniresError, ArithmeticError):
     """Training produced a value that is not finite."""
+
+
+class WorkerError(MiniresError, RuntimeError):
+    """A process that shares the work ended before it was done."""

@@ -7,14 +7,12 @@ one that woke it and waits there for milliseconds. `Team` sees to both, and puts
 """
 
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from queue import SimpleQueue
+
+import numpy as np
 
 from minires.backend import blas_threads, thread_count
 
@@ -28,7 +26,7 @@ def usual_size() -> int:
     return min(thread_count(), MOST)
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """Another member failed; its own error is the one to report."""
 
 
@@ -50,10 +48,19 @@ class Member:
         """The sum of each array over the members, added in the order of ranks: the same bits everywhere."""
         return sums(self.gather(arrays))
 
+    def meet(self, array, left=()) -> tuple[list, list]:
+        """Every member's `array`, all of one shape, and every member's `left`: arrays of `scratch`, if it gives any."""
+        arrays, lefts = zip(*self.gather((array, left)), strict=True)
+        return list(arrays), list(lefts)
+
+    def scratch(self, shape, dtype):
+        """An array to leave at the next meeting, for teams that have a place for it, else None."""
+        return None
+
     def _take(self, sender):
         message = self.post[sender][self.rank].get()
         if message is None:
-            raise _Stopped
+            raise Stopped
         return message[0]
 
     def give_up(self):
@@ -63,19 +70,20 @@ class Member:
 
 
 class Team:
-    """`size` threads, the caller's among them; they live while the context is entered, which may be again.
+    """A team of `size` threads, the caller's among them; they live while the context is entered, which may be again.
 
     size: default, as many as the matrix products use now (all cores, or what OMP_NUM_THREADS says), but MOST at most.
-    awake: keep the cores of a virtual machine from falling asleep meanwhile, for work of some seconds.
     """
 
-    def __init__(self, size: int | None = None, awake: bool = False):
+    unit = "threads"
+    desks = 1
+
+    def __init__(self, size: int | None = None):
         self.size = size = size or usual_size()
-        self.awake = awake and size > 1 and _virtual()
         self.members = [Member(rank, size) for rank in range(size)]
         self._open = ExitStack()
         self._pool = None
-        self._cores = _shares(size)
+        self._cores = deal_cores(size)
 
     def __enter__(self):
         self._open.enter_context(blas_threads(1))
@@ -85,8 +93,6 @@ class Team:
                 ranks.put(rank)
             pool = ThreadPoolExecutor(self.size - 1, "minires-team", lambda: _pin(self._cores, ranks.get()))
             self._pool = self._open.enter_context(pool)
-        if self.awake and self._cores:
-            self._open.enter_context(_awake(min(cores) for cores in self._cores))
         return self
 
     def __exit__(self, *error):
@@ -104,17 +110,44 @@ class Team:
         if len(members) == 1:
             return [work(members[0])]
         futures = [self._pool.submit(_guarded, work, member) for member in members[1:]]
-        with _pinned(self._cores):
+        with pinned(self._cores):
             outcomes = [_guarded(work, members[0]), *(future.result() for future in futures)]
         errors = [error for _, error in outcomes if error is not None]
         if errors:
-            raise next((e for e in errors if not isinstance(e, _Stopped)), errors[0])
+            raise next((e for e in errors if not isinstance(e, Stopped)), errors[0])
         return [result for result, _ in outcomes]
 
-    def map(self, work, items: list) -> list:
-        """[work(item) for every item], dealt out to the members; the order of the results is that of the items."""
-        parts = self.run(lambda member: [work(item) for item in items[member.rank :: member.size]])
-        return [parts[i % len(parts)][i // len(parts)] for i in range(len(items))]
+    def empty(self, shape, dtype):
+        """A new array that all members see."""
+        return np.empty(shape, dtype)
+
+    def host(self, optimizer):
+        """See to it that all members see the optimiser's buffers, its parameters among them."""
+
+    def adopt(self, params):
+        """See to it that all members see these parameters, and each other's changes."""
+
+    def assemble(self, make, *args) -> "Crew":
+        """make(member, *args) for every member."""
+        return Crew(self, [make(member, *args) for member in self.members])
+
+
+class Crew:
+    """One object for each member of a team."""
+
+    def __init__(self, team: Team, parts: list):
+        self.team, self.parts = team, parts
+
+    @property
+    def mine(self):
+        return self.parts[0]
+
+    def call(self, name: str, shares: list[tuple]):
+        """The method `name` of each member's object, with each one's share of the arguments; the first one's result.
+
+        Where there are fewer shares than members, the rest are idle.
+        """
+        return self.team.run(lambda m: getattr(self.parts[m.rank], name)(*shares[m.rank]), len(shares))[0]
 
 
 def sums(values: list) -> list:
@@ -137,7 +170,7 @@ def _guarded(work, member):
         return None, error
 
 
-def _shares(size: int) -> list[set] | None:
+def deal_cores(size: int) -> list[set] | None:
     """The cores this process may use, dealt out; None where the system does not tell or there are too few."""
     if not hasattr(os, "sched_setaffinity"):
         return None
@@ -151,52 +184,10 @@ def _pin(cores, rank):
 
 
 @contextmanager
-def _pinned(cores):
+def pinned(cores):
     _pin(cores, 0)
     try:
         yield
     finally:
         if cores:
             os.sched_setaffinity(0, set().union(*cores))
-
-
-# Runs until its parent is gone, on one core, in time that nobody else wants.
-_IDLER = """
-import os, sys
-parent = os.getppid()
-os.nice(19)
-os.sched_setaffinity(0, {int(sys.argv[1])})
-os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-while os.getppid() == parent:
-    for _ in range(10**6):
-        pass
-"""
-
-
-@contextmanager
-def _awake(cores):
-    """Keep these cores busy with nothing, at the lowest priority that there is (Linux's SCHED_IDLE).
-
-    A virtual machine gives a core that has nothing to do back to its host. When the host is busy it returns half a
-    millisecond late, and that for each of the hundreds of short waits of a training step: with these idlers the step
-    of a ResNet-20 took 83 to 94 ms at such a time, without them 185 to 297 ms, in turns; at other slow times they
-    made no difference. OpenMP spins for the same reason.
-    """
-    command = [sys.executable, "-I", "-S", "-c", _IDLER]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    idlers = [subprocess.Popen([*command, str(core)], **quiet) for core in cores]
-    try:
-        yield
-    finally:
-        for idler in idlers:
-            idler.kill()
-            idler.wait()
-
-
-@cache
-def _virtual() -> bool:
-    """Whether this is a virtual machine, as far as Linux tells."""
-    try:
-        return " hypervisor " in f"{Path('/proc/cpuinfo').read_text()} ".replace("\n", " ")
-    except OSError:
-        return False

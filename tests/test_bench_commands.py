@@ -24,7 +24,7 @@ from minires.benchmarks.harness import Spread, Unavailable
 from minires import backend, cli, resnet
 from minires.ops import conv, products
 from minires.train import Adam
-from minires.train.step import make_step
+from minires.train.step import Step
 
 CONVOLUTION = bench_ops.Case("conv", (6, 6, 4), (3, 3, 4, 8), (("stride", (1, 1)), ("pad", (1, 1))))
 LIMITS = floors.Floors(square=1e11, best=1.2e11, best_shape=(2048, 2048, 2048), copy=2e10, triad=1.5e10)
@@ -140,7 +140,7 @@ def test_every_product_of_a_step_is_seen_and_counted():
     model = resnet("resnet8", (16, 16, 3), 6)
     x, labels = np.random.default_rng(0).standard_normal((4, 16, 16, 3), np.float32), np.array([0, 1, 2, 3])
     original = ops.conv2d_forward
-    with make_step(model, Adam(model.params()), fused=False) as step, breakdown.recorded() as recorder:
+    with Step(model, Adam(model.params())) as step, breakdown.recorded() as recorder:
         step(x, labels, 1e-3)
     tallies = breakdown.summed(recorder.tallies)
     products = [t for op, t in tallies.items() if op.startswith(("conv2d", "dense"))]
@@ -194,7 +194,7 @@ def test_ways_and_pieces(tmp_path, monkeypatch, capsys):
     assert cli.main(["bench", "ways", "--rounds", "2", "--json", str(path)]) == 0
     few, many, pieces = lines(path)
     assert few["chosen"] == "rowwise"
-    assert set(few["seconds"]) == set(many["seconds"]) == {"direct", "rowwise", "2", "4"}
+    assert set(few["seconds"]) == set(many["seconds"]) == {"direct", "rowwise", "tapwise", "2", "4"}
     assert all(len(s) == 2 and min(s) > 0 for r in (few, many, pieces) for s in r["seconds"].values())
     assert "2x8x8x16" in capsys.readouterr().out
     assert products.unpacked_product is kept

@@ -7,9 +7,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from minires import nn, ops
-from minires.nn.fastconv import FastConv, Kernel
+from minires.nn.fastconv import FastConv, Kernels
 from minires.ops import fastconv, fused, products, winograd
 from minires.ops.conv import output_size
+from minires.team import Member
 
 SIDE = st.tuples(st.integers(0, 2), st.integers(0, 2))
 PADS = st.one_of(st.sampled_from(["valid", "same"]), st.integers(0, 2), st.tuples(SIDE, SIDE))
@@ -21,7 +22,7 @@ def pieces(request):
     """A BLAS that packs always, one that spares the smallest products, and OpenBLAS's; few images at a time."""
     monkeypatch = pytest.MonkeyPatch()
     for module in (products, fastconv):
-        monkeypatch.setattr(module, "unpacked_product", lambda: request.param)
+        monkeypatch.setattr(module, "unpacked_product", lambda turned=False: request.param)
     monkeypatch.setattr(fastconv, "WORKSPACE", 2000)
     monkeypatch.setattr(winograd, "WORKSPACE", 4000)
     yield request.param
@@ -52,6 +53,26 @@ def assert_is_the_convolution(forward, backward, dy, x, w, options):
     assert dx is None
     assert written is dw
     assert_same(dw, expected[1])
+
+
+@given(case=convolutions(st.tuples(st.integers(1, 4), st.integers(1, 4)), strides=(1, 2, 3)))
+def test_tapwise_is_the_convolution(pieces, case):
+    stride, pad = case[3]["stride"], case[3]["pad"]
+    assert_is_the_convolution(
+        lambda x, w: fastconv.tapwise_forward(x, w, stride, pad),
+        lambda dy, x, w, need_dx, dw: fastconv.tapwise_backward(dy, x, w, stride, pad, need_dx, dw),
+        *case,
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pad"), [((2, 2), 3, 1, 1), ((1, 1), 3, 1, 1), ((4, 5), 3, 2, 1), ((2, 3), 7, 2, 3)]
+)
+def test_pairs_of_outputs_and_taps_that_meet_a_pixel(size, kernel, stride, pad):
+    x, w = np.ones((1, *size, 1)), np.ones((kernel, kernel, 1, 1))
+    y = ops.conv2d_forward(x, w, stride=stride, pad=pad)  # counts the pixels under each output
+    pads = ((pad, pad),) * 2
+    assert fastconv.tap_pairs(size, y.shape[1:3], (kernel,) * 2, (stride,) * 2, pads) == y.sum()
 
 
 @given(case=convolutions(st.just((1, 1)), strides=(1, 2, 3), pads=st.just(0)))
@@ -134,7 +155,7 @@ def layer(shape, w_shape, stride=1, pad=1, bias=False):
     conv = nn.Conv2d("c", *w_shape[2:], w_shape[:2], stride=stride, pad=pad, bias=bias).astype(np.float64)
     x = normal(rng, shape)
     dy = normal(rng, (shape[0], *conv.output_shape(shape[1:])))
-    return conv, FastConv(conv, conv.w, conv.b, Kernel(conv.w)), x, dy
+    return conv, FastConv(conv, conv.w, conv.b, Kernels()), x, dy
 
 
 @pytest.mark.parametrize(
@@ -150,7 +171,8 @@ def layer(shape, w_shape, stride=1, pad=1, bias=False):
         (4, (16, 15, 15, 64), (3, 3, 64, 64), {"bias": True}),  # ResNet-50 at 64x64, half of a batch of 32
         (4, (16, 8, 8, 128), (3, 3, 128, 128), {}),
         (2, (16, 4, 4, 256), (3, 3, 256, 256), {}),
-        ("direct", (16, 2, 2, 512), (3, 3, 512, 512), {}),
+        ("tapwise", (16, 2, 2, 512), (3, 3, 512, 512), {"bias": True}),
+        ("tapwise", (16, 4, 4, 256), (3, 3, 256, 512), {"stride": 2}),
         (4, (4, 56, 56, 64), (3, 3, 64, 64), {}),
     ],
 )
@@ -166,15 +188,22 @@ def test_the_way_that_suits_a_shape_gives_the_same(way, shape, w_shape, options)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11 * np.abs(theirs).max())
 
 
-def test_a_kernel_is_transformed_once_until_it_is_forgotten():
-    w = nn.Param("w", np.random.default_rng(0).standard_normal((3, 3, 4, 5)))
-    kernel = Kernel(w)
-    U, Ut = kernel.transformed(2)
-    assert kernel.transformed(2)[0] is U
-    np.testing.assert_array_equal(Ut, U.transpose(0, 2, 1))
+def test_a_kernel_is_transformed_once_a_step():
+    w, kernels, alone = nn.Param("w", np.random.default_rng(0).standard_normal((3, 3, 4, 5))), Kernels(), Member(0, 1)
+    kernels.weights["w"] = w
+    U = kernels.transformed("w", 2)
+    np.testing.assert_array_equal(U, winograd.kernel_forward(w.data, 2))
     w.data *= 2
-    kernel.forget()
-    np.testing.assert_allclose(kernel.transformed(2)[0], 2 * U)
+    assert kernels.transformed("w", 2) is U
+    kernels.renew(1, alone)
+    again = kernels.transformed("w", 2)
+    np.testing.assert_array_equal(again, 2 * U)
+    kernels.renew(1, alone)  # another thread's call, in the same step
+    assert kernels.transformed("w", 2) is again
+    kernels.made, kernels.agreed = {}, {("w", 2): np.full_like(U, np.nan)}
+    kernels.renew(2, alone)
+    np.testing.assert_array_equal(kernels.transformed("w", 2), again)
+    assert kernels.nbytes == U.nbytes
 
 
 @pytest.mark.parametrize("mean", [0, 1, 5, 1e4])

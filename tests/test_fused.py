@@ -1,14 +1,12 @@
 """The fast paths against the layers that one reads: training on a team of threads, inference with BN folded."""
 
 import os
-import subprocess
 import threading
 
 import numpy as np
 import pytest
 
 from minires import nn, ops, resnet
-from minires import team as team_module
 from minires.errors import DeviceError, ShapeError
 from minires.look.probe import probe
 from minires.nn.folded import Predictor
@@ -231,11 +229,6 @@ def test_members_gather_and_sum_in_the_order_of_ranks(size):
         assert count == size
 
 
-def test_map_keeps_the_order():
-    with Team(3) as team:
-        assert team.map(lambda v: v * v, list(range(10))) == [v * v for v in range(10)]
-
-
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_an_error_in_one_member_reaches_the_caller_and_the_team_goes_on(failing):
     def work(member):
@@ -263,25 +256,6 @@ def test_everything_is_put_back():
     assert threading.active_count() == alive
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="idlers take Linux's SCHED_IDLE")
-@pytest.mark.parametrize(("virtual", "size", "count"), [(True, 2, 2), (True, 1, 0), (False, 2, 0)])
-def test_idlers_live_as_long_as_the_team(monkeypatch, virtual, size, count):
-    started = []
-
-    class Popen(subprocess.Popen):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            started.append(self)
-
-    monkeypatch.setattr(team_module, "_virtual", lambda: virtual)
-    monkeypatch.setattr(subprocess, "Popen", Popen)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    with Team(size, awake=True):
-        assert len(started) == count
-        assert all(idler.poll() is None for idler in started)
-    assert all(idler.returncode is not None for idler in started)
-
-
 def test_a_step_that_was_broken_off_leaves_nothing_behind():
     arch, shape, options = NETWORKS[0]
     x, labels = batch(shape)
@@ -289,7 +263,7 @@ def test_a_step_that_was_broken_off_leaves_nothing_behind():
     with Team(2) as team:
         fast = Parallel(shared, team)
         logits = fast.forward(x)
-        broken = [m for m in fast.bodies[1].modules() if isinstance(m, SharedNorm)][2]
+        broken = [m for m in fast.crew.parts[1].body.modules() if isinstance(m, SharedNorm)][2]
         broken.backward_both = lambda _: 1 / 0
         with pytest.raises(ZeroDivisionError):
             fast.backward(np.ones_like(logits))

@@ -71,8 +71,8 @@ def test_it_learns(tmp_path):
 
 
 def test_a_run_says_how_its_steps_were_computed():
-    assert "threads" in fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1)).how
-    assert fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1), fused=False).how == "layer by layer"
+    assert fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1)).how.startswith("each batch shared between")
+    assert fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1), fused=False).how.startswith("layer by layer, each")
     with pytest.raises(TypeError, match="fussed"):
         fit(classifier(), TRAIN, None, RECIPE, fussed=False)
 

@@ -18,6 +18,7 @@ from minires.errors import ConfigError
 from minires.look.cost_probe import Trial, places, time_update
 from minires.look.summary import Summary, show_bytes, summarize
 from minires.nn import ResNet
+from minires.processes import best_team
 from minires.team import Team
 from minires.train.optim import OPTIMIZERS
 
@@ -147,11 +148,11 @@ def predict_cost(model: ResNet, batch: int = 32, optimizer: str = "adamw", budge
     summary = summarize(model, batch)
     flops = {row.name: row.flops for row in summary.rows}
     sequence, trials = list(places(model)), {}
-    with Team() as team:
+    with best_team() as team, Team(team.size) as threads:
         for place in sequence:
             if place.key not in trials:
                 work = sum(flops.get(m.name, 0) for m in place.module.modules())
-                trials[place.key] = Trial(place, work, batch, model.dtype, team)
+                trials[place.key] = Trial(place, work, batch, model.dtype, team, threads)
         update = time_update(optimizer, summary.trained, model.dtype, team)
         for trial in cycle(trials.values()):
             if trial.times and perf_counter() > until:

@@ -1,7 +1,7 @@
 """The pieces of which a network is built over and over, each run alone as training and evaluation run it.
 
-Training: on a team of threads, each with a part of the batch (`nn.parallel`), the classifier as it is. Evaluation: with
-batch normalisation folded (`nn.folded`), on the same team.
+Training: on a team, each member with a part of the batch (`nn.parallel`), the classifier as it is. Evaluation: with
+batch normalisation folded (`nn.folded`), on a team of threads.
 """
 
 import copy
@@ -16,11 +16,14 @@ import numpy as np
 
 from minires.nn import ResNet
 from minires.nn.blocks import Block
+from minires.nn.fastconv import Kernels
 from minires.nn.folded import Predictor
 from minires.nn.module import Module, Param, Sequential, inference
-from minires.nn.parallel import Parallel
-from minires.team import Team, spans
+from minires.nn.parallel import Part
+from minires.processes import Processes
+from minires.team import Member, Team, spans
 from minires.train import Recipe
+from minires.train.optim import Update
 
 PIECE = 5e9  # FLOPs of a training step that one piece may take; above, it is run on fewer images and scaled up
 UPDATED = 2**22  # parameters on which an optimiser is timed
@@ -34,7 +37,7 @@ class Place:
     before: tuple
     after: tuple
     waiting: tuple | None
-    shared: bool  # between the threads
+    shared: bool  # between the members of a team
 
     @property
     def key(self) -> str:
@@ -60,12 +63,24 @@ def places(model: ResNet):
             shape = after
 
 
-class _Alone(Parallel):
-    """One piece on the team; what it gives stays in parts, as between the pieces of a network."""
+class _Piece(Part):
+    """One member's part of a piece, with something to run on; what it gives stays where it is, as within a network."""
+
+    turn = 0
+
+    def load(self, x, dy):
+        self.x, self.dy = x, dy
 
     def forward(self, x):
-        self.spans = spans(len(x), self.team.size)
-        return self.team.run(lambda m: self.bodies[m.rank].forward(x[self.spans[m.rank]]), len(self.spans))
+        self.turn += 1
+        self.kernels.renew(self.turn, self.member)
+        return self.body.forward(x)
+
+    def pass_forward(self):
+        self.forward(self.x)
+
+    def pass_backward(self):
+        self.backward(self.dy)
 
 
 class Trial:
@@ -76,25 +91,33 @@ class Trial:
     (the input is not in `kept`). `kernels`: bytes of transformed kernels, from the forward to the step's end.
     """
 
-    def __init__(self, place: Place, flops: int, batch: int, dtype, team: Team):
-        self.place, self.flops, self.team = place, flops, team
+    def __init__(self, place: Place, flops: int, batch: int, dtype, team: Team | Processes, threads: Team):
+        self.place, self.flops, self.threads = place, flops, threads
         self.images = min(batch, max(team.size, int(PIECE // max(1, 3 * flops))))
         self.scale = batch / self.images
         module = Sequential(copy.deepcopy(place.module).train())
         for param in module.params():
             param.grad = np.zeros_like(param.data)  # as an optimiser provides it
-        self.net = _Alone(Sequential(module), team) if place.shared else module
         self.folded = Predictor(module).net
         rng = np.random.default_rng(0)
         self.x, self.dy = (
             rng.standard_normal((self.images, *shape), np.float32).astype(dtype, copy=False)
             for shape in (place.before, place.after)
         )
+        self.parts = spans(self.images, team.size)
         self.times: list[tuple] = []
-        if place.shared:  # one member's part, and as much for each other: threads at work would not repeat themselves
-            part = spans(self.images, team.size)[-1]
-            self._watch(_Alone(Sequential(module), Team(1)), self.x[part], self.dy[part])
+        if place.shared:
+            settings = [module], Kernels(), True, False
+            # one member's part, and as much for each other: a team at work would not repeat itself
+            alone, part = _Piece(Member(0, 1), *settings), self.parts[-1]
+            self._watch(alone, self.x[part], self.dy[part])
+            team.adopt(module.params())
+            self.crew = team.assemble(_Piece, *settings)
+            self.crew.call("load", [(self.x[part], self.dy[part]) for part in self.parts])
+            largest = max((param.data.nbytes for param in module.params()), default=0)
+            self.busy += (team.size - 1) * largest * team.desks
         else:
+            self.net = module
             self._watch(module, self.x, self.dy)
 
     def _watch(self, net, x, dy):
@@ -112,23 +135,21 @@ class Trial:
             net.backward(dy)
             _, peak = now()
         scale = self.scale * len(self.x) / len(dy)
-        self.kernels = net.kernel_bytes if self.place.shared else 0  # shared by the threads, whatever the batch
+        self.kernels = net.kernels.nbytes if self.place.shared else 0  # shared by the members, whatever the batch
         seen = kept - size * self.holds_x - self.kernels, fullest - size - self.kernels, peak - kept
         self.kept, self.fullest, self.busy = (int(scale * count) for count in seen)
-        if self.place.shared:  # the other threads' gradients, until they are added up
-            largest = max((param.data.nbytes for param in self.place.module.params()), default=0)
-            self.busy += (self.team.size - 1) * largest
 
     def run(self):
         """Forward, backward and inference against the clock."""
-        parts = spans(self.images, self.team.size)
         marks = [perf_counter()]
-        self.net.forward(self.x)
-        marks.append(perf_counter())
-        self.net.backward(self.dy)
-        marks.append(perf_counter())
+        for go in ("forward", "backward"):
+            if self.place.shared:
+                self.crew.call(f"pass_{go}", [()] * len(self.parts))
+            else:
+                getattr(self.net, go)(self.x if go == "forward" else self.dy)
+            marks.append(perf_counter())
         with inference(self.folded):
-            self.team.run(lambda m: self.folded.forward(self.x[parts[m.rank]]), len(parts))
+            self.threads.run(lambda m: self.folded.forward(self.x[self.parts[m.rank]]), len(self.parts))
         marks.append(perf_counter())
         self.times.append(tuple(b - a for a, b in pairwise(marks)))
 
@@ -137,13 +158,15 @@ class Trial:
         return tuple(self.scale * median(column) for column in zip(*self.times, strict=True))
 
 
-def time_update(optimizer: str, size: int, dtype, team: Team) -> float:
+def time_update(optimizer: str, size: int, dtype, team: Team | Processes) -> float:
     """Seconds of the optimiser's step for `size` parameters."""
     param = Param("w", np.zeros(min(size, UPDATED), dtype))
     param.grad = np.random.default_rng(0).standard_normal(param.data.shape, np.float32).astype(dtype, copy=False)
-    update, marks = Recipe(optimizer=optimizer).make_optimizer([param]), [perf_counter()]
-    for _ in range(4):
-        update.step(1e-3, team.map)
+    update = Recipe(optimizer=optimizer).make_optimizer([param])
+    team.host(update)
+    crew, marks = team.assemble(Update, update), [perf_counter()]
+    for step in range(1, 5):
+        crew.call("run", [(1e-3, step)] * team.size)
         marks.append(perf_counter())
     return median(b - a for a, b in pairwise(marks)) * size / param.data.size
 

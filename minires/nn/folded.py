@@ -6,7 +6,7 @@ b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, sectio
 """
 
 from minires.backend import device_of, get_xp
-from minires.nn.fastconv import FastConv, Kernel
+from minires.nn.fastconv import FastConv, Kernels
 from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
 from minires.nn.gpu import InferenceOnGpu, OnGpu
 from minires.nn.layers import ReLU
@@ -22,7 +22,7 @@ class FoldedConv(Module):
         super().__init__(conv.name)
         w, self.b = folded(conv, norm)
         w = Param(conv.w.name, w)
-        self.conv, self.relu = FastConv(conv, w, None, Kernel(w)), relu
+        self.conv, self.relu = FastConv(conv, w, None, Kernels()), relu
 
     def forward(self, x, shortcut=None):
         return shift_add_relu(self.conv.forward(x), self.b, shortcut, self.relu)

@@ -125,16 +125,20 @@ class Rewriter:
         return result
 
 
-class AsItIs(Rewriter):
-    """Copies a network layer by layer, with its blocks recomputed; parameters and buffers are shared."""
-
-    recompute = True
+class LayerByLayer(Rewriter):
+    """Copies a network as it is."""
 
     def chain(self, layers):
         return [self.copy(layer) for layer in layers]
 
     def fused(self, block: Block):
         return self.layer(block)
+
+
+class AsItIs(LayerByLayer):
+    """Copies a network layer by layer, with its blocks recomputed; parameters and buffers are shared."""
+
+    recompute = True
 
 
 def _ends_in_norm(block: Block) -> bool:

@@ -1,20 +1,26 @@
-"""Training one network on a team of threads: each takes a part of the batch through layers of its own.
+"""Training one network on a team, of threads or processes: each takes a part of the batch through layers of its own.
 
 The copies share parameters and buffers with the network they were made from. They meet once in the forward
 and once in the backward pass of every batch normalisation, whose statistics are those of the whole batch, so
 the result is that of the network alone, up to the order of summation. Batch normalisation, the residual add
-and ReLU are one walk over memory (ops/fused.py). The classifier's few layers run as they are.
+and ReLU are one walk over memory (ops/fused.py), or, if asked for, all ops are those that one reads. The classifier's
+few layers run as they are.
 """
 
 import copy
 
-from minires.backend import get_xp
-from minires.nn.fastconv import FastConv, Kernel
-from minires.nn.fuse import FusedSequential, Rewriter, rewritable
+import numpy as np
+
+from minires import ops
+from minires.backend import give_back_freed_memory
+from minires.errors import StateError
+from minires.nn.fastconv import FastConv, Kernels
+from minires.nn.fuse import FusedSequential, LayerByLayer, Rewriter, rewritable
 from minires.nn.layers import BatchNorm, Conv2d
 from minires.nn.module import Module, Param, Sequential
-from minires.ops import fused
-from minires.team import Member, Team, spans, sums
+from minires.ops import fused as fused_ops
+from minires.ops.norm import batchnorm_dx, batchnorm_sums
+from minires.team import Member, spans
 
 
 class _Part(Param):
@@ -24,7 +30,7 @@ class _Part(Param):
     """
 
     def __init__(self, whole: Param, desk: "_Desk"):
-        self.whole, self.desk = whole, desk
+        self.whole, self.desk, self.slot = whole, desk, None
 
     @property
     def data(self):
@@ -32,13 +38,23 @@ class _Part(Param):
 
     @property
     def grad(self):
-        return None if self.desk.member.rank else self.whole.grad
+        self._provide()
+        return self.slot if self.desk.member.rank else self.whole.grad
+
+    def _provide(self):
+        if self.slot is None:
+            self.slot = self.desk.member.scratch(self.data.shape, self.data.dtype)
 
     def write_grad(self, grad):
+        self._provide()
         if not self.desk.member.rank:
             self.whole.write_grad(grad)
-            grad = self.whole.grad
-        self.desk.grads.append(grad)
+        elif self.slot is None:
+            self.slot = grad
+        elif grad is not self.slot:
+            self.slot[...] = grad
+        self.desk.grads.append((self.whole, self.slot))
+        self.slot = None
 
 
 class _Desk:
@@ -50,15 +66,16 @@ class _Desk:
     def __init__(self, member: Member):
         self.member, self.grads = member, []
 
-    def meet(self, *arrays) -> list:
-        """The sums of the given arrays over the members; on the way, what lies on the desks is added up."""
+    def meet(self, array) -> list:
+        """Every member's array; on the way, what lies on the desks is added up."""
         member, grads, self.grads = self.member, self.grads, []
-        arrays, desks = zip(*member.gather((arrays, grads)), strict=True)
-        for first, *others in zip(*desks, strict=True):
-            run = slice(*(first.size * rank // member.size for rank in (member.rank, member.rank + 1)))
-            for grad in others:
-                first.reshape(-1)[run] += grad.reshape(-1)[run]
-        return sums(arrays)
+        arrays, slots = member.meet(array, [slot for _, slot in grads])
+        for (whole, _), *others in zip(grads, *slots[1:], strict=True):
+            total = whole.grad.reshape(-1)
+            run = slice(*(total.size * rank // member.size for rank in (member.rank, member.rank + 1)))
+            for other in others:
+                total[run] += other.reshape(-1)[run]
+        return arrays
 
 
 class SharedNorm(Module):
@@ -75,22 +92,26 @@ class SharedNorm(Module):
 
     def forward(self, x, shortcut=None):
         norm = self.norm
-        mean, var, m = self._statistics(x)
-        if self.member.rank == 0 and self.tracks:
-            norm._update_running(mean if self.bias is None else mean + self.bias.data, var, m)
-        rstd = 1 / get_xp(x).sqrt(var + norm.epsilon)
-        x, mean = fused.centre(x, mean, rstd)
-        y = fused.norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
+        mean, rstd, m = self._statistics(x, *fused_ops.statistics(x))
+        x, mean = fused_ops.centre(x, mean, rstd)
+        y = fused_ops.norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
         self.save(x, y, mean, rstd, m, shortcut is not None)
         return y
 
-    def _statistics(self, x):
-        """Mean, variance and count over all parts: the parts' means and squared deviations add up as in
+    def _statistics(self, x, mean, var):
+        """Mean, 1 / deviation and count over all parts: the parts' means and squared deviations add up as in
         T. Chan, G. Golub, R. LeVeque, "Algorithms for Computing the Sample Variance", 1983, equation 1.3."""
-        parts = self.member.gather((x.size // x.shape[-1], *fused.statistics(x)))
-        m = sum(count for count, _, _ in parts)
-        mean = sum(count / m * part for count, part, _ in parts)
-        return mean, sum(count / m * (var + (part - mean) ** 2) for count, part, var in parts), m
+        norm = self.norm
+        count = np.full_like(mean, x.size // x.shape[-1])
+        parts = self.desk.meet(np.stack((count, mean, var)))
+        count, means, var = np.stack(parts, axis=1)  # (members, C) each
+        m = count[:, 0].sum()
+        share = count / m
+        mean = (share * means).sum(axis=0)
+        var = (share * (var + (means - mean) ** 2)).sum(axis=0)
+        if self.member.rank == 0 and self.tracks:
+            norm._update_running(mean if self.bias is None else mean + self.bias.data, var, m)
+        return mean, 1 / np.sqrt(var + norm.epsilon), m
 
     def backward(self, dy, need_dx=True):
         return self.backward_both(dy)[0]
@@ -99,19 +120,39 @@ class SharedNorm(Module):
         """(dx, dshortcut)."""
         x, y, mean, rstd, m, added = self.saved()
         norm = self.norm
-        g, dgamma, dbeta = fused.norm_add_relu_sums(dy, x, y, mean, rstd, self.relu)
-        dgamma, dbeta = self.desk.meet(dgamma, dbeta)
-        if self.member.rank == 0:
-            norm.gamma.write_grad(dgamma)
-            norm.beta.write_grad(dbeta)
+        g, dgamma, dbeta = fused_ops.norm_add_relu_sums(dy, x, y, mean, rstd, self.relu)
+        dgamma, dbeta = self._sums(dgamma, dbeta)
         out = g if self.relu and not added else None  # g is then ours, and nobody asks for it
-        return fused.norm_add_relu_backward(g, x, norm.gamma.data, mean, rstd, dgamma, dbeta, m, out), g
+        return fused_ops.norm_add_relu_backward(g, x, norm.gamma.data, mean, rstd, dgamma, dbeta, m, out), g
+
+    def _sums(self, dgamma, dbeta):
+        """The gradients of gamma and beta over all parts."""
+        first, *others = self.desk.meet(np.stack((dgamma, dbeta)))
+        dgamma, dbeta = sum(others, start=first)
+        if self.member.rank == 0:
+            self.norm.gamma.write_grad(dgamma)
+            self.norm.beta.write_grad(dbeta)
+        return dgamma, dbeta
+
+
+class PlainSharedNorm(SharedNorm):
+    """The same, batch normalisation alone, by the plain ops."""
+
+    def forward(self, x):
+        mean, rstd, m = self._statistics(x, *ops.batchnorm_statistics(x))
+        self.save(x, mean, rstd, m)
+        return ops.batchnorm_forward(x, self.norm.gamma.data, self.norm.beta.data, mean, rstd)
+
+    def backward(self, dy, need_dx=True):
+        x, mean, rstd, m = self.saved()
+        sums = self._sums(*batchnorm_sums(dy, x, mean, rstd))
+        return batchnorm_dx(dy, x, self.norm.gamma.data, mean, rstd, *sums, m)
 
 
 class _Copier(Rewriter):
     """Makes one member's copy of a network."""
 
-    def __init__(self, member: Member, kernels: dict, recompute: bool):
+    def __init__(self, member: Member, kernels: Kernels, recompute: bool):
         self.desk, self.kernels, self.recompute = _Desk(member), kernels, recompute
         self.used: list[Param] = []
 
@@ -122,9 +163,8 @@ class _Copier(Rewriter):
     def layer(self, module):
         if not isinstance(module, Conv2d):
             return super().layer(module)
-        kernel = self.kernels.setdefault(module.w.name, Kernel(module.w))
         b = None if module.b is None else self.param(module.b)
-        return FastConv(module, self.param(module.w), b, kernel)
+        return FastConv(module, self.param(module.w), b, self.kernels)
 
     def normalised(self, conv, norm, relu):
         self.used += norm.params()
@@ -136,6 +176,41 @@ class _Copier(Rewriter):
         return [shared] if conv is None else [self.layer(conv), shared]
 
 
+class _PlainCopier(LayerByLayer, _Copier):
+    """The same with every layer as it is, but for what the parts of a batch share."""
+
+    def layer(self, module):
+        if not isinstance(module, BatchNorm):
+            return Rewriter.layer(self, module)
+        self.used += module.params()
+        return PlainSharedNorm(module, self.desk, False, None)
+
+
+class Part:
+    """One member's share of a network: its layers, where it lives."""
+
+    def __init__(self, member: Member, body: list[Module], kernels: Kernels, fused: bool, recompute: bool):
+        copier = (_Copier if fused else _PlainCopier)(member, kernels, recompute)
+        self.body = FusedSequential(*map(copier.copy, body))
+        self.member, self.desk, self.kernels = member, copier.desk, kernels
+        self.used = {param.name for param in copier.used}
+
+    def forward(self, x, turn: int):
+        """The outputs of all parts of the batch."""
+        self.desk.grads = []  # of a step that was broken off
+        self.kernels.renew(turn, self.member)
+        return self.member.gather(self.body.forward(x))
+
+    def agree(self, kernels: dict):
+        """Make transformed kernels in these arrays from now on, together with the other members."""
+        self.kernels.agreed, self.kernels.made = kernels, {}
+        give_back_freed_memory()
+
+    def backward(self, dy):
+        self.body.backward(dy, need_dx=False)
+        self.desk.meet(np.zeros(1, dy.dtype))
+
+
 class Parallel:
     """`model` on a team: forward and backward in training mode; its parameters' gradients are those of the batch.
 
@@ -143,21 +218,22 @@ class Parallel:
             fast = Parallel(model, team)
             fast.backward(dlogits_of(fast.forward(x)))
 
-    recompute: blocks keep their input alone and are computed again on the way back (nn/recompute.py).
-    Make it anew after `.to` or `.astype`. A convolution's bias before a normalisation gets the gradient that
-    it has in exact arithmetic, zero, where the plain layers get what rounding leaves.
+    fused: False takes the layers one after the other, with the plain ops. recompute: blocks keep their input alone and
+    are computed again on the way back (nn/recompute.py).
+    Make it anew after `.to` or `.astype`, and after the optimiser. A convolution's bias before a normalisation gets the
+    gradient that it has in exact arithmetic, zero, where the plain layers get what rounding leaves.
     """
 
-    def __init__(self, model, team: Team, *, recompute: bool = False):
-        self.team = team
+    def __init__(self, model, team, *, fused: bool = True, recompute: bool = False):
+        self.team, self.turn = team, 0
+        team.adopt(model.params())
+        model.release()
         body = [m for m in model.layers if isinstance(m, Sequential)]
         self.head = Sequential(*model.layers[len(body) :])
-        self.kernels = {}
-        copiers = [_Copier(member, self.kernels, recompute) for member in team.members]
-        self.bodies = [FusedSequential(*map(copier.copy, body)) for copier in copiers]
-        self.desks = [copier.desk for copier in copiers]
-        used = {param.name for param in copiers[0].used}
-        self.idle = [p for m in body for p in m.params() if p.name not in used]
+        self.crew = team.assemble(Part, body, Kernels(), fused, recompute)
+        params = [p for m in body for p in m.params()]
+        self.idle = [p for p in params if p.name not in self.crew.mine.used]
+        self.data = [(p, p.data) for p in params]
 
     @staticmethod
     def fits(model) -> bool:
@@ -167,26 +243,24 @@ class Parallel:
     @property
     def kernel_bytes(self) -> int:
         """What the transformed kernels take, from a forward pass to the next one."""
-        return sum(kernel.nbytes for kernel in self.kernels.values())
+        return self.crew.mine.kernels.nbytes
 
     def forward(self, x):
         """Logits (N, K)."""
-        for kernel in self.kernels.values():
-            kernel.forget()
-        for desk in self.desks:
-            desk.grads = []  # of a step that was broken off
+        if any(p.data is not data for p, data in self.data):
+            raise StateError("the model was moved or converted after it was put on a team: do so again")
+        self.turn += 1
+        if self.turn == 2:  # the first step has shown which are needed
+            made = self.crew.mine.kernels.made
+            agreed = {key: self.team.empty(U.shape, U.dtype) for key, U in made.items()}
+            self.crew.call("agree", [(agreed,)] * self.team.size)
         self.spans = spans(len(x), self.team.size)
-        outputs = self.team.run(lambda m: self.bodies[m.rank].forward(x[self.spans[m.rank]]), len(self.spans))
-        return self.head.forward(get_xp(x).concatenate(outputs))
+        outputs = self.crew.call("forward", [(x[span], self.turn) for span in self.spans])
+        return self.head.forward(np.concatenate(outputs))
 
     def backward(self, dy, need_dx=False):
         """Write every parameter's gradient; there is none for the images."""
         dy = self.head.backward(dy)
-
-        def work(member):
-            self.bodies[member.rank].backward(dy[self.spans[member.rank]], need_dx=False)
-            self.desks[member.rank].meet()
-
-        self.team.run(work, len(self.spans))
+        self.crew.call("backward", [(dy[span],) for span in self.spans])
         for param in self.idle:
-            param.write_grad(get_xp(param.data).zeros_like(param.data))
+            param.write_grad(np.zeros_like(param.data))

@@ -1,6 +1,6 @@
 """Convolutions whose shape allows a shorter way than im2col, for NumPy; reading this file is optional.
 
-The same results as ops/conv.py up to the order of summation, in the same notation. The third way, for 3x3
+The same results as ops/conv.py up to the order of summation, in the same notation. A further way, for 3x3
 kernels with many channels, is in ops/winograd.py.
 """
 
@@ -85,6 +85,69 @@ def rowwise_backward(dy, x, w, pad, need_dx=True, dw=None):
     dx = rowwise_forward(dy, np.ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3)), inside)
     beyond = tuple(tuple(max(-p, 0) for p in side) for side in around)  # padding wider than the kernel reaches
     return zero_pad2d_backward(dx, beyond), dw
+
+
+def tapwise_forward(x, w, stride, pad):
+    """y of a convolution as a product for each tap of the kernel, y += (the pixels under it) w[r, s].
+
+    Only pixels that exist are multiplied. Where maps are hardly larger than the kernel most of what im2col copies is
+    padding: on a map of 2x2, 16 of a 3x3 kernel's 36 pairs of output and tap meet a pixel.
+    """
+    (R, S, C, O), stride = w.shape, pair(stride)
+    pads = resolve_padding(pad, x.shape[1:3], (R, S), stride)
+    y = np.zeros((len(x), *output_size(x.shape[1:3], (R, S), stride, pads), O), np.result_type(x, w))
+    for tap, outputs, inputs in _taps(x, y, w, stride, pads):
+        part = x[inputs]
+        y[outputs] += product(part.reshape(-1, C), w[tap]).reshape(*part.shape[:3], O)
+    return y
+
+
+def tapwise_backward(dy, x, w, stride, pad, need_dx=True, dw=None):
+    """(dx, dw) of `tapwise_forward`: dw[r, s] = (the pixels under it)^T dy; dx^T += w[r, s] dy^T at those pixels."""
+    (R, S, C, O), stride = w.shape, pair(stride)
+    taps = list(_taps(x, dy, w, stride, resolve_padding(pad, x.shape[1:3], (R, S), stride)))
+    dw = np.zeros(w.shape, w.dtype) if dw is None else dw
+    dw[...] = 0  # a tap may meet no pixel
+    for tap, outputs, inputs in taps:
+        np.matmul(x[inputs].reshape(-1, C).T, dy[outputs].reshape(-1, O), out=dw[tap])
+    if not need_dx:
+        return None, dw
+    # with few rows, the large operand goes first: a BLAS would copy it otherwise
+    turned = np.ascontiguousarray(dy.transpose(3, 0, 1, 2))
+    dx = np.zeros((C, *x.shape[:3]), dy.dtype)
+    for tap, outputs, inputs in taps:
+        part = turned[:, *outputs]
+        dx[:, *inputs] += product(w[tap], part.reshape(O, -1)).reshape(C, *part.shape[1:])
+    return np.ascontiguousarray(dx.transpose(1, 2, 3, 0)), dw
+
+
+def tap_pairs(size, output, kernel, stride, pads) -> int:
+    """How many pairs of an output and a tap of the kernel meet a pixel rather than padding."""
+    count = 1
+    for taps, *axis in zip(kernel, size, output, stride, pads, strict=True):
+        met = [_span(k, *axis)[0] for k in range(taps)]
+        count *= sum(max(0, outputs.stop - outputs.start) for outputs in met)
+    return count
+
+
+def _taps(x, y, w, stride, pads):
+    """(index of the tap, of the outputs where it meets a pixel, of these pixels), for each tap that meets any."""
+    every = slice(None)
+    for r in range(w.shape[0]):
+        rows = _span(r, x.shape[1], y.shape[1], stride[0], pads[0])
+        for s in range(w.shape[1]):
+            columns = _span(s, x.shape[2], y.shape[2], stride[1], pads[1])
+            (p, h), (q, v) = rows, columns
+            if p.stop > p.start and q.stop > q.start:
+                yield (r, s), (every, p, q), (every, h, v)
+
+
+def _span(k, size, output, stride, pads):
+    """Along one axis, the outputs for which tap `k` meets a pixel, and these pixels."""
+    first = max(0, -(-(pads[0] - k) // stride))
+    last = min(output, (size - 1 + pads[0] - k) // stride + 1)
+    start = first * stride + k - pads[0]
+    return slice(first, last), slice(start, start + (last - first - 1) * stride + 1, stride)
 
 
 def _pieces(padded, row_length):

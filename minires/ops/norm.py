@@ -67,7 +67,7 @@ def batchnorm_forward(x, gamma, beta, mean, rstd):
     return y.reshape(shape)
 
 
-def _batchnorm_sums(dy, x, mean, rstd):
+def batchnorm_sums(dy, x, mean, rstd):
     """dgamma = sum dy * x_hat and dbeta = sum dy, a channel, where x_hat = (x - mean) * rstd."""
     xp = get_xp(x)
     dbeta = channel_sum(dy)
@@ -88,12 +88,16 @@ def batchnorm_backward(dy, x, gamma, mean, rstd):
     The two subtracted terms are what flows back through the mean and through the variance; they make dx sum
     to zero over each channel and stand orthogonal to x_hat.
     """
+    dgamma, dbeta = batchnorm_sums(dy, x, mean, rstd)
+    return batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, x.size // x.shape[-1]), dgamma, dbeta
+
+
+def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
+    """dx of `batchnorm_backward` from the sums over the m values of a channel, of which x may be a part."""
     xp = get_xp(x)
-    dgamma, dbeta = _batchnorm_sums(dy, x, mean, rstd)
     shape = x.shape
     x, W, chunks = _rows(x)
     dy = dy.reshape(x.shape)
-    m = x.shape[0] * W
     slope = xp.tile(rstd * dgamma / m, W)  # x_hat * dgamma / m = (x - mean) * slope
     mean, scale, shift = xp.tile(mean, W), xp.tile(gamma * rstd, W), xp.tile(dbeta / m, W)
     dx = xp.empty_like(x)
@@ -104,10 +108,10 @@ def batchnorm_backward(dy, x, gamma, mean, rstd):
         part += dy[rows]
         part -= shift
         part *= scale
-    return dx.reshape(shape), dgamma, dbeta
+    return dx.reshape(shape)
 
 
 def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
     """(dx, dgamma, dbeta) in evaluation, where the statistics are constants: dx = gamma * rstd * dy."""
-    dgamma, dbeta = _batchnorm_sums(dy, x, mean, rstd)
+    dgamma, dbeta = batchnorm_sums(dy, x, mean, rstd)
     return dy * (gamma * rstd), dgamma, dbeta

@@ -27,6 +27,14 @@ def product(a, b, out=None):
     return out
 
 
+def products(a, b):
+    """a (B, M, K) @ b (B, K, O), B products side by side; b may be transposed in memory."""
+    (B, M, K), O = a.shape, b.shape[2]
+    most = unpacked_product(turned=not b.flags.c_contiguous) // (K * O)
+    rows = next((r for r in range(min(most, M), 3, -1) if M % r == 0), M)
+    return np.matmul(a.reshape(B, M // rows, rows, K), b[:, None]).reshape(B, M, O)
+
+
 def _rows(a, b, out, most):
     """The product, `most` rows of `a` at a time, then the rest."""
     count, rest = divmod(len(a), most)

@@ -23,7 +23,7 @@ import numpy as np
 
 from minires.backend import workspace
 from minires.ops.conv import resolve_padding
-from minires.ops.products import product
+from minires.ops.products import product, products
 
 KERNEL = (3, 3)
 POINTS = {2: (0, 1, -1), 4: (0, 2**-0.5, -(2**-0.5), 2**0.5, -(2**0.5))}
@@ -53,11 +53,13 @@ def _sizes(U):
     return n, n - 2
 
 
-def kernel_forward(w, m):
-    """U = G w: (3, 3, C, O) -> (n^2, C, O)."""
+def kernel_forward(w, m, out=None):
+    """U = G w: (3, 3, C, O) -> (n^2, C, O); written into `out` where one is given."""
     _, _, C, O = w.shape
     G = matrices(m, w.dtype)[1]
-    return product(G, w.reshape(9, C * O)).reshape(-1, C, O)
+    U = np.empty((len(G), C, O), w.dtype) if out is None else out
+    product(G, w.reshape(9, C * O), out=U.reshape(-1, C * O))
+    return U
 
 
 def kernel_backward(dU, dw=None):
@@ -141,16 +143,18 @@ def winograd_forward(x, U, pad):
     tiling = _Tiling(x, U, pad)
     y = np.empty((len(x), *tiling.output, U.shape[2]), x.dtype)
     for images in tiling.pieces:
-        M = np.matmul(tiling.transformed(x[images]), U)  # (n^2, tiles, O)
+        M = products(tiling.transformed(x[images]), U)  # (n^2, tiles, O)
         tiling.assembled(product(tiling.A.T, M.reshape(len(U), -1)), y[images])
     return y
 
 
-def winograd_backward(dy, x, U, pad, need_dx=True, Ut=None):
-    """(dx, dU) of `winograd_forward`; dx is None unless needed. Ut: U (n^2, O, C), in its own memory, if at hand."""
+def winograd_backward(dy, x, U, pad, need_dx=True):
+    """(dx, dU) of `winograd_forward`; dx is None unless needed."""
     tiling = _Tiling(x, U, pad)
     dU, dx = np.empty_like(U), np.empty_like(x) if need_dx else None
-    Ut = U.transpose(0, 2, 1) if Ut is None else Ut
+    Ut = U.transpose(0, 2, 1)
+    if U[0].size <= 64**2:  # worth the copy
+        Ut = np.ascontiguousarray(Ut)
     for images in tiling.pieces:
         V, dM = tiling.transformed(x[images]).transpose(0, 2, 1), tiling.assembled_backward(dy[images])
         if images.start == 0:
@@ -158,5 +162,5 @@ def winograd_backward(dy, x, U, pad, need_dx=True, Ut=None):
         else:
             dU += np.matmul(V, dM)
         if need_dx:
-            dx[images] = tiling.transformed_backward(np.matmul(dM, Ut), x[images].shape)
+            dx[images] = tiling.transformed_backward(products(dM, Ut), x[images].shape)
     return dx, dU

@@ -1,27 +1,38 @@
 """Training: optimisers, schedules, the loop, checkpoints, and classifiers that are ready to use."""
 
-from minires.train.checkpoint import load_classifier, save_checkpoint
-from minires.train.classifier import Classifier, Evaluation, Preprocess, evaluate, predict_logits
-from minires.train.loop import fit, resume
-from minires.train.optim import SGD, Adam, AdamW
-from minires.train.progress import ConsoleReporter
-from minires.train.recipe import Recipe
-from minires.train.schedule import Schedule
+from importlib import import_module
 
-__all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
-    "Classifier",
-    "ConsoleReporter",
-    "Evaluation",
-    "Preprocess",
-    "Recipe",
-    "Schedule",
-    "evaluate",
-    "fit",
-    "load_classifier",
-    "predict_logits",
-    "resume",
-    "save_checkpoint",
-]
+_HOMES = {
+    "checkpoint": (
+        "load_classifier",
+        "save_checkpoint",
+    ),
+    "classifier": (
+        "Classifier",
+        "Evaluation",
+        "Preprocess",
+        "evaluate",
+        "predict_logits",
+    ),
+    "loop": (
+        "fit",
+        "resume",
+    ),
+    "optim": (
+        "SGD",
+        "Adam",
+        "AdamW",
+    ),
+    "progress": ("ConsoleReporter",),
+    "recipe": ("Recipe",),
+    "schedule": ("Schedule",),
+}
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+
+
+def __getattr__(name):
+    """Each name when it is first asked for: who needs an optimiser alone does not load all that training needs."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"minires.train.{home}"), name)
+    raise AttributeError(f"module 'minires.train' has no attribute {name!r}")

@@ -5,9 +5,12 @@ few passes over long rows instead of hundreds of small ones, and the norm, the c
 one line. Parameters with weight decay come first in the buffer, so that decay is a slice.
 """
 
+from itertools import zip_longest
+
 from minires.backend import get_xp, row_chunks, to_numpy
 from minires.errors import CheckpointError, StateError
 from minires.nn.module import Param
+from minires.team import Member
 
 
 class Optimizer:
@@ -31,17 +34,39 @@ class Optimizer:
         self.weights, self.grads = xp.empty(size, dtype), xp.zeros(size, dtype)
         self.state = {slot: xp.zeros(size, dtype) for slot in self.slots}
         self.steps = 0
-        self._views = []
-        start = 0
-        for p in self.params:
-            span = slice(start, start + p.data.size)
+        for p, span in self._spans():
             self.weights[span] = p.data.ravel()
             if p.grad is not None:
                 self.grads[span] = p.grad.ravel()
-            p.data = self.weights[span].reshape(p.data.shape)
-            p.grad = self.grads[span].reshape(p.data.shape)
-            self._views.append(p.data)
+        self._bind()
+
+    def _spans(self):
+        start = 0
+        for p in self.params:
+            span = slice(start, start + p.data.size)
+            yield p, span
             start = span.stop
+
+    def _bind(self):
+        """Make the parameters views of the buffers."""
+        self._views = []
+        for p, span in self._spans():
+            p.grad = self.grads[span].reshape(p.data.shape)
+            p.data = self.weights[span].reshape(p.data.shape)
+            self._views.append(p.data)
+
+    def move(self, empty):
+        """Take buffers of empty(size, dtype), with what is in them now."""
+
+        def moved(old):
+            new = empty(old.size, old.dtype)
+            new[...] = old
+            return new
+
+        self.weights, self.grads = moved(self.weights), moved(self.grads)
+        self._bind()
+        for slot in self.slots:
+            self.state[slot] = moved(self.state[slot])
 
     def _pieces(self):
         """(piece of the buffers, its weight decay), a few hundred thousand numbers each."""
@@ -49,34 +74,32 @@ class Optimizer:
             for chunk in row_chunks(stop - start, 1, self.weights):
                 yield slice(start + chunk.start, start + chunk.stop), decay
 
-    def grad_norm(self, share=map):
-        """The Euclidean norm of the whole gradient, as a 0-d array on the device; `share` as in `step`."""
-        squares = share(lambda piece: self.grads[piece[0]] @ self.grads[piece[0]], list(self._pieces()))
-        return get_xp(self.grads).sqrt(sum(squares))
-
     def check(self) -> None:
         """StateError where the parameters are no longer views of the buffer."""
         if any(p.data is not view for p, view in zip(self.params, self._views, strict=True)):
             raise StateError("the model was moved or converted after its optimiser was made: make a new optimiser")
 
-    def step(self, lr: float, share=map):
-        """Update every parameter from its gradient; returns the gradient's norm before clipping (0-d array).
+    def step(self, lr: float):
+        """Update every parameter from its gradient; returns the gradient's norm before clipping (0-d array)."""
+        self.begin()
+        return self.step_share(lr, Member(0, 1))
 
-        share: how a function is applied to every piece of the buffers; `Team.map` lets threads do it.
-        """
+    def begin(self):
+        """Count a step."""
         self.check()
         self.steps += 1
-        norm = self.grad_norm(share)
+
+    def step_share(self, lr: float, member: Member):
+        """One member's share of `step`, after `begin`: every so-manieth piece; all members of a team call it."""
+        pieces = list(self._pieces())[member.rank :: member.size]
+        squares = member.gather([self.grads[span] @ self.grads[span] for span, _ in pieces])
+        norm = get_xp(self.grads).sqrt(sum(s for row in zip_longest(*squares, fillvalue=0) for s in row))
         scale = None
         if self.clip_norm is not None:
             scale = get_xp(norm).minimum(1, self.clip_norm / (norm + 1e-12)).astype(self.grads.dtype)
-
-        def update(piece):
-            span, decay = piece
+        for span, decay in pieces:
             grad = self.grads[span] if scale is None else self.grads[span] * scale
             self.update(self.weights[span], grad, {k: v[span] for k, v in self.state.items()}, lr, decay)
-
-        list(share(update, list(self._pieces())))
         return norm
 
     def update(self, w, grad, state, lr, decay):
@@ -145,11 +168,11 @@ class Adam(Optimizer):
         square = grad * grad
         square *= 1 - b2
         v += square
+        correction = (1 - b2**self.steps) ** 0.5  # in the order of section 2: a pass less
         root = xp.sqrt(v, out=square)
-        root *= 1 / (1 - b2**self.steps) ** 0.5
-        root += self.epsilon
+        root += self.epsilon * correction
         update = xp.divide(m, root, out=root)
-        update *= lr / (1 - b1**self.steps)
+        update *= lr * correction / (1 - b1**self.steps)
         w -= update
 
 
@@ -157,6 +180,17 @@ class AdamW(Adam):
     """Adam with decoupled weight decay: w <- w * (1 - lr * decay). I. Loshchilov, F. Hutter, arXiv:1711.05101."""
 
     decoupled = True
+
+
+class Update:
+    """One member's share of an optimiser's work, for `assemble`: `call("run", [(lr, steps)] * size)` after `begin`."""
+
+    def __init__(self, member: Member, optimizer: Optimizer):
+        self.member, self.optimizer = member, optimizer
+
+    def run(self, lr: float, steps: int):
+        self.optimizer.steps = steps
+        return self.optimizer.step_share(lr, self.member)
 
 
 OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}

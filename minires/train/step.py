@@ -13,7 +13,8 @@ from minires.backend import device_of, get_xp, max_workspace
 from minires.nn.fuse import AsItIs
 from minires.nn.parallel import Parallel
 from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
-from minires.team import Team
+from minires.processes import best_team
+from minires.train.optim import Update
 
 
 class Step:
@@ -27,7 +28,6 @@ class Step:
     def __init__(self, model, optimizer, label_smoothing=0.0, *, recompute=False, max_workspace=None):
         self.net = AsItIs().copy(model) if recompute else model
         self.optimizer, self.label_smoothing, self.max_workspace = optimizer, label_smoothing, max_workspace
-        self.share = map  # how the optimiser's pieces are dealt out
         self.stay = ExitStack()
 
     def __enter__(self):
@@ -50,21 +50,32 @@ class Step:
         if device_of(x) == "cpu" and not math.isfinite(loss):
             return loss, right, math.nan
         self.net.backward(softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing), need_dx=False)
-        return loss, right, self.optimizer.step(lr, self.share)
+        return loss, right, self.update(lr)
+
+    def update(self, lr):
+        """Let the optimiser change the weights; the gradient's norm."""
+        return self.optimizer.step(lr)
 
 
 class TeamStep(Step):
-    """On a CPU: each batch, and the update, shared between threads (nn/parallel.py)."""
+    """On a CPU: each batch, and the update, shared by a team of processes or threads (nn/parallel.py)."""
 
-    def __init__(self, model, optimizer, label_smoothing=0.0, *, recompute=False, **settings):
+    def __init__(self, model, optimizer, label_smoothing=0.0, *, team=None, fused=True, recompute=False, **settings):
         super().__init__(model, optimizer, label_smoothing, **settings)
-        self.team = Team(awake=True)
-        self.net, self.share = Parallel(model, self.team, recompute=recompute), self.team.map
-        self.how = f"each batch shared between {self.team.size} threads"
+        self.team = team or best_team()
+        self.team.host(optimizer)
+        self.net = Parallel(model, self.team, fused=fused, recompute=recompute)
+        self.updates = self.team.assemble(Update, optimizer)
+        how = f"each batch shared between {self.team.size} {self.team.unit}"
+        self.how = how if fused else f"{Step.how}, {how}"
 
     def __enter__(self):
         self.stay.enter_context(self.team)
         return super().__enter__()
+
+    def update(self, lr):
+        self.optimizer.begin()
+        return self.updates.call("run", [(lr, self.optimizer.steps)] * self.team.size)
 
 
 def make_step(
@@ -72,7 +83,8 @@ def make_step(
 ) -> Step:
     """The step that trains `model`, whose parameters `optimizer` holds, fastest on their device.
 
-    fused: False takes the layers as they are. graph, tf32: on a GPU, see train/gpu.py; a CPU has neither.
+    fused: False takes the layers as they are, with the plain ops.
+    graph, tf32: on a GPU, see train/gpu.py; a CPU has neither.
     recompute: memory for time, for large images or batches (nn/recompute.py); the same gradients to the bit.
     max_workspace: bytes that one op may take beside its arguments and results; None: as each op likes.
     Make it anew after `.to` or `.astype`, like the optimiser.
@@ -81,8 +93,8 @@ def make_step(
 
     memory = {"recompute": recompute, "max_workspace": max_workspace}
     on_cpu = device_of(optimizer.weights) == "cpu"
-    if fused and on_cpu and Parallel.fits(model):
-        return TeamStep(model, optimizer, label_smoothing, **memory)
+    if on_cpu and Parallel.fits(model):
+        return TeamStep(model, optimizer, label_smoothing, fused=fused, **memory)
     if fused and not on_cpu and GpuStep.fits(model, optimizer):
         return GpuStep(model, optimizer, label_smoothing, graph=graph, tf32=tf32, **memory)
     return Step(model, optimizer, label_smoothing, **memory)
