@@ -18,11 +18,12 @@ from functools import cache
 from itertools import count
 
 from minires import backend
-from minires.errors import WorkerError
+from minires.errors import ConfigError, WorkerError
 from minires.shared import HEAP, Outbox, Region
-from minires.team import Member, Stopped, Team, deal_cores, pinned, usual_size
+from minires.team import Member, Stopped, Team, deal_cores, pinned
 
 MOST = 32  # members
+USUAL_MOST = 16  # where nobody says how many; more were not measured (benchmarks/results/h100-host.jsonl)
 ROOM = HEAP // (MOST + 1) // 4096 * 4096  # of each member in the region, after that of the flags
 HALF = ROOM // 4  # of its outbox; the rest is its mail
 
@@ -199,14 +200,17 @@ def _pool() -> _Pool:
 class Processes:
     """A team of `size` processes, the caller's among them, for what `assemble` makes; entered around its calls.
 
-    The others are started once and serve every team. size: as in `Team`.
+    The others are started once and serve every team. size: default, as many as the matrix products use threads now, but
+    USUAL_MOST at most.
     """
 
     unit = "processes"
     desks = 2  # for each member's gradients: the halves of its outbox
 
     def __init__(self, size: int | None = None):
-        self.size = size or usual_size()
+        self.size = size or min(backend.thread_count(), USUAL_MOST)
+        if self.size > MOST:
+            raise ConfigError(f"a team of {self.size} processes: at most {MOST} are possible")
         self.pool = _pool()
         self.pool.grow(self.size)
         self.cores = deal_cores(self.size)
@@ -334,5 +338,5 @@ def possible() -> bool:
 
 def best_team(size: int | None = None) -> Processes | Team:
     """Processes where they are possible and there is more than one to be had, else threads."""
-    size = size or usual_size()
-    return Processes(size) if size > 1 and possible() else Team(size)
+    wanted = size or backend.thread_count()
+    return Processes(size) if wanted > 1 and possible() else Team(size)

@@ -13,7 +13,7 @@ import pytest
 from test_fused import NETWORKS, assert_close, batch, network, results, step
 
 from minires import nn, processes
-from minires.errors import DeviceError, StateError, WorkerError
+from minires.errors import ConfigError, DeviceError, StateError, WorkerError
 from minires.nn.parallel import Parallel
 from minires.processes import Processes, best_team
 from minires.shared import Outbox, Region
@@ -91,6 +91,8 @@ def test_what_fit_runs_here():
     team = make_step(model, Adam(model.params())).team
     assert isinstance(team, Processes) == (team.size > 1)
     assert isinstance(best_team(1), Team)
+    with pytest.raises(ConfigError, match="33 processes: at most 32"):
+        Processes(33)
 
 
 def test_a_model_that_was_converted_must_be_put_on_a_team_again():
