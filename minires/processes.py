@@ -16,6 +16,7 @@ import weakref
 from contextlib import ExitStack
 from functools import cache
 from itertools import count
+from pathlib import Path
 
 from minires import backend
 from minires.errors import ConfigError, WorkerError
@@ -133,9 +134,10 @@ class _Pool:
 
     def grow(self, size: int):
         one = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        paths = [str(Path(__file__).parents[1]), *sys.path]
         while len(self.workers) < size - 1:
             arguments = len(self.workers) + 1, self.region.fd, self.owner
-            code = f"import sys; sys.path[:] = {sys.path!r}; from minires.processes import serve; serve{arguments}"
+            code = f"import sys; sys.path[:] = {paths!r}; from minires.processes import serve; serve{arguments}"
             worker = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-c", code],
                 stdin=subprocess.DEVNULL,

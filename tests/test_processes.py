@@ -86,6 +86,22 @@ def test_steps_with_updates_are_those_of_the_layers(make):
     assert_close(*runs, 1e-9)
 
 
+def test_an_optimiser_of_the_users_own():
+    """No other process could load its class."""
+
+    class Signs(SGD):
+        def update(self, w, grad, state, lr, decay):
+            w -= lr * np.sign(grad)
+
+    arch, shape, options = NETWORKS[0]
+    (x, labels), model = batch(shape), network(arch, shape, options)
+    before = {p.name: p.data.copy() for p in model.params()}
+    with make_step(model, Signs(model.params())) as train:
+        train(x, labels, 0.5)
+    for p in model.params():
+        np.testing.assert_allclose(before[p.name] - p.data, 0.5 * np.sign(p.grad), atol=1e-12)
+
+
 def test_what_fit_runs_here():
     model = network(*NETWORKS[0], np.float32)
     team = make_step(model, Adam(model.params())).team

@@ -15,7 +15,7 @@ from minires.team import Member
 
 # What the ways cost, in multiplications, as measured on an AVX-512 machine (`minires bench ways`)
 DIRECT = 1.04  # im2col's copies
-WEIGHTS = 13  # for each number of a transformed kernel: it is made, its gradient summed and turned back
+WEIGHTS = 8  # for each number of a transformed kernel: it is made, its gradient summed and turned back
 MOVED = 10  # for each number that is copied or added beside a product
 FEW_ROWS = 16  # a product of so many rows runs at half speed
 

@@ -11,6 +11,7 @@ from minires.ops.conv import output_size, pair, resolve_padding, zero_pad2d_back
 from minires.ops.products import product
 
 WORKSPACE = 2**21  # bytes of copied rows at a time
+FEW_ROWS = 64
 
 
 def pointwise_forward(x, w, stride=1):
@@ -28,7 +29,7 @@ def pointwise_backward(dy, x, w, stride=1, need_dx=True, dw=None):
     np.matmul(kept.reshape(-1, C).T, rows, out=dw.reshape(C, O))
     if not need_dx:
         return None, dw
-    dkept = product(rows, _transposed(w.reshape(C, O))).reshape(kept.shape)
+    dkept = _times_transposed(rows, w.reshape(C, O)).reshape(kept.shape)
     if kept is x:
         return dkept, dw
     dx = np.zeros(x.shape, dy.dtype)
@@ -42,9 +43,14 @@ def _kept(x, stride):
     return np.ascontiguousarray(x[:, ::sv, ::sh]) if (sv, sh) != (1, 1) else x
 
 
-def _transposed(w):
-    """w^T, in memory of its own where that makes short products faster than the copy costs."""
-    return np.ascontiguousarray(w.T) if 8 * w.size <= unpacked_product() else w.T
+def _times_transposed(rows, w):
+    """rows (M, O) @ w^T (O, C), in the order that a BLAS likes."""
+    if 8 * w.size <= unpacked_product():
+        return product(rows, np.ascontiguousarray(w.T))  # short products: worth the copy
+    if len(rows) > FEW_ROWS:
+        return product(rows, w.T)
+    # the large operand first: a BLAS would copy it otherwise
+    return np.ascontiguousarray(product(w, np.ascontiguousarray(rows.T)).T)
 
 
 def rowwise_forward(x, w, pad):

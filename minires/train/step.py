@@ -65,7 +65,8 @@ class TeamStep(Step):
         self.team = team or best_team()
         self.team.host(optimizer)
         self.net = Parallel(model, self.team, fused=fused, recompute=recompute)
-        self.updates = self.team.assemble(Update, optimizer)
+        known = type(optimizer).__module__.startswith("minires.")  # to the other processes
+        self.updates = self.team.assemble(Update, optimizer) if known else None
         how = f"each batch shared between {self.team.size} {self.team.unit}"
         self.how = how if fused else f"{Step.how}, {how}"
 
@@ -74,6 +75,8 @@ class TeamStep(Step):
         return super().__enter__()
 
     def update(self, lr):
+        if self.updates is None:
+            return super().update(lr)
         self.optimizer.begin()
         return self.updates.call("run", [(lr, self.optimizer.steps)] * self.team.size)
 
