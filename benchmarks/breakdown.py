@@ -35,7 +35,7 @@ ARITHMETIC = {
     "norm_add_relu_backward": 4,
     **dict.fromkeys(COPIES, 0),
 }
-WAITING, UPDATE, REST = "waiting for the other threads", "optimizer's update", "between the ops"
+WAITING, UPDATE, REST = "waiting for the others", "optimizer's update", "between the ops"
 
 
 @dataclass

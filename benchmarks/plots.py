@@ -25,7 +25,7 @@ from minires.look.style import (
 )
 
 COLORS = {"ours": BLUE, "plain": SKY, "textbook": AMBER, "torch": ORANGE, "torch_channels_last": PINK}
-COLORS |= {"torch_fused_adam": PINK, "torch_compile": GREEN, "keras": MUTED}
+COLORS |= {"ours_threads": SKY, "torch_fused_adam": PINK, "torch_compile": GREEN, "keras": MUTED}
 
 
 def draw(records, folder) -> list[Path]:
@@ -133,7 +133,7 @@ def plot_breakdown(records):
     fig, (ax,) = figure("Where a training step goes", height=0.3 * len(rows) + 1.6, **origin(records))
     bars = ax.barh([op for op, _ in rows], [100 * s / whole for _, s in rows], color=[_kind(op)[0] for op, _ in rows])
     ax.bar_label(bars, [f"{s / whole:.1%}" for _, s in rows], padding=5, color=INK, fontsize=TEXT - 2)
-    ax.set_xlabel(f"% of a step of {1e3 * step:.0f} ms, on the thread that calls it")
+    ax.set_xlabel(f"% of a step of {1e3 * step:.0f} ms, in the process that calls it")
     ax.set_xlim(0, 115 * rows[-1][1] / whole)
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", labelcolor=INK, labelsize=TEXT - 2)
@@ -152,7 +152,7 @@ KINDS = {
 
 def _kind(op) -> tuple:
     """(colour, marker, name) of an op."""
-    if op.startswith(("conv", "dense", "winograd", "rowwise", "pointwise")):
+    if op.startswith(("conv", "dense", "winograd", "rowwise", "tapwise", "pointwise")):
         name = "matrix products"
     elif "norm" in op or op.startswith(("relu", "add", "statistics", "centre")):
         name = "batch normalisation, add, ReLU"

@@ -9,6 +9,7 @@ from minires.errors import DataError
 
 NAMES = {
     "ours": "minires",
+    "ours_threads": "minires, on threads",
     "plain": "minires, plain ops",
     "textbook": "textbook NumPy",
     "torch": "PyTorch",
@@ -114,7 +115,7 @@ def brief(records) -> str:
 
 
 def brief_steps(records) -> str:
-    """One row for each case of `minires bench step` and task, its last measurement: minires over each peer."""
+    """One row for each case of `minires bench step` and task: minires over each peer, in the last run that had most."""
     groups = {}
     for r in records:
         if r["benchmark"] == "step" and "time" in r:
@@ -122,9 +123,10 @@ def brief_steps(records) -> str:
     peers = ("torch", "torch_channels_last", "torch_fused_adam", "keras", "textbook")
     rows = []
     for title, runs in groups.items():
-        run = max((run for run in runs.items() if "ours" in run[1]), default=(None, {}))[1]
-        if not run:
+        runs = [(len(run.keys() & set(peers)), date, run) for date, run in runs.items() if "ours" in run]
+        if not runs:
             continue
+        run = max(runs, key=lambda told: told[:2])[2]
         ours, others = run["ours"], [run[name]["peak_mib"] for name in peers[:3] if name in run]
         over = [f"{run[name]['ours_over_this']['median']:.2f}" if name in run else "" for name in peers]
         floor = f"{ours['time']['median'] / ours['floor_seconds']:.2f}"

@@ -10,6 +10,7 @@ from minires.benchmarks import (
     bench_ops,
     bench_ways,
     breakdown,
+    contenders,
     floors,
     gpu_vs_cpu,
     harness,
@@ -424,6 +425,11 @@ def test_the_plan_holds_every_case_the_important_first():
     assert min(compiled) > len(plan) / 3  # after all that matters more
     assert len(gpu_vs_cpu.plan(quick=True)) < len(plan) / 2
     assert {name for row in plan for name in row[5]} == gpu_vs_cpu.CONTENDERS.keys()
+
+
+def test_every_contender_has_a_name_and_a_colour():
+    assert contenders.CONTENDERS.keys() <= tables.NAMES.keys()
+    assert contenders.CONTENDERS.keys() <= plots.COLORS.keys()
 
 
 def test_a_process_that_dies_is_replaced(monkeypatch):

@@ -64,7 +64,7 @@ class Cost:
 
     summary: Summary
     optimizer: str
-    threads: int  # among which a batch is shared
+    threads: int  # processes or threads among which a batch is shared
     pieces: tuple[Piece, ...]
     update_seconds: float
     memory: Memory
@@ -127,7 +127,7 @@ class Cost:
             f"+ {show_bytes(m.batch)} images + {show_bytes(m.activations)} activations "
             f"+ {show_bytes(m.workspace)} workspace",
             f"Parameters: {s.total:,}, {s.trained:,} of them trained. Times from a probe of each piece here and now, "
-            f"on {self.threads} thread{'s' * (self.threads != 1)}.",
+            f"on {self.threads} core{'s' * (self.threads != 1)}.",
         ]
         if scaled:
             lines.append(f"Timed on fewer images and scaled up: {', '.join(scaled)}.")
@@ -148,7 +148,7 @@ def predict_cost(model: ResNet, batch: int = 32, optimizer: str = "adamw", budge
     summary = summarize(model, batch)
     flops = {row.name: row.flops for row in summary.rows}
     sequence, trials = list(places(model)), {}
-    with best_team() as team, Team(team.size) as threads:
+    with best_team() as team, Team() as threads:
         for place in sequence:
             if place.key not in trials:
                 work = sum(flops.get(m.name, 0) for m in place.module.modules())

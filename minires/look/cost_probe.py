@@ -141,6 +141,7 @@ class Trial:
 
     def run(self):
         """Forward, backward and inference against the clock."""
+        parts = spans(self.images, self.threads.size)
         marks = [perf_counter()]
         for go in ("forward", "backward"):
             if self.place.shared:
@@ -149,7 +150,7 @@ class Trial:
                 getattr(self.net, go)(self.x if go == "forward" else self.dy)
             marks.append(perf_counter())
         with inference(self.folded):
-            self.threads.run(lambda m: self.folded.forward(self.x[self.parts[m.rank]]), len(self.parts))
+            self.threads.run(lambda m: self.folded.forward(self.x[parts[m.rank]]), len(parts))
         marks.append(perf_counter())
         self.times.append(tuple(b - a for a, b in pairwise(marks)))
 
