@@ -44,10 +44,6 @@ class Member:
                 self.post[self.rank][other].put((value,))
         return [value if sender == self.rank else self._take(sender) for sender in range(self.size)]
 
-    def sum(self, *arrays) -> list:
-        """The sum of each array over the members, added in the order of ranks: the same bits everywhere."""
-        return sums(self.gather(arrays))
-
     def meet(self, array, left=()) -> tuple[list, list]:
         """Every member's `array`, all of one shape, and every member's `left`: arrays of `scratch`, if it gives any."""
         arrays, lefts = zip(*self.gather((array, left)), strict=True)
@@ -148,11 +144,6 @@ class Crew:
         Where there are fewer shares than members, the rest are idle.
         """
         return self.team.run(lambda m: getattr(self.parts[m.rank], name)(*shares[m.rank]), len(shares))[0]
-
-
-def sums(values: list) -> list:
-    """[the first of each value, added up in their order, the second of each, ...]."""
-    return [sum(parts[1:], start=parts[0]) for parts in zip(*values, strict=True)]
 
 
 def spans(length: int, size: int) -> list[slice]:

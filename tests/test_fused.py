@@ -219,14 +219,14 @@ def test_a_layer_of_the_users_own_is_never_replaced():
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_members_gather_and_sum_in_the_order_of_ranks(size):
+def test_members_gather_and_meet_in_the_order_of_ranks(size):
     with Team(size) as team:
         gathered = team.run(lambda m: [m.gather((m.rank, turn)) for turn in range(20)])
-        sums = team.run(lambda m: m.sum(np.full(3, m.rank), 1.0))
+        met = team.run(lambda m: m.meet(np.full(3, m.rank), [m.rank]))
     assert gathered == [[[(r, turn) for r in range(size)] for turn in range(20)]] * size
-    for total, count in sums:
-        assert total.tolist() == [size * (size - 1) / 2] * 3
-        assert count == size
+    for arrays, lefts in met:
+        assert [a.tolist() for a in arrays] == [[rank] * 3 for rank in range(size)]
+        assert lefts == [[rank] for rank in range(size)]
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
@@ -239,7 +239,7 @@ def test_an_error_in_one_member_reaches_the_caller_and_the_team_goes_on(failing)
     with Team(3) as team:
         with pytest.raises(DeviceError, match="third wheel"):
             team.run(work)
-        assert team.run(lambda m: m.sum(1)) == [[3]] * 3
+        assert team.run(lambda m: m.gather(m.rank)) == [[0, 1, 2]] * 3
 
 
 def test_everything_is_put_back():
@@ -249,7 +249,7 @@ def test_everything_is_put_back():
     threads, alive = thread_count(), threading.active_count()
     with Team(2) as team:
         assert thread_count() == 1
-        team.run(lambda m: m.sum(1))
+        team.run(lambda m: m.gather(1))
         if cores:
             assert os.sched_getaffinity(0) == cores
     assert thread_count() == threads
