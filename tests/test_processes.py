@@ -14,7 +14,9 @@ from test_fused import NETWORKS, assert_close, batch, network, results, step
 
 from minires import nn, processes
 from minires.errors import ConfigError, DeviceError, StateError, WorkerError
-from minires.nn.parallel import Parallel
+from minires.nn import parallel
+from minires.nn.fastconv import FastConv
+from minires.nn.parallel import Parallel, Part
 from minires.processes import Processes, best_team
 from minires.shared import Outbox, Region
 from minires.team import Team
@@ -124,7 +126,40 @@ def test_a_model_that_was_converted_must_be_put_on_a_team_again():
 # --- what goes wrong --------------------------------------------------------------------------------------
 
 
-class Part:
+class Breaking(Part):
+    """A part of a network that can be told to fail on its way back, after a gradient was asked for."""
+
+    def break_next(self):
+        if self.member.rank:
+            conv = next(m for m in self.body.modules() if isinstance(m, FastConv))
+            whole, conv.backward = conv.backward, None
+
+            def broken(dy, need_dx=True):
+                conv.backward = whole
+                assert conv.w.grad is not None
+                raise ZeroDivisionError("in the middle")
+
+            conv.backward = broken
+
+
+def test_a_step_that_was_broken_off_leaves_nothing_behind(monkeypatch):
+    monkeypatch.setattr(parallel, "Part", Breaking)
+    arch, shape, options = NETWORKS[0]
+    (x, labels), model = batch(shape), network(arch, shape, options)
+    with Processes(2) as team:
+        net = Parallel(model, team)
+        logits = net.forward(x)
+        net.crew.call("break_next", [(), ()])
+        with pytest.raises(ZeroDivisionError, match="in the middle"):
+            net.backward(np.ones_like(logits))
+        for b, fresh in zip(model.buffers(), network(arch, shape, options).buffers(), strict=True):
+            b.data[...] = fresh.data
+        logits = step(net, x, labels)
+    expected = told(Team(2), arch, shape, options, steps=1)
+    assert all(np.array_equal(results(model, logits)[name], expected[name]) for name in expected)
+
+
+class Piece:
     """Something to assemble."""
 
     def __init__(self, member, failing=None):
@@ -150,12 +185,12 @@ class Part:
         return self.member.gather(1)
 
     def count(self):
-        return self.member.gather(sum(isinstance(o, Part) for o in gc.get_objects()))
+        return self.member.gather(sum(isinstance(o, Piece) for o in gc.get_objects()))
 
 
 def test_members_gather_any_value():
     with Processes(3) as team:
-        crew = team.assemble(Part)
+        crew = team.assemble(Piece)
         for turn in range(20):
             shares = [
                 ({"rank": rank, "array": np.full((rank, 2), turn, np.float32), "text": "x"},) for rank in range(3)
@@ -169,7 +204,7 @@ def test_members_gather_any_value():
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_an_error_in_one_member_reaches_the_caller_and_the_team_goes_on(failing):
     with Processes(3) as team:
-        crew = team.assemble(Part, failing)
+        crew = team.assemble(Piece, failing)
         for _ in range(2):
             with pytest.raises(DeviceError, match="third wheel"):
                 crew.call("gather", [(1,)] * 3)
@@ -178,7 +213,7 @@ def test_an_error_in_one_member_reaches_the_caller_and_the_team_goes_on(failing)
 
 def test_an_interrupt_reaches_the_caller_once_all_have_come_to_rest():
     with Processes(2) as team:
-        crew = team.assemble(Part)
+        crew = team.assemble(Piece)
         crew.mine.sleep = lambda _: signal.raise_signal(signal.SIGINT)
         before = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
@@ -189,18 +224,18 @@ def test_an_interrupt_reaches_the_caller_once_all_have_come_to_rest():
 
 def test_a_process_that_is_gone_is_one_clear_error_and_the_next_team_has_new_ones():
     with Processes(2) as team:
-        crew = team.assemble(Part)
+        crew = team.assemble(Piece)
         with pytest.raises(WorkerError, match="ended by signal 9: the machine may be short of memory"):
             crew.call("die", [(), ()])
         with pytest.raises(WorkerError, match="ended by signal 9"):
             crew.call("total", [(1,), (2,)])
     with Processes(2) as team:
-        assert team.assemble(Part).call("total", [(1,), (2,)]) == [3]
+        assert team.assemble(Piece).call("total", [(1,), (2,)]) == [3]
 
 
 def test_what_a_crew_held_goes_with_it():
     with Processes(2) as team:
-        crew, other = team.assemble(Part), team.assemble(Part)
+        crew, other = team.assemble(Piece), team.assemble(Piece)
         assert crew.call("count", [(), ()])[1] == 2
         del other
         gc.collect()

@@ -38,15 +38,15 @@ class _Part(Param):
 
     @property
     def grad(self):
-        self._provide()
+        self.slot = self._scratch()
         return self.slot if self.desk.member.rank else self.whole.grad
 
-    def _provide(self):
-        if self.slot is None:
-            self.slot = self.desk.member.scratch(self.data.shape, self.data.dtype)
+    def _scratch(self):
+        return self.desk.member.scratch(self.data.shape, self.data.dtype)
 
     def write_grad(self, grad):
-        self._provide()
+        if self.slot is None:
+            self.slot = self._scratch()
         if not self.desk.member.rank:
             self.whole.write_grad(grad)
         elif self.slot is None:
