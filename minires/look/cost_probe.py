@@ -68,11 +68,12 @@ class _Piece(Part):
 
     turn = 0
 
-    def load(self, x, dy):
-        self.x, self.dy = x, dy
+    def load(self, x, dy, images):
+        self.x, self.dy, self.images = x, dy, images
 
     def forward(self, x):
         self.turn += 1
+        self.desk.images = self.images
         self.kernels.renew(self.turn, self.member)
         return self.body.forward(x)
 
@@ -110,10 +111,12 @@ class Trial:
             settings = [module], Kernels(), True, False
             # one member's part, and as much for each other: a team at work would not repeat itself
             alone, part = _Piece(Member(0, 1), *settings), self.parts[-1]
+            alone.images = [part.stop - part.start]
             self._watch(alone, self.x[part], self.dy[part])
             team.adopt(module.params())
             self.crew = team.assemble(_Piece, *settings)
-            self.crew.call("load", [(self.x[part], self.dy[part]) for part in self.parts])
+            images = [part.stop - part.start for part in self.parts]
+            self.crew.call("load", [(self.x[part], self.dy[part], images) for part in self.parts])
             largest = max((param.data.nbytes for param in module.params()), default=0)
             self.busy += (team.size - 1) * largest * team.desks
         else:

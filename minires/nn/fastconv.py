@@ -63,13 +63,15 @@ class FastConv(Conv2d):
     """`conv` with the parameters w and b, which may be those of one part of a batch."""
 
     def __init__(self, conv: Conv2d, w: Param, b: Param | None, kernels: Kernels):
-        self.__dict__.update(vars(conv), w=w, b=b, kernels=kernels)
+        self.__dict__.update(vars(conv), w=w, b=b, kernels=kernels, ways={})
         self.kernel = conv.w.name
         kernels.weights[self.kernel] = w
 
     def forward(self, x):
         self.check_input(x)
-        way = self._way(x.shape)
+        way = self.ways.get(x.shape)
+        if way is None:
+            way = self.ways[x.shape] = self._way(x.shape)
         self.save(x, way)
         w, b = self.w.data, None if self.b is None else self.b.data
         match way:

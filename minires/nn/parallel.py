@@ -65,6 +65,7 @@ class _Desk:
 
     def __init__(self, member: Member):
         self.member, self.grads = member, []
+        self.images: list[int] = []  # of each member's part
 
     def meet(self, array) -> list:
         """Every member's array; on the way, what lies on the desks is added up."""
@@ -101,14 +102,12 @@ class SharedNorm(Module):
     def _statistics(self, x, mean, var):
         """Mean, 1 / deviation and count over all parts: the parts' means and squared deviations add up as in
         T. Chan, G. Golub, R. LeVeque, "Algorithms for Computing the Sample Variance", 1983, equation 1.3."""
-        norm = self.norm
-        count = np.full_like(mean, x.size // x.shape[-1])
-        parts = self.desk.meet(np.stack((count, mean, var)))
-        count, means, var = np.stack(parts, axis=1)  # (members, C) each
-        m = count[:, 0].sum()
-        share = count / m
-        mean = (share * means).sum(axis=0)
-        var = (share * (var + (means - mean) ** 2)).sum(axis=0)
+        norm, images = self.norm, self.desk.images
+        m = x.size // (len(x) * x.shape[-1]) * sum(images)
+        share = np.array(images, x.dtype) / sum(images)
+        means, var = np.stack(self.desk.meet(np.stack((mean, var))), axis=1)  # (members, C) each
+        mean = share @ means
+        var = share @ (var + (means - mean) ** 2)
         if self.member.rank == 0 and self.tracks:
             norm._update_running(mean if self.bias is None else mean + self.bias.data, var, m)
         return mean, 1 / np.sqrt(var + norm.epsilon), m
@@ -195,8 +194,9 @@ class Part:
         self.member, self.desk, self.kernels = member, copier.desk, kernels
         self.used = {param.name for param in copier.used}
 
-    def forward(self, x, turn: int):
-        """The outputs of all parts of the batch."""
+    def forward(self, x, turn: int, images: list[int]):
+        """The outputs of all parts of the batch; images: how many each has."""
+        self.desk.images = images
         self.desk.grads = []  # of a step that was broken off
         self.kernels.renew(turn, self.member)
         return self.member.gather(self.body.forward(x))
@@ -255,7 +255,8 @@ class Parallel:
             agreed = {key: self.team.empty(U.shape, U.dtype) for key, U in made.items()}
             self.crew.call("agree", [(agreed,)] * self.team.size)
         self.spans = spans(len(x), self.team.size)
-        outputs = self.crew.call("forward", [(x[span], self.turn) for span in self.spans])
+        images = [span.stop - span.start for span in self.spans]
+        outputs = self.crew.call("forward", [(x[span], self.turn, images) for span in self.spans])
         return self.head.forward(np.concatenate(outputs))
 
     def backward(self, dy, need_dx=False):
