@@ -45,8 +45,8 @@ LESSON = Lesson(
 
     What it is: a matter of speed at least. These are hundreds of steps, not the paper's 64,000; the lesson says that
     the deep plain network falls far behind in them, not that it could never learn. Nor is depth free with shortcuts:
-    after 340 steps on the built-in signs residual-56 is 0.64 behind residual-20, where plain-56 is 1.38 behind
-    plain-20; after 120 steps on photographs (`--data sign-language-digits/ --count 960 --epochs 4`) 0.30 against 1.39.
+    after 340 steps on the built-in signs residual-56 is 0.51 behind residual-20, where plain-56 is 1.42 behind
+    plain-20; after 120 steps on photographs (`--data sign-language-digits/ --count 960 --epochs 4`) 0.48 against 1.25.
     """,
     look_for="four curves, of which three go down; the deep plain one stays near the dashed line of guessing. The "
     "star is the network of 56 layers that was built, not trained.",
@@ -207,8 +207,8 @@ def make_identity(block: Block) -> None:
 # by form of the lesson: the bounds of each claim
 BOUNDS = {
     "full": [(0.6, None), (0.5, None), (None, 1.0), (0.3, None)],
-    "quick": [(0.1, None), (None, None), (None, 0.6), (None, None)],
-    "photographs": [(0.6, None), (1.2, None), (None, 0.6), (0.6, None)],
+    "quick": [(0, None), (None, None), (None, 0.6), (None, None)],
+    "photographs": [(0.6, None), (0.8, None), (None, 1.0), (0.3, None)],
 }
 
 
