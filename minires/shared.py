@@ -48,6 +48,8 @@ class Region:
         place = self.freed[length].pop() if self.freed.get(length) else self.next
         if place == self.next:
             self.next += length
+            if self.next > SIZE:
+                raise MemoryError(f"{length} bytes that processes share: {SIZE - HEAP} are taken")
         block = _Block(self.start + place, shape, dtype)
         weakref.finalize(block, self._free, place, length).atexit = False
         return np.asarray(block)

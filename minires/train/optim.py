@@ -57,6 +57,7 @@ class Optimizer:
 
     def move(self, empty):
         """Take buffers of empty(size, dtype), with what is in them now."""
+        self.check()
 
         def moved(old):
             new = empty(old.size, old.dtype)
