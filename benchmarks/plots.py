@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.patches import Patch
 from minires.benchmarks import scaling
-from minires.benchmarks.tables import NAMES, machine, ms
+from minires.benchmarks.tables import NAMES, fullest, machine, ms
 
 from minires.look.style import (
     AMBER,
@@ -42,7 +42,9 @@ def draw(records, folder) -> list[Path]:
     }
     paths = []
     for name, (benchmark, plot) in kinds.items():
-        chosen = latest(r for r in records if r["benchmark"] == benchmark and "left_out" not in r)
+        chosen = [r for r in records if r["benchmark"] == benchmark and "left_out" not in r]
+        # what took turns in one run can be compared; the rest are single measurements, of which the last counts
+        chosen = [r for run in fullest(chosen).values() for r in run.values()] if plot is plot_bars else latest(chosen)
         for case, group in plot.cases(chosen).items():
             where = Path(folder) / (f"{case}-{name}" if case else name)
             if picture := plot(group):

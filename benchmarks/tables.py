@@ -114,19 +114,22 @@ def brief(records) -> str:
     return "\n\n".join(filter(None, (brief_steps(records), brief_gpu(records))))
 
 
-def brief_steps(records) -> str:
-    """One row for each case of `minires bench step` and task: minires over each peer, in the last run that had most."""
+def fullest(records) -> dict[str, dict]:
+    """For each case and task of `minires bench step` the last run with most contenders: contender -> record."""
     groups = {}
     for r in records:
         if r["benchmark"] == "step" and "time" in r:
             groups.setdefault(f"{r['task']}, {case_of(r)}", {}).setdefault(r["date"], {})[r["contender"]] = r
+    return {title: max(runs.items(), key=lambda run: (len(run[1]), run[0]))[1] for title, runs in groups.items()}
+
+
+def brief_steps(records) -> str:
+    """One row for each case of `minires bench step` and task: minires over each peer."""
     peers = ("torch", "torch_channels_last", "torch_fused_adam", "keras", "textbook")
     rows = []
-    for title, runs in groups.items():
-        runs = [(len(run.keys() & set(peers)), date, run) for date, run in runs.items() if "ours" in run]
-        if not runs:
+    for title, run in fullest(records).items():
+        if "ours" not in run:
             continue
-        run = max(runs, key=lambda told: told[:2])[2]
         ours, others = run["ours"], [run[name]["peak_mib"] for name in peers[:3] if name in run]
         over = [f"{run[name]['ours_over_this']['median']:.2f}" if name in run else "" for name in peers]
         floor = f"{ours['time']['median'] / ours['floor_seconds']:.2f}"
