@@ -148,7 +148,8 @@ def predict_cost(model: ResNet, batch: int = 32, optimizer: str = "adamw", budge
     summary = summarize(model, batch)
     flops = {row.name: row.flops for row in summary.rows}
     sequence, trials = list(places(model)), {}
-    with best_team() as team, Team() as threads:
+    team, threads = best_team(), Team()  # before the context of one changes how many threads there are
+    with team, threads:
         for place in sequence:
             if place.key not in trials:
                 work = sum(flops.get(m.name, 0) for m in place.module.modules())

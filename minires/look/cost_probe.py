@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from minires.nn.fastconv import Kernels
 from minires.nn.folded import Predictor
 from minires.nn.module import Module, Param, Sequential, inference
 from minires.nn.parallel import Part
-from minires.processes import Processes
+from minires.processes import PATIENCE, Processes
 from minires.team import Member, Team, spans
 from minires.train import Recipe
 from minires.train.optim import Update
@@ -152,10 +152,12 @@ class Trial:
             else:
                 getattr(self.net, go)(self.x if go == "forward" else self.dy)
             marks.append(perf_counter())
+        times = [b - a for a, b in pairwise(marks)]
+        sleep(1.5 * PATIENCE)  # until the processes of the team have let go of their cores
         with inference(self.folded):
+            began = perf_counter()
             self.threads.run(lambda m: self.folded.forward(self.x[parts[m.rank]]), len(parts))
-        marks.append(perf_counter())
-        self.times.append(tuple(b - a for a, b in pairwise(marks)))
+            self.times.append((*times, perf_counter() - began))
 
     def seconds(self) -> tuple[float, float, float]:
         """Forward, backward and inference of the whole batch: the median of the runs."""
