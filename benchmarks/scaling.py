@@ -19,7 +19,7 @@ DEPTHS = ("resnet8", "resnet20", "resnet32", "resnet56", "resnet110")
 # axis -> (what stays, what changes: the label of a point -> its settings)
 AXES = {
     "batch": (COURSE, {n: {"batch": n} for n in (1, 4, 16, 64, 128)}),
-    "size": (COURSE | {"batch": 8}, {n: {"size": n} for n in (32, 64, 128, 224)}),
+    "size": (COURSE | {"batch": 8}, {n: {"size": n} for n in (64, 96, 128, 224)}),
     "depth": (LESSONS, {int(arch[6:]): {"arch": arch} for arch in DEPTHS}),
     "width": (LESSONS, {n: {"width": n} for n in (1, 2, 4)}),
     "threads": (COURSE, None),  # as many points as there are cores

@@ -427,6 +427,14 @@ def test_the_plan_holds_every_case_the_important_first():
     assert {name for row in plan for name in row[5]} == gpu_vs_cpu.CONTENDERS.keys()
 
 
+def test_every_point_of_the_scaling_is_a_network_that_can_be_built():
+    for axis in scaling.AXES:
+        fixed, changing = scaling.points(axis, 2)
+        for settings in changing.values():
+            o = fixed | settings
+            contenders.network(o).output_shape((o["size"], o["size"], 3))
+
+
 def test_every_contender_has_a_name_and_a_colour():
     assert contenders.CONTENDERS.keys() <= tables.NAMES.keys()
     assert contenders.CONTENDERS.keys() <= plots.COLORS.keys()
