@@ -236,10 +236,11 @@ def test_a_process_that_is_gone_is_one_clear_error_and_the_next_team_has_new_one
 def test_what_a_crew_held_goes_with_it():
     with Processes(2) as team:
         crew, other = team.assemble(Piece), team.assemble(Piece)
-        assert crew.call("count", [(), ()])[1] == 2
+        both = crew.call("count", [(), ()])[1]
+        assert both >= 2
         del other
         gc.collect()
-        assert crew.call("count", [(), ()])[1] == 1
+        assert crew.call("count", [(), ()])[1] == both - 1
 
 
 def test_processes_end_with_the_one_that_started_them():
