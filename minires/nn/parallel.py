@@ -240,11 +240,6 @@ class Parallel:
         """Whether this is a network of stages, as the ResNets are, with no layer of the user's own."""
         return isinstance(model, Sequential) and isinstance(model.layers[0], Sequential) and rewritable(model)
 
-    @property
-    def kernel_bytes(self) -> int:
-        """What the transformed kernels take, from a forward pass to the next one."""
-        return self.crew.mine.kernels.nbytes
-
     def forward(self, x):
         """Logits (N, K)."""
         if any(p.data is not data for p, data in self.data):

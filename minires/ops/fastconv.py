@@ -11,7 +11,7 @@ from minires.ops.conv import output_size, pair, resolve_padding, zero_pad2d_back
 from minires.ops.products import product
 
 WORKSPACE = 2**21  # bytes of copied rows at a time
-FEW_ROWS = 64
+FEW_ROWS = 64  # up to so many, the weights go first in a product
 
 
 def pointwise_forward(x, w, stride=1):
@@ -112,8 +112,9 @@ def tapwise_backward(dy, x, w, stride, pad, need_dx=True, dw=None):
     """(dx, dw) of `tapwise_forward`: dw[r, s] = (the pixels under it)^T dy; dx^T += w[r, s] dy^T at those pixels."""
     (R, S, C, O), stride = w.shape, pair(stride)
     taps = list(_taps(x, dy, w, stride, resolve_padding(pad, x.shape[1:3], (R, S), stride)))
-    dw = np.zeros(w.shape, w.dtype) if dw is None else dw
-    dw[...] = 0  # a tap may meet no pixel
+    dw = np.empty(w.shape, w.dtype) if dw is None else dw
+    if len(taps) < R * S:
+        dw[...] = 0  # the taps that meet no pixel
     for tap, outputs, inputs in taps:
         np.matmul(x[inputs].reshape(-1, C).T, dy[outputs].reshape(-1, O), out=dw[tap])
     if not need_dx:
