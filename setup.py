@@ -1,9 +1,23 @@
-"""Packages; every other setting stands in pyproject.toml. The folder `lessons` is installed as `minires.lessons`,
-`benchmarks` as `minires.benchmarks`."""
+"""Packages and the compiled kernels; every other setting stands in pyproject.toml. The folder `lessons` is installed as
+`minires.lessons`, `benchmarks` as `minires.benchmarks`.
 
-from setuptools import find_packages, setup
+Without a C compiler the kernels are left out: everything then runs on NumPy, and `minires doctor` says so.
+"""
+
+from setuptools import Extension, find_packages, setup
 
 BESIDE = ("lessons", "benchmarks")
+CPU = "minires/fast/cpu"
+
+kernels = Extension(
+    "minires.fast.cpu._kernels",
+    [f"{CPU}/module.c"],
+    depends=[f"{CPU}/kernels.c", f"{CPU}/geometry.h"],
+    extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-pthread"],
+    extra_link_args=["-pthread"],
+    py_limited_api=True,
+    optional=True,
+)
 
 setup(
     packages=[
@@ -11,4 +25,6 @@ setup(
         *(f"minires.{name}" for folder in BESIDE for name in find_packages(include=[f"{folder}*"])),
     ],
     package_dir={f"minires.{folder}": folder for folder in BESIDE},
+    ext_modules=[kernels],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -17,6 +17,7 @@ import numpy as np
 from minires.benchmarks import harness, watch
 
 from minires import backend, nn, ops, resnet50
+from minires.fast.cpu import as_read
 from minires.ops import conv
 
 CLASSES = 6
@@ -280,7 +281,7 @@ def run(options) -> list:
     """Measure and print; the records. options: those of `minires bench ops`."""
     facts = watch.machine(options["threads"])
     watch.print_machine(facts)
-    with backend.blas_threads(options["threads"]):
+    with backend.blas_threads(options["threads"]), as_read():  # the constants are those of the ops in NumPy
         if options["chunks"]:
             values = sorted({backend.CHUNK, *(2**k for k in range(13, 23))})
             title = "Batch norms of a step, forward and backward"

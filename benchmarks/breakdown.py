@@ -1,15 +1,14 @@
 """Where the time of a training step goes, op by op, in what `fit` runs; and each op on the roofline of this machine.
 
-    minires bench breakdown [--arch resnet50] [--batch 32] [--size 64] [--out DIR]
+    minires bench breakdown [--arch resnet50] [--batch 32] [--size 64] [--isa avx2] [--contender numpy] [--out DIR]
 
 The functions of minires.ops are wrapped from outside, wherever a module holds one, and put back afterwards. Shown is
-the process that calls the step, which takes a part of the batch as the others do: its ops, its waiting for the others
-where they meet at a batch normalisation, its update, and the rest, which is Python between the ops. An op called by
-another counts as part of it, except the copies (im2col, col2im, padding), which are told apart.
+the thread that calls the step: its ops, whose loops all threads share, the update, and the rest, which is Python
+between the ops. An op called by another counts as part of it, except the copies (im2col, col2im, padding), which are
+told apart; compiled ops make none.
 """
 
 import inspect
-import math
 import pkgutil
 import statistics
 import sys
@@ -22,20 +21,19 @@ from importlib import import_module
 from unittest.mock import patch
 
 import numpy as np
-from minires.benchmarks import contenders, floors, harness, watch
+from minires.benchmarks import contenders, floors, harness, isa, watch
 
 from minires import ops
 
 COPIES = ("im2col", "col2im", "zero_pad2d_forward", "zero_pad2d_backward")
 # Arithmetic operations for each element of the largest array; 1 where nothing is said.
 ARITHMETIC = {
-    **dict.fromkeys(("batchnorm_statistics", "statistics"), 4),
+    "batchnorm_statistics": 4,
     "norm_add_relu_forward": 4,
-    "norm_add_relu_sums": 4,
-    "norm_add_relu_backward": 4,
+    "norm_add_relu_backward": 8,
     **dict.fromkeys(COPIES, 0),
 }
-WAITING, UPDATE, REST = "waiting for the others", "optimizer's update", "between the ops"
+UPDATE, REST = "optimizer's update", "between the ops"
 
 
 @dataclass
@@ -60,7 +58,7 @@ class Recorder:
         signature = inspect.signature(function)
 
         def timed(*args, **kwargs):
-            inside = bool(self.frames) and name not in (*COPIES, WAITING)
+            inside = bool(self.frames) and name not in COPIES
             if threading.get_ident() != self.thread or inside:
                 return function(*args, **kwargs)
             self.frames.append(0.0)
@@ -91,19 +89,12 @@ def describe(name, arguments, result):
         return (name, ""), 0, 0
     size = sum({id(a): a.nbytes for a in arrays}.values())
     largest = max(arrays, key=lambda a: a.size)
-    w, U = arguments.get("w"), arguments.get("U")
-    backward = "dy" in arguments
-    products = 1 + (backward and arguments.get("need_dx", True))
-    if isinstance(U, np.ndarray):  # Winograd's (n^2, C, O): the products of its tiles of (n - 2)^2 outputs
-        rows, tile = arguments["dy"] if backward else result, (math.isqrt(len(U)) - 2) ** 2
-        shape = "x".join(map(str, (*rows.shape[1:-1], *U.shape[1:])))
-        return (name, shape), 2 * products * rows.size * len(U) * U.shape[1] // tile, size
+    w, backward = arguments.get("w"), "dy" in arguments
     if not isinstance(w, np.ndarray):
         return (name, "x".join(map(str, largest.shape))), ARITHMETIC.get(name, 1) * largest.size, size
-    if (not backward and not isinstance(result, np.ndarray)) or name.startswith("kernel"):
-        return (name, "x".join(map(str, w.shape))), 0, size  # w made ready for something else
+    products = 1 + (backward and arguments.get("need_dx", True))
     rows = arguments["dy"] if backward else result
-    flops = 2 * products * rows.size * w.size // w.shape[-1]
+    flops = 2 * products * rows.size * w.size // w.shape[-1]  # by the definition, whatever the algorithm
     window = f" {w.shape[0]}x{w.shape[1]}" if w.ndim == 4 else ""
     return (name + window, "x".join(map(str, (*rows.shape[1:-1], *w.shape[-2:])))), flops, size
 
@@ -111,8 +102,6 @@ def describe(name, arguments, result):
 @contextmanager
 def recorded():
     """A Recorder of all that this thread calls inside."""
-    from minires.processes import Process
-    from minires.team import Member
     from minires.train.optim import Optimizer
 
     recorder, wrapped = Recorder(), {}
@@ -126,15 +115,13 @@ def recorded():
             for name, value in list(vars(module).items()):
                 if inspect.isfunction(value) and value in wrapped:
                     changed.enter_context(patch.object(module, name, wrapped[value]))
-        waits = [(owner, name, WAITING) for owner in (Member, Process) for name in ("gather", "meet")]
-        for owner, name, label in (*waits, (Optimizer, "step_share", UPDATE)):
-            changed.enter_context(patch.object(owner, name, recorder.wrap(label, getattr(owner, name))))
+        changed.enter_context(patch.object(Optimizer, "step", recorder.wrap(UPDATE, Optimizer.step)))
         yield recorder
 
 
-def build(_name, task, options):
+def build(name, task, options):
     """A turn makes one step, plain or (recording) with its tallies as value: {(op, shape): Tally}. See harness."""
-    step = contenders.build("ours", task, options)
+    step = contenders.build(name, task, options)
 
     def turn(recording=False):
         if not recording:
@@ -144,7 +131,7 @@ def build(_name, task, options):
             step()
             whole = time.perf_counter() - began
         # what takes no array, such as the arithmetic of sizes, is Python between the ops
-        tallies = {key: t for key, t in recorder.tallies.items() if t.bytes or key[0] in (WAITING, UPDATE)}
+        tallies = {key: t for key, t in recorder.tallies.items() if t.bytes or key[0] == UPDATE}
         tallies[REST, ""] = Tally(1, whole - sum(t.seconds for t in tallies.values()))
         return tallies
 
@@ -162,12 +149,15 @@ def summed(tallies: dict) -> dict:
 
 def run(options) -> list:
     """Measure and print; the records. options: those of `minires bench breakdown`."""
+    isa.check(options["isa"])
     facts = watch.machine(options["threads"])
     watch.print_machine(facts)
-    limits = floors.measure(options["threads"])
+    isa.print_choice(options["isa"], facts["flags"])
+    limits = floors.measure(options["threads"], options["isa"])
     print(limits, end="\n\n")
-    plain, steps = [], []
-    with harness.started(build, ("ours",), "training", options, options["threads"]) as (worker,):
+    plain, steps, who = [], [], (options["contender"],)
+    own = contenders.environment
+    with harness.started(build, who, "training", options, options["threads"], environment=own) as (worker,):
         for _ in range(3):
             worker.turn()
         with watch.contention() as load:
@@ -205,7 +195,7 @@ def report(tallies, step_seconds, options) -> None:
         f"A step of {options['arch']}, batch {options['batch']}, {options['size']}x{options['size']}: "
         f"{whole * 1e3:.0f} ms with the clocks, {step_seconds * 1e3:.0f} ms without"
     )
-    harness.print_table(title, ["op", "calls", "ms", "share", "GFLOP/s a thread", "GB/s a thread"], rows)
+    harness.print_table(title, ["op", "calls", "ms", "share", "GFLOP/s", "GB/s"], rows)
 
 
 if __name__ == "__main__":

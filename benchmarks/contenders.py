@@ -2,34 +2,44 @@
 
 A training step is forward, loss, backward and the optimiser's update, on a batch that lies ready in the layout that
 the contender likes; an inference is the forward pass in evaluation mode. `build(name, task, options)` makes one, in a
-process of its own (see harness); options: arch, size, batch, optimizer, threads.
+process of its own (see harness) with the variables of `environment`; options: arch, size, batch, optimizer, threads,
+and, where one instruction set is for all, isa.
 """
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from minires.benchmarks import harness
+from minires.benchmarks import harness, isa
 
 from minires import resnet
 from minires.nn import ARCHITECTURES
 
-OURS = ("ours", "ours_threads", "plain")
+OURS = ("ours", "numpy", "plain")
 CONTENDERS = {
-    "ours": "minires as `fit` and `evaluate` run it",
-    "ours_threads": "the same on a team of threads, as where processes cannot share memory",
-    "plain": "minires, layer by layer with the plain ops, each batch shared as well",
+    "ours": "minires as `fit` and `evaluate` run it, its kernels compiled from C",
+    "numpy": "the same without them, as where there is no C compiler",
+    "plain": "minires, layer by layer in NumPy, as one reads it",
     "textbook": "NumPy as in a course's notebook: NCHW, im2col for every convolution, np.mean and np.var",
     "torch": "PyTorch, eager, its default layout (NCHW)",
     "torch_channels_last": "PyTorch, eager, NHWC in memory",
     "torch_fused_adam": "the same with its fused optimiser, which one has to ask for",
-    "torch_compile": "PyTorch, torch.compile, NHWC in memory, fused optimiser",
+    "torch_compile": "PyTorch, torch.compile, NHWC in memory; fused optimiser in training, frozen weights in inference",
     "keras": "Keras on TensorFlow, the step one tf.function",
+    "onnxruntime": "onnxruntime on the CPU: the exported network, NCHW",
 }
 # torch.compile takes a minute or two to compile a network, so it takes part only where it is asked for
-USUAL = tuple(name for name in CONTENDERS if name not in ("torch_compile", "ours_threads"))
+USUAL = tuple(name for name in CONTENDERS if name != "torch_compile")
 TASKS = ("training", "inference")
+# an optimiser is for training, and without one torch_fused_adam is torch_channels_last
+ONLY = {"torch_fused_adam": "training", "onnxruntime": "inference"}
 CLASSES = 6
 LEARNING_RATE = 1e-4
 
@@ -48,22 +58,31 @@ def network(options):
     return resnet(arch, (size, size, 3), CLASSES, widths=widths)
 
 
+def environment(name, options):
+    """Variables of a contender's process: its instruction set, and whether our ops run by the kernels in C."""
+    return isa.environment(options.get("isa")) | {"MINIRES_KERNELS": None if name == "ours" else "numpy"}
+
+
 def build(name, task, options):
-    """One turn's work of a contender; what it computes stays in its process."""
+    """One turn's work of a contender, and what its library tells; what it computes stays in its process."""
     if name in OURS:
-        work = build_ours(task, options, fused=name != "plain", threads=name == "ours_threads")
+        work = build_ours(task, options, fused=name != "plain")
     elif name == "textbook":
         work = build_textbook(task, options)
     elif name == "keras":
         work = build_keras(task, options)
+    elif name == "onnxruntime":
+        work = build_onnxruntime(task, options)
     else:
         compiled = name == "torch_compile"
         fused = compiled or name == "torch_fused_adam"
         work = build_torch(task, options, channels_last=name != "torch", fused=fused, compiled=compiled)
 
-    def turn():
-        work()
+    def turn(calls=1):
+        for _ in range(calls):
+            work()
 
+    turn.told = isa.reported()
     return turn
 
 
@@ -73,31 +92,27 @@ def make_optimizer(params, options):
     return Adam(params) if options["optimizer"] == "adam" else SGD(params, momentum=0.9)
 
 
-def build_ours(task, options, fused=True, threads=False, stay=None):
-    """A step or an inference in minires. threads: a team of them, whatever the system can.
+def build_ours(task, options, fused=True, stay=None):
+    """A step or an inference in minires, as `fit` and `evaluate` run it, or layer by layer.
 
     stay: an ExitStack for what has to be entered (default: for good).
     """
     from minires.nn import inference
     from minires.nn.folded import Predictor
-    from minires.team import Team, spans
-    from minires.train.step import TeamStep, make_step
+    from minires.train.step import make_step
 
     model, (x, labels), stay = network(options), batch(options), stay or ExitStack()
     if task == "training":
-        optimizer = make_optimizer(model.params(), options)
-        step = TeamStep(model, optimizer, team=Team()) if threads else make_step(model, optimizer, fused=fused)
+        step = make_step(model, make_optimizer(model.params(), options), fused=fused)
         stay.enter_context(step)
         return lambda: step(x, labels, LEARNING_RATE)[0]
     if fused:
         predictor = Predictor(model)
         return lambda: predictor(x)
-    team = stay.enter_context(Team())
-    parts = spans(len(x), team.size)
 
     def infer():
         with inference(model):
-            team.run(lambda member: model.forward(x[parts[member.rank]]), len(parts))
+            return model.forward(x)
 
     return infer
 
@@ -115,8 +130,13 @@ def build_textbook(task, options):
 
 
 def build_torch(task, options, *, channels_last, fused=False, compiled=False, mode=None, device="cpu"):
-    """A step or an inference in PyTorch. fused: its optimiser. compiled: by torch.compile, in the first call."""
-    if compiled and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+    """A step or an inference in PyTorch. fused: its optimiser. compiled: by torch.compile, in the first call.
+
+    A compiled inference on a CPU has its weights frozen, as PyTorch's TORCHINDUCTOR_FREEZING=1 does: only then is batch
+    normalisation folded, are the weights laid out once, and are add and ReLU left to oneDNN. `options={"freezing":
+    True}` of torch.compile comes too late for that (PyTorch 2.13).
+    """
+    if compiled and not compiler():
         raise harness.Unavailable("torch.compile needs a C++ compiler: install g++ or clang")
     import torch
     from minires.benchmarks.peers import to_torch
@@ -132,12 +152,15 @@ def build_torch(task, options, *, channels_last, fused=False, compiled=False, mo
     if task == "inference":
         model.eval()
     if compiled:
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = task == "inference" and device == "cpu"
         model = torch.compile(model, mode=mode)
     if task == "inference":
 
         def infer():
             with torch.inference_mode():
-                model(x)
+                return model(x)
 
         return infer
     if options["optimizer"] == "adam":
@@ -154,6 +177,11 @@ def build_torch(task, options, *, channels_last, fused=False, compiled=False, mo
         return loss.detach()
 
     return step
+
+
+def compiler() -> bool:
+    """Whether there is a C++ compiler, which torch.compile needs."""
+    return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
 
 
 def build_keras(task, options):
@@ -191,3 +219,33 @@ def build_keras(task, options):
         return loss
 
     return lambda: step(x, labels).numpy()  # waits for the result
+
+
+def build_onnxruntime(task, options):
+    if task == "training":
+        raise harness.Unavailable("onnxruntime is for inference")
+    import onnxruntime
+
+    if find_spec("onnx") is None:
+        raise harness.Unavailable("the network is exported by the package onnx: pip install 'minires[onnx]'")
+    x, _ = batch(options)
+    with TemporaryDirectory() as folder:
+        path = str(Path(folder, "network.onnx"))
+        # in a process of its own: what the export takes is no memory of onnxruntime's
+        code = "import sys; from minires.benchmarks import contenders; contenders.export(*sys.argv[1:])"
+        subprocess.run([sys.executable, "-c", code, json.dumps(options), path], check=True)
+        settings = onnxruntime.SessionOptions()
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.intra_op_num_threads = options["threads"] or 0  # 0: its own choice
+        settings.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    images = {session.get_inputs()[0].name: np.ascontiguousarray(x.transpose(0, 3, 1, 2))}
+    return lambda: session.run(None, images)[0]
+
+
+def export(options, path):
+    """Write the network of these options (JSON), for so many images (N, 3, H, W), to an ONNX file."""
+    from minires.benchmarks.peers import to_onnx_nchw
+
+    options = json.loads(options)
+    Path(path).write_bytes(to_onnx_nchw(network(options), options["batch"]).SerializeToString())

@@ -5,16 +5,19 @@ Bandwidth: two kernels of J. McCalpin's STREAM (1995), copy (b = a) and triad (a
 arrays that no cache holds, each array counted once as there.
 A floor is the larger of FLOPs over the best peak and bytes over the best bandwidth: S. Williams, A. Waterman,
 D. Patterson, "Roofline", CACM 52(4), 2009. It is that of the convolution by its definition: Winograd's algorithm, which
-minires (ops/winograd.py) and its peers may use for 3x3 kernels, has fewer products.
+minires uses for some 3x3 kernels, has fewer products.
 """
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
-from minires.benchmarks import harness
+from minires.benchmarks import contenders, harness
 
+from minires.backend import thread_count
 from minires.look.summary import summarize
 
 SQUARE = 2048
@@ -99,27 +102,25 @@ def sgemm(shape, seconds=0.3) -> float:
 
 def bandwidth(seconds=0.5, floats=FLOATS) -> tuple[float, float]:
     """(copy, triad) in bytes/s."""
-    from minires.team import Team, spans
-
     a, b, c = (np.full(floats, value, np.float32) for value in (0, 1, 2))
-    scale = np.float32(3)
+    scale, threads = np.float32(3), thread_count()
+    ends = [floats * i // threads for i in range(threads + 1)]
+    parts = [slice(*pair) for pair in pairwise(ends)]
 
-    with Team() as team:
-        parts = spans(floats, team.size)
+    def copy(part):
+        a[part] = b[part]
 
-        def copy(member):
-            a[parts[member.rank]] = b[parts[member.rank]]
+    def triad(part):
+        product = np.empty(PIECE, np.float32)
+        for start in range(part.start, part.stop, PIECE):
+            piece = slice(start, min(start + PIECE, part.stop))
+            scaled = np.multiply(c[piece], scale, out=product[: piece.stop - piece.start])
+            np.add(b[piece], scaled, out=a[piece])
 
-        def triad(member):
-            part, product = parts[member.rank], np.empty(PIECE, np.float32)
-            for start in range(part.start, part.stop, PIECE):
-                piece = slice(start, min(start + PIECE, part.stop))
-                scaled = np.multiply(c[piece], scale, out=product[: piece.stop - piece.start])
-                np.add(b[piece], scaled, out=a[piece])
-
+    with ThreadPoolExecutor(threads) as pool:
         return (
-            _best_rate(2 * a.nbytes, lambda: team.run(copy), seconds),
-            _best_rate(3 * a.nbytes, lambda: team.run(triad), seconds),
+            _best_rate(2 * a.nbytes, lambda: list(pool.map(copy, parts)), seconds),
+            _best_rate(3 * a.nbytes, lambda: list(pool.map(triad, parts)), seconds),
         )
 
 
@@ -134,7 +135,8 @@ def build(_name, _task, options):
     return turn
 
 
-def measure(threads=None) -> Floors:
-    """In a process of its own, on so many threads; a few seconds."""
-    with harness.started(build, ("floors",), "", {}, threads) as (worker,):
+def measure(threads=None, isa="default") -> Floors:
+    """In a process of its own, on so many threads and by this instruction set; a few seconds."""
+    options = {"isa": isa}
+    with harness.started(build, ("floors",), "", options, threads, environment=contenders.environment) as (worker,):
         return worker.turn().value

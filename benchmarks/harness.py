@@ -4,11 +4,12 @@ A contender lives in a process of its own, because thread pools of two libraries
 other, and because peak memory is a property of a process. All are built first; then they take turns, one
 turn each in every round, so that a slow minute of the machine falls on all alike, and ratios are formed
 round by round. A contender is made by a function `build(name, task, options)` at the top level of a module;
-it returns a callable that does one turn's work, or raises Unavailable. A turn that fails takes its contender out of
-the comparison, with its reason, and nobody else.
+it returns a callable that does one turn's work so many times as it is told, or raises Unavailable. A turn that fails
+takes its contender out of the comparison, with its reason, and nobody else.
 """
 
 import json
+import math
 import os
 import resource
 import signal
@@ -30,7 +31,10 @@ from minires.errors import MiniresError
 
 # Seconds between two turns: thread pools may spin for up to 0.2 s after their last work, on the next one's cores.
 PAUSE = 0.25
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Seconds that a turn of `compare` takes at least, by calls one after the other: what is done in less than a millisecond
+# would mostly show how fast threads wake up after the pause.
+LEAST = 0.05
+THREAD_VARIABLES = ("MINIRES_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Unavailable(MiniresError):
@@ -67,9 +71,11 @@ class Result:
     """What one contender did in all rounds."""
 
     name: str
-    seconds: list  # wall time of each turn
-    cpu_seconds: list  # CPU time of its process in each turn
+    seconds: list  # wall time of a call, the mean of each turn's
+    cpu_seconds: list  # CPU time of its process, likewise
     peak_mib: float
+    calls: int = 1  # in a turn
+    told: dict | None = None  # by its process, once it was built
 
     def ratio(self, other: "Result") -> Spread:
         """This one's time over the other's, formed round by round."""
@@ -80,70 +86,36 @@ class Result:
 
 
 def peak_mib() -> float:
-    """The largest resident memory of this process so far, with the processes that it has started (Linux).
+    """The largest resident memory of this process so far.
 
-    Memory that they share counts once: what lies in it now, and the program and its libraries as this process maps
-    them. ru_maxrss may start from the size of the process that launched this one, so Linux's own mark is preferred.
+    ru_maxrss may start from the size of the process that launched this one, so Linux's own mark is preferred.
     """
-    if not Path("/proc/self/smaps_rollup").exists():
+    status = Path("/proc/self/status")
+    if not status.exists():
         unit = 2**20 if sys.platform == "darwin" else 2**10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    total, family = 0, _family(os.getpid())
-    for pid in family:
-        kib = _kib(f"/proc/{pid}/status")
-        total += kib["VmHWM"] - kib["RssFile"] - kib["RssShmem"] + _kib(f"/proc/{pid}/smaps_rollup")["Pss_Shmem"]
-    return (total + _kib(f"/proc/{family[0]}/status")["RssFile"]) / 1024
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of those that it has started."""
-    ticks = 0
-    for pid in _family(os.getpid())[1:]:
-        ticks += sum(map(int, _stat(pid)[11:13]))  # user, system
-    return time.process_time() + (ticks / os.sysconf("SC_CLK_TCK") if ticks else 0)
-
-
-def _family(pid: int) -> list[int]:
-    """This process and its children."""
-    proc = Path("/proc")
-    if not proc.exists():
-        return [pid]
-    others = [int(p.name) for p in proc.iterdir() if p.name.isdigit()]
-    return [pid, *(other for other in others if _stat(other)[1:2] == [str(pid)])]
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name; none where the process has just ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _kib(path: str) -> dict[str, int]:
-    """The fields of a file in /proc that are given in kB."""
-    lines = (line.split() for line in Path(path).read_text().splitlines())
-    return {line[0].rstrip(":"): int(line[1]) for line in lines if line[-1] == "kB"}
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**10
 
 
 def _serve(pipe, build, name, task, options):
-    """A contender's process: build, then one turn for each message, which is the turn's arguments."""
+    """A contender's process: build, tell (`turn.told`), then one turn for each message, which is its arguments."""
     try:
         turn = build(name, task, options)
     except Exception as error:
         pipe.send(_unavailable(error))
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which then ends this process
-    pipe.send(None)
+    pipe.send(getattr(turn, "told", None))
     while True:
         message = pipe.recv()
-        cpu, wall = cpu_seconds(), time.perf_counter()
+        cpu, wall = time.process_time(), time.perf_counter()
         try:
             value = turn(*message)
         except Exception as error:  # the process lives on: the next turn may be a smaller one
             pipe.send(_unavailable(error))
             continue
-        pipe.send(Turn(time.perf_counter() - wall, cpu_seconds() - cpu, peak_mib(), value))
+        pipe.send(Turn(time.perf_counter() - wall, time.process_time() - cpu, peak_mib(), value))
 
 
 def _unavailable(error: Exception) -> Unavailable:
@@ -167,7 +139,7 @@ class Worker:
         process.start()
         theirs.close()
         self.process = process
-        self._receive()
+        self.told = self._receive()
 
     def _receive(self):
         if not self.pipe.poll(self.patience):
@@ -212,26 +184,34 @@ def left_out(name, error, missing=None) -> None:
 
 
 @contextmanager
-def _environment(threads):
-    """The variables that tell a library in a new process how many threads to use."""
-    before = {name: os.environ.pop(name) for name in THREAD_VARIABLES if threads and name in os.environ}
-    if threads:
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+def _environment(variables):
+    """Inside, new processes get these variables, which libraries read when they are loaded; None: not set."""
+    before = {name: os.environ.get(name) for name in variables}
+    _set(variables)
     try:
         yield
     finally:
-        for name in THREAD_VARIABLES if threads else ():
-            os.environ.pop(name)
-        os.environ.update(before)
+        _set(before)
+
+
+def _set(variables):
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextmanager
-def started(build, names, task, options, threads=None, missing=None):
-    """The workers of those contenders that are available; the others are named on stderr and in `missing`."""
-    workers = []
+def started(build, names, task, options, threads=None, missing=None, environment=None):
+    """The workers of those contenders that are available; the others are named on stderr and in `missing`.
+
+    environment(name, options): further variables of a contender's process.
+    """
+    workers, every = [], dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {}
     try:
-        with _environment(threads):
-            for name in names:
+        for name in names:
+            with _environment(every | (environment(name, options) if environment else {})):
                 try:
                     workers.append(Worker(build, name, task, options))
                 except Unavailable as error:
@@ -242,17 +222,22 @@ def started(build, names, task, options, threads=None, missing=None):
             worker.close()
 
 
-def compare(build, names, task, options, *, rounds, warmup, threads=None, seconds=None, missing=None):
+def compare(
+    build, names, task, options, *, rounds, warmup, threads=None, seconds=None, missing=None, environment=None, least=0
+):
     """(results of the contenders that are available, what the machine did meanwhile).
 
     seconds: stop after the round in which so many have passed since the first one began.
+    least: seconds that a turn takes at least; after the warm-up, of a call a turn, each contender's turns get as many
+    calls as that needs.
     """
-    with started(build, names, task, options, threads, missing) as workers:
+    with started(build, names, task, options, threads, missing, environment) as workers:
         turns = {worker.name: [] for worker in workers}
+        calls = dict.fromkeys(turns, 1)
 
         def attempt(worker):
             try:
-                return worker.turn()
+                return worker.turn(calls[worker.name])
             except Unavailable as error:
                 left_out(worker.name, error, missing)
                 workers.remove(worker)
@@ -260,9 +245,12 @@ def compare(build, names, task, options, *, rounds, warmup, threads=None, second
                 worker.close()
 
         for worker in list(workers):
-            for _ in range(warmup):
-                if worker in workers:
-                    attempt(worker)
+            turn = attempt(worker)
+            for _ in range(warmup - 1):
+                turn = turn and attempt(worker)
+            while turn and turn.seconds < least:
+                calls[worker.name] *= math.ceil(1.2 * least / turn.seconds)
+                turn = attempt(worker)
         with contention() as load:
             began, before = time.perf_counter(), {worker: worker.cpu_seconds() for worker in workers}
             for index in range(rounds):
@@ -276,9 +264,11 @@ def compare(build, names, task, options, *, rounds, warmup, threads=None, second
             # what a contender's threads did between its turns is not another process's doing
             load.own = sum(worker.cpu_seconds() - before[worker] for worker in workers)
     results = []
-    for name, series in turns.items():
-        wall, cpu, peaks, _ = zip(*series, strict=True)
-        results.append(Result(name, list(wall), list(cpu), max(peaks)))
+    for worker in workers:
+        wall, cpu, peaks, _ = zip(*turns[worker.name], strict=True)
+        count = calls[worker.name]
+        means = [[s / count for s in series] for series in (wall, cpu)]
+        results.append(Result(worker.name, *means, max(peaks), count, worker.told))
     return results, load
 
 

@@ -1,7 +1,8 @@
-"""The same networks in PyTorch and Keras, to compare with: results in the tests, time and memory in the benchmarks.
+"""The same networks for PyTorch, onnxruntime and Keras: results in the tests, time and memory in the benchmarks.
 
-`to_torch(model)` mirrors a minires network layer by layer, with its weights. `keras_course_resnet50` is
-written from the course's notebook, independent of minires.
+`to_torch(model)` mirrors a minires network layer by layer, with its weights; `to_onnx_nchw(model, batch)` is what
+minires exports, for images as onnxruntime likes them. `keras_course_resnet50` is written from the course's notebook,
+independent of minires.
 """
 
 import numpy as np
@@ -87,6 +88,22 @@ def torch_gradients(twin, model: nn.Module) -> dict[str, np.ndarray]:
         grad = theirs.grad.numpy()
         grads[ours.name] = grad.transpose(2, 3, 1, 0) if grad.ndim == 4 else grad.T if grad.ndim == 2 else grad
     return grads
+
+
+def to_onnx_nchw(model: nn.Module, batch: int):
+    """The exported network for so many images (N, C, H, W), without the transposition at its front."""
+    from minires.weights.onnx import to_onnx
+
+    proto = to_onnx(model)
+    front, images = proto.graph.node[0], proto.graph.input[0]
+    assert (front.op_type, front.input[0]) == ("Transpose", images.name)
+    H, W, C = model.config.input_shape
+    for size, axis in zip((batch, C, H, W), images.type.tensor_type.shape.dim, strict=True):
+        axis.dim_value = size
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = batch
+    images.name = front.output[0]
+    proto.graph.node.remove(front)
+    return proto
 
 
 def keras_course_resnet50(input_shape=(64, 64, 3), classes=6):

@@ -4,8 +4,8 @@ import statistics
 from pathlib import Path
 
 from matplotlib.patches import Patch
-from minires.benchmarks import scaling
-from minires.benchmarks.tables import NAMES, fullest, machine, ms
+from minires.benchmarks import isa, scaling
+from minires.benchmarks.tables import fullest, machine, ms, names
 
 from minires.look.style import (
     AMBER,
@@ -24,8 +24,8 @@ from minires.look.style import (
     save_png,
 )
 
-COLORS = {"ours": BLUE, "plain": SKY, "textbook": AMBER, "torch": ORANGE, "torch_channels_last": PINK}
-COLORS |= {"ours_threads": SKY, "torch_fused_adam": PINK, "torch_compile": GREEN, "keras": MUTED}
+COLORS = {"ours": BLUE, "numpy": SKY, "plain": SKY, "textbook": AMBER, "torch": ORANGE, "torch_channels_last": PINK}
+COLORS |= {"ours_threads": SKY, "torch_fused_adam": PINK, "torch_compile": ORANGE, "keras": MUTED, "onnxruntime": GREEN}
 
 
 def draw(records, folder) -> list[Path]:
@@ -44,8 +44,13 @@ def draw(records, folder) -> list[Path]:
     for name, (benchmark, plot) in kinds.items():
         chosen = [r for r in records if r["benchmark"] == benchmark and "left_out" not in r]
         # what took turns in one run can be compared; the rest are single measurements, of which the last counts
-        chosen = [r for run in fullest(chosen).values() for r in run.values()] if plot is plot_bars else latest(chosen)
+        if plot is plot_bars:
+            chosen = [r for run in fullest(chosen).values() for r in run.values()]
+        elif benchmark != "breakdown":
+            chosen = latest(chosen)
         for case, group in plot.cases(chosen).items():
+            if benchmark == "breakdown":  # the ops of one run belong together
+                group = [r for r in group if r["date"] == max(r["date"] for r in group)]
             where = Path(folder) / (f"{case}-{name}" if case else name)
             if picture := plot(group):
                 paths.append(save_png(picture, where))
@@ -60,19 +65,23 @@ def latest(records) -> list:
         setting = [
             o.get(key) for key in ("arch", "size", "batch", "width", "threads", "optimizer", "task", "precision")
         ]
-        names = [r.get(key) for key in ("task", "contender", "axis", "point", "op", "shape")]
-        found[tuple(map(str, (*setting, *names)))] = r
+        row = [r.get(key) for key in ("task", "contender", "axis", "point", "op", "shape")]
+        found[tuple(map(str, (o.get("isa", "default"), *setting, *row)))] = r
     return list(found.values())
 
 
 def by(*keys, only=lambda r: True):
-    """Marks a picture with the records that it draws, and the settings of which each value gets a picture."""
+    """Marks a picture with the records that it draws, and the settings of which each value gets a picture, beside an
+    instruction set that was asked for."""
 
     def mark(plot):
         def cases(records):
             groups = {}
             for r in filter(only, records):
-                groups.setdefault("-".join(str(r["options"][key]) for key in keys), []).append(r)
+                values = [str(r["options"][key]) for key in keys]
+                if (asked := r["options"].get("isa", "default")) != "default":
+                    values.append(asked)
+                groups.setdefault("-".join(values), []).append(r)
             return groups
 
         plot.cases = cases
@@ -92,25 +101,26 @@ def origin(records) -> dict:
 
 
 def _case(r) -> str:
-    o = r["options"]
-    return f"{o['arch']}: {o['batch']} images of {o['size']}x{o['size']}"
+    o, instructions = r["options"], isa.name(r)
+    images = f"{o['batch']} image{'s' * (o['batch'] > 1)} of {o['size']}x{o['size']}"
+    return f"{o['arch']}: {images}" + (f", {instructions}" if instructions else "")
 
 
 @by("arch", "size", "batch")
 def plot_bars(records):
     """The median time of each contender with its quartiles, a panel a task; the floor as a line."""
     tasks = list(dict.fromkeys(r["task"] for r in records))
-    title = f"One batch through {_case(records[0])}"
+    title, called = f"One batch through {_case(records[0])}", names(r["contender"] for r in records)
     fig, axes = figure(title, panels=len(tasks), height=3.8, **origin(records))
     for ax, task in zip(axes, tasks, strict=True):
         rows = sorted((r for r in records if r["task"] == task), key=lambda r: -r["time"]["median"])
         times = [1e3 * r["time"]["median"] for r in rows]
         error = [[1e3 * abs(r["time"][end] - r["time"]["median"]) for r in rows] for end in ("low", "high")]
-        names = [NAMES[r["contender"]] for r in rows]
+        labels = [called[r["contender"]] + isa.exception(r) for r in rows]
         colors = [COLORS[r["contender"]] for r in rows]
-        bars = ax.barh(names, times, xerr=error, color=colors, error_kw={"ecolor": INK, "elinewidth": 1}, height=0.7)
-        labels = [f"{ms(t / 1e3)} ms, {r['peak_mib']:.0f} MiB" for t, r in zip(times, rows, strict=True)]
-        ax.bar_label(bars, labels, padding=6, color=INK, fontsize=TEXT - 2)
+        bars = ax.barh(labels, times, xerr=error, color=colors, error_kw={"ecolor": INK, "elinewidth": 1}, height=0.7)
+        told = [f"{ms(t / 1e3)} ms, {r['peak_mib']:.0f} MiB" for t, r in zip(times, rows, strict=True)]
+        ax.bar_label(bars, told, padding=6, color=INK, fontsize=TEXT - 2)
         floor = 1e3 * rows[0]["floor_seconds"]
         ax.axvline(floor, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label=f"the floor, {floor:.3g} ms")
         ax.set_xlim(0, 1.6 * max(times))
@@ -135,7 +145,7 @@ def plot_breakdown(records):
     fig, (ax,) = figure("Where a training step goes", height=0.3 * len(rows) + 1.6, **origin(records))
     bars = ax.barh([op for op, _ in rows], [100 * s / whole for _, s in rows], color=[_kind(op)[0] for op, _ in rows])
     ax.bar_label(bars, [f"{s / whole:.1%}" for _, s in rows], padding=5, color=INK, fontsize=TEXT - 2)
-    ax.set_xlabel(f"% of a step of {1e3 * step:.0f} ms, in the process that calls it")
+    ax.set_xlabel(f"% of a step of {1e3 * step:.0f} ms, in the thread that calls it")
     ax.set_xlim(0, 115 * rows[-1][1] / whole)
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", labelcolor=INK, labelsize=TEXT - 2)
@@ -171,11 +181,12 @@ def plot_roofline(records):
     o, floors = records[0]["options"], records[0]["floors"]
     fig, (ax,) = figure("How far from the machine's limits", height=5.2, **origin(records))
     whole, threads = sum(r["seconds"] for r in records), o["threads"] or records[0]["cores"]
+    parts = 1 if "contender" in o else threads  # in older records the calling thread had its part of the batch
     points = [r for r in records if r["flops"] and r["bytes"] and r["seconds"] > 5e-4 * whole]
     seen = set()
     for r in sorted(points, key=lambda r: -r["seconds"]):
         color, marker, name = _kind(r["op"])
-        rate, area = threads * r["flops"] / r["seconds"] / 1e9, 20 + 4000 * r["seconds"] / whole
+        rate, area = parts * r["flops"] / r["seconds"] / 1e9, 20 + 4000 * r["seconds"] / whole
         label = None if name in seen else name
         seen.add(name)
         ax.scatter(r["flops"] / r["bytes"], rate, area, c=color, marker=marker, alpha=0.55, linewidth=0, label=label)

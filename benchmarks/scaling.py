@@ -1,6 +1,6 @@
 """How the cost of a training step grows: with the batch, the image, the depth, the width, the threads.
 
-    minires bench scaling [--axes batch,size,depth,width,threads] [--out DIR]
+    minires bench scaling [--axes batch,size,depth,width,threads] [--isa avx2] [--out DIR]
 
 At each point a process of its own for ours and for PyTorch in both layouts, so that the peak memory is that of the
 point; PyTorch's better layout is the one to compare with. On the axis of threads every contender gets so many.
@@ -8,8 +8,9 @@ point; PyTorch's better layout is the one to compare with. On the axis of thread
 
 import statistics
 import sys
+from dataclasses import asdict
 
-from minires.benchmarks import contenders, floors, harness, watch
+from minires.benchmarks import contenders, floors, harness, isa, watch
 from minires.benchmarks.harness import Spread
 
 PEERS = ("ours", "torch", "torch_channels_last")
@@ -43,8 +44,10 @@ def points(axis, cores) -> tuple[dict, dict]:
 
 def run(options) -> list:
     """Measure and print; the records. options: those of `minires bench scaling`."""
+    isa.check(options["isa"])
     facts, records = watch.machine(options["threads"]), []
     watch.print_machine(facts)
+    isa.print_choice(options["isa"], facts["flags"])
     limits = {}  # by the number of threads
     for axis in options["axes"]:
         fixed, changing = points(axis, facts["cores"])
@@ -52,7 +55,7 @@ def run(options) -> list:
             case = options | {"optimizer": "adam"} | fixed | settings
             threads, missing = case["threads"], {}
             if threads not in limits:
-                limits[threads] = floors.measure(threads)
+                limits[threads] = floors.measure(threads, options["isa"])
             results, load = harness.compare(
                 contenders.build,
                 PEERS,
@@ -63,12 +66,14 @@ def run(options) -> list:
                 threads=threads,
                 seconds=options["seconds"],
                 missing=missing,
+                environment=contenders.environment,
+                least=harness.LEAST,
             )
             floor = limits[threads].seconds(floors.work(contenders.network(case), case["batch"]))
             shared = {"axis": axis, "point": point, "floor_seconds": floor, "floors": limits[threads].as_dict()}
             shared |= load.as_dict()
             rows = [shared | {"contender": name, "left_out": why} for name, why in missing.items()]
-            rows += [shared | {"contender": r.name, "seconds": r.seconds, "peak_mib": r.peak_mib} for r in results]
+            rows += [shared | {"contender": r.name, **asdict(r)} for r in results]
             records += harness.record("scaling", facts, case, rows)
         report(axis, fixed, [r for r in records if r["axis"] == axis])
     return records

@@ -2,14 +2,15 @@
 
 import json
 
-from minires.benchmarks import scaling
+from minires.benchmarks import isa, scaling
 from minires.benchmarks.watch import BUSY, STOLEN
 
 from minires.errors import DataError
 
 NAMES = {
     "ours": "minires",
-    "ours_threads": "minires, on threads",
+    "numpy": "minires, NumPy",
+    "ours_threads": "minires, on threads",  # in older records
     "plain": "minires, plain ops",
     "textbook": "textbook NumPy",
     "torch": "PyTorch",
@@ -17,7 +18,9 @@ NAMES = {
     "torch_fused_adam": "PyTorch channels_last, fused Adam",
     "torch_compile": "torch.compile",
     "keras": "Keras (TensorFlow)",
+    "onnxruntime": "onnxruntime",
 }
+PEERS = ("torch", "torch_channels_last", "torch_fused_adam", "torch_compile", "keras", "onnxruntime", "textbook")
 
 
 def read(path) -> list[dict]:
@@ -63,10 +66,10 @@ def origin(records) -> str:
 
 
 def machine(r) -> str:
-    """Processor, cores, card and versions."""
+    """Processor, cores, instructions, card and versions."""
     versions = ", ".join(f"{name} {version}" for name, version in r["versions"].items())
-    card = f", {r['gpu']}" if r.get("gpu") else ""
-    return f"{r['cpu']}, {r['cores']} cores{card}, Python {r['python']}, {versions}"
+    parts = f"{r['cpu']}, {r['cores']} cores", isa.name(r), r.get("gpu"), f"Python {r['python']}", versions
+    return ", ".join(filter(None, parts))
 
 
 def table(columns, rows) -> str:
@@ -89,23 +92,34 @@ def case_of(r) -> str:
     return f"{o['arch']}, batch {o['batch']}, {o['size']}x{o['size']}"
 
 
+def step_of(r) -> str:
+    """Task, case and instruction set of a record of `minires bench step`."""
+    return ", ".join(filter(None, (r["task"], case_of(r), isa.name(r))))
+
+
+def names(contenders) -> dict[str, str]:
+    """What they are called beside each other: minires's default is "minires, C" where it also ran in NumPy."""
+    return NAMES | ({"ours": "minires, C"} if {"ours", "numpy"} <= set(contenders) else {})
+
+
 def steps(records) -> str:
     """A table for each case and task."""
     parts, groups = [], {}
     for r in records:
-        groups.setdefault(f"{r['task']}, {case_of(r)}", []).append(r)
+        groups.setdefault(step_of(r), []).append(r)
     for title, group in groups.items():
-        rows = []
+        rows, called = [], names(r["contender"] for r in group)
+        ours = [name for name in ("ours", "numpy") if any(f"{name}_over_this" in r for r in group)] or ["ours"]
         for r in group:
-            name = NAMES[r["contender"]]
+            name = called[r["contender"]] + isa.exception(r)
             if "left_out" in r:
-                rows.append((name, "", "", "", f"left out: {r['left_out']}"))
+                rows.append((name, *[""] * (len(ours) + 2), f"left out: {r['left_out']}"))
                 continue
-            over = ratio(r["ours_over_this"]) if "ours_over_this" in r else ""
+            over = [ratio(r[f"{name}_over_this"]) if f"{name}_over_this" in r else "" for name in ours]
             floor = f"{r['time']['median'] / r['floor_seconds']:.2f}"
-            rows.append((name, ms(r["time"]["median"]), over, floor, f"{r['peak_mib']:.0f}"))
-        columns = [title, "ms", "minires / this (quartiles)", "times the floor", "peak MiB"]
-        parts.append(table(columns, rows))
+            rows.append((name, ms(r["time"]["median"]), *over, floor, f"{r['peak_mib']:.0f}"))
+        over = [f"{called[name]} / this (quartiles)" for name in ours]
+        parts.append(table([title, "ms", *over, "times the floor", "peak MiB"], rows))
     return "\n\n".join(parts)
 
 
@@ -114,31 +128,34 @@ def brief(records) -> str:
     return "\n\n".join(filter(None, (brief_steps(records), brief_gpu(records))))
 
 
-def fullest(records) -> dict[str, dict]:
-    """For each case and task of `minires bench step` the last run with most contenders: contender -> record."""
+def fullest(records, key=step_of) -> dict:
+    """For each `key` of the records of `minires bench step` the last run with most contenders: contender -> record."""
     groups = {}
     for r in records:
         if r["benchmark"] == "step" and "time" in r:
-            groups.setdefault(f"{r['task']}, {case_of(r)}", {}).setdefault(r["date"], {})[r["contender"]] = r
-    return {title: max(runs.items(), key=lambda run: (len(run[1]), run[0]))[1] for title, runs in groups.items()}
+            groups.setdefault(key(r), {}).setdefault(r["date"], {})[r["contender"]] = r
+    return {case: max(runs.items(), key=lambda run: (len(run[1]), run[0]))[1] for case, runs in groups.items()}
 
 
 def brief_steps(records) -> str:
-    """One row for each case of `minires bench step` and task: minires over each peer."""
-    peers = ("torch", "torch_channels_last", "torch_fused_adam", "keras", "textbook")
+    """One row for each case of `minires bench step`, task and processor: minires over each peer, in C and in NumPy."""
     rows = []
-    for title, run in fullest(records).items():
-        if "ours" not in run:
-            continue
-        ours, others = run["ours"], [run[name]["peak_mib"] for name in peers[:3] if name in run]
-        over = [f"{run[name]['ours_over_this']['median']:.2f}" if name in run else "" for name in peers]
-        floor = f"{ours['time']['median'] / ours['floor_seconds']:.2f}"
-        memory = f"{ours['peak_mib']:.0f} / {min(others):.0f}" if others else f"{ours['peak_mib']:.0f}"
-        rows.append((title, ms(ours["time"]["median"]), *over, floor, memory))
-    if not rows:
-        return ""
-    columns = ["minires over", "ms", *(NAMES[name] for name in peers), "times the floor", "peak MiB, minires / PyTorch"]
-    return table(columns, rows)
+    for (title, processor), run in fullest(records, lambda r: (step_of(r), f"{r['cpu']}, {r['cores']} cores")).items():
+        called = {"ours": "C", "numpy": "NumPy"} if {"ours", "numpy"} <= run.keys() else {}
+        others = [run[name]["peak_mib"] for name in PEERS[:3] if name in run]
+        for name in ("ours", "numpy"):
+            if name not in run:
+                continue
+            time, peak = run[name]["time"]["median"], f"{run[name]['peak_mib']:.0f}"
+            over = [
+                f"{run[peer][f'{name}_over_this']['median']:.2f}{isa.exception(run[peer])}" if peer in run else ""
+                for peer in PEERS
+            ]
+            memory = f"{peak} / {min(others):.0f}" if others else peak
+            floor = f"{time / run[name]['floor_seconds']:.2f}"
+            rows.append((title, called.get(name, ""), processor, ms(time), *over, floor, memory))
+    columns = ["minires over", "by", "processor", "ms", *(NAMES[name] for name in PEERS), "times the floor"]
+    return _filled([*columns, "peak MiB, minires / PyTorch"], rows)
 
 
 EAGER, COMPILED = ("torch", "torch_channels_last"), ("torch_compile", "torch_compile_graph")

@@ -9,7 +9,7 @@ the matrix products on all threads. Written plainly but not badly: nothing here 
 import numpy as np
 
 from minires import nn
-from minires.ops.conv import resolve_padding
+from minires.geometry import resolve_padding
 
 # --- functions --------------------------------------------------------------------------------------------
 

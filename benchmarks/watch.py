@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("minires", "numpy", "torch", "tensorflow", "tensorflow-cpu", "keras", "cupy-cuda12x", "cupy-cuda13x")
+from minires.benchmarks import isa
+
+PACKAGES = ("minires", "numpy", "torch", "tensorflow", "tensorflow-cpu", "keras", "onnxruntime")
+PACKAGES += ("cupy-cuda12x", "cupy-cuda13x")
 BUSY, STOLEN = 0.1, 0.02  # shares of a core, taken by other processes and by the host, above which a run is contended
 
 
@@ -41,7 +44,7 @@ def _cpu_ticks():
     path = Path("/proc/stat")
     if not path.exists():
         return None
-    # work of a lower priority gives way and does not count: a team's idlers (minires/team.py) are such work
+    # work of a lower priority gives way and does not count
     user, _nice, system, _idle, _wait, irq, softirq, steal = map(int, path.read_text().split("\n")[0].split()[1:9])
     tick = os.sysconf("SC_CLK_TCK")
     return (user + system + irq + softirq) / tick, steal / tick
@@ -91,6 +94,7 @@ def machine(threads=None) -> dict:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command(),
         "cpu": _cpu_model(),
+        "flags": isa.flags(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": threads,
         "system": platform.platform(),

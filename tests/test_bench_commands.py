@@ -3,17 +3,18 @@
 import json
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 from minires.benchmarks import (
     bench_ops,
-    bench_ways,
     breakdown,
     contenders,
     floors,
     gpu_vs_cpu,
     harness,
+    isa,
     plots,
     scaling,
     tables,
@@ -23,11 +24,14 @@ from minires.benchmarks import (
 from minires.benchmarks.harness import Spread, Unavailable
 
 from minires import backend, cli, resnet
-from minires.ops import conv, products
+from minires.fast.cpu import enabled
+from minires.nn.folded import Predictor
+from minires.ops import conv
 from minires.train import Adam
-from minires.train.step import Step
+from minires.train.step import make_step
 
 CONVOLUTION = bench_ops.Case("conv", (6, 6, 4), (3, 3, 4, 8), (("stride", (1, 1)), ("pad", (1, 1))))
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 LIMITS = floors.Floors(square=1e11, best=1.2e11, best_shape=(2048, 2048, 2048), copy=2e10, triad=1.5e10)
 
 
@@ -74,7 +78,76 @@ def test_step(limits, tmp_path, capsys):
     over = next(r for r in timed if r["task"] == "training" and r["contender"] == "textbook")["ours_over_this"][
         "median"
     ]
-    assert f"| training, resnet8, batch 2, 8x8 | {tables.ms(median)} |  |  |  |  | {over:.2f} |" in brief
+    instructions = f", {isa.name(training)}" if isa.name(training) else ""  # as the processor has
+    cpu = f"{training['cpu']}, {training['cores']} cores"
+    assert f"| training, resnet8, batch 2, 8x8{instructions} | {cpu} | {tables.ms(median)} | {over:.2f} |" in brief
+
+
+def test_step_by_one_instruction_set(limits, monkeypatch, tmp_path, capsys):
+    """Short inferences are called many times a turn; the records tell what was asked for and what came of it."""
+    if not isa.FLAGS["avx2"] <= set(isa.flags()):
+        pytest.skip("this processor has no AVX2")
+    monkeypatch.setattr(isa, "flags", lambda: ["avx2", "fma"])
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
+    path = tmp_path / "r.jsonl"
+    small = ["--arch", "resnet8", "--size", "8", "--batch", "1", "--steps", "2", "--tasks", "inference"]
+    arguments = ["step", *small, "--peers", "ours,numpy,plain", "--isa", "avx2", "--json", str(path)]
+    assert cli.main(["bench", *arguments, "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "inference: resnet8, batch 1, 8x8, AVX2" in told
+    assert "Not taken over from the shell: OPENBLAS_CORETYPE=Nehalem" in told
+    assert "Says of itself: minires NumPy, OpenBLAS Haswell" in told
+    ours, numpy, plain = lines(path)
+    assert {r["options"]["isa"] for r in (ours, numpy, plain)} == {"avx2"}
+    assert ours["flags"] == ["avx2", "fma"]
+    assert ours["calls"] > 1
+    assert f"turn of 50 ms or more: ours {ours['calls']}" in told
+    assert max(ours["seconds"]) < 0.05
+    assert {"ours_over_this", "numpy_over_this", "plain_over_this"} < plain.keys()
+    assert numpy["told"]["OpenBLAS"] == "Haswell"
+
+    text = tables.markdown(lines(path))
+    assert (
+        "| inference, resnet8, batch 1, 8x8, AVX2 | ms | minires, C / this (quartiles) | minires, NumPy / this" in text
+    )
+    brief = tables.brief(lines(path))
+    assert "| inference, resnet8, batch 1, 8x8, AVX2 | C |" in brief
+    assert "| inference, resnet8, batch 1, 8x8, AVX2 | NumPy |" in brief
+    assert (tmp_path / "resnet8-8-1-avx2-bars.png").stat().st_size > 10_000
+
+
+def stepped(contender, cpu="a processor", over=2.0, **options):
+    """A record of `minires bench step`."""
+    options = {"arch": "resnet8", "size": 8, "batch": 2} | options
+    case = {"benchmark": "step", "date": "2026-01-02", "command": "", "cpu": cpu, "cores": 2, "options": options}
+    times = {"time": {"median": 1.0, "low": 1.0, "high": 1.0}, "floor_seconds": 0.5, "peak_mib": 10}
+    return case | times | {"task": "inference", "contender": contender, "ours_over_this": {"median": over}}
+
+
+def test_the_brief_table_keeps_processors_and_instruction_sets_apart():
+    old = [stepped("ours"), stepped("torch")]
+    wide = {"flags": sorted(set.union(*isa.FLAGS.values()))}
+    both = [stepped(name, over=0.5, isa=asked) | wide for asked in isa.NAMES for name in ("ours", "onnxruntime")]
+    there = [stepped("ours", "another"), stepped("torch", "another", 3.0)]
+    header, _, *rows = tables.brief([*old, *both, *there]).splitlines()
+    assert header == (
+        "| minires over | processor | ms | PyTorch | onnxruntime | times the floor | peak MiB, minires / PyTorch |"
+    )
+    assert rows == [
+        "| inference, resnet8, batch 2, 8x8 | a processor, 2 cores | 1000 | 2.00 |  | 2.00 | 10 / 10 |",
+        # which cannot be held to less than its processor has
+        "| inference, resnet8, batch 2, 8x8, AVX2 | a processor, 2 cores | 1000 |  | 0.50 (AVX-512) | 2.00 | 10 |",
+        "| inference, resnet8, batch 2, 8x8, AVX-512 | a processor, 2 cores | 1000 |  | 0.50 | 2.00 | 10 |",
+        "| inference, resnet8, batch 2, 8x8 | another, 2 cores | 1000 | 3.00 |  | 2.00 | 10 / 10 |",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.name)
+def test_records_of_earlier_versions_are_read(path, tmp_path):
+    records = tables.read(path)
+    assert tables.markdown(records).startswith("`minires bench")
+    assert tables.brief(records)
+    assert plots.draw(records, tmp_path)
 
 
 def test_a_picture_names_the_runs_it_is_of_and_their_versions():
@@ -86,7 +159,7 @@ def test_a_picture_names_the_runs_it_is_of_and_their_versions():
     assert plots.origin([first, first, again, moved]) == {"note": note, "versions": False}
 
 
-def test_bad_input(tmp_path, capsys):
+def test_bad_input(tmp_path, monkeypatch, capsys):
     def fails(*arguments) -> str:
         assert cli.main(["bench", *arguments]) == 2
         (line,) = capsys.readouterr().err.splitlines()
@@ -101,12 +174,18 @@ def test_bad_input(tmp_path, capsys):
     assert "cannot be written" in fails("step", "--json", str(tmp_path / "no" / "where.jsonl"))
     assert "name it with --json" in fails("gpu-vs-cpu", "--device", "cpu", "--resume")
     assert "cannot be written" in fails("breakdown", "--out", str(broken / "pictures"))
+    assert "--isa is for step" in fails("--isa", "avx2", "waiting")
+    monkeypatch.setattr(isa, "flags", lambda: ["avx2", "fma"])
+    assert "no avx512bw, avx512dq" in fails("step", "--isa", "avx512")
+    monkeypatch.setattr(isa, "flags", list)
+    assert "only Linux tells" in fails("scaling", "--isa", "avx2")
     for arguments, expected in (
         (["step", "--peers", "ours,nobody"], "unknown nobody"),
         (["step", "--batch", "0"], "at least 1"),
         (["step", "--arch", "resnet51"], "invalid choice"),
         (["scaling", "--axes", "height"], "unknown height"),
         (["gpu-vs-cpu", "--seconds", "soon"], "seconds above 0"),
+        (["step", "--isa", "mmx"], "invalid choice"),
         (["nothing"], "invalid choice"),
     ):
         with pytest.raises(SystemExit) as stopped:
@@ -118,8 +197,14 @@ def test_bad_input(tmp_path, capsys):
 def test_an_overview_of_everything(limits, tmp_path, monkeypatch, capsys):
     from minires.benchmarks import overview
 
-    monkeypatch.setattr(overview, "CASES", (("resnet8", 8, ("training",), ("ours", "textbook"), 0.1),))
-    monkeypatch.setattr(overview, "SETTINGS", overview.SETTINGS | {"batch": 2, "images": 12, "steps": 1, "warmup": 1})
+    cases = {(arch, size, batch) for arch, size, batch, task, *_ in overview.CASES if task == "inference"}
+    assert cases == {
+        *(("resnet50", 64, n) for n in (32, 1)),
+        *(("resnet20", 32, n) for n in (32, 1)),
+        ("resnet50", 224, 1),
+    }
+    monkeypatch.setattr(overview, "CASES", (("resnet8", 8, 2, "training", ("ours", "textbook"), 0.1),))
+    monkeypatch.setattr(overview, "SETTINGS", overview.SETTINGS | {"images": 12, "steps": 1, "warmup": 1})
     monkeypatch.setattr(waiting, "CASES", {"resnet8": 16})
     path = tmp_path / "r.jsonl"
     assert cli.main(["bench", "--json", str(path)]) == 0
@@ -141,7 +226,8 @@ def test_every_product_of_a_step_is_seen_and_counted():
     model = resnet("resnet8", (16, 16, 3), 6)
     x, labels = np.random.default_rng(0).standard_normal((4, 16, 16, 3), np.float32), np.array([0, 1, 2, 3])
     original = ops.conv2d_forward
-    with Step(model, Adam(model.params())) as step, breakdown.recorded() as recorder:
+    make = make_step(model, Adam(model.params()), fused=False)
+    with make as step, breakdown.recorded() as recorder:
         step(x, labels, 1e-3)
     tallies = breakdown.summed(recorder.tallies)
     products = [t for op, t in tallies.items() if op.startswith(("conv2d", "dense"))]
@@ -155,58 +241,42 @@ def test_every_product_of_a_step_is_seen_and_counted():
     assert ops.conv2d_forward is original  # as before
 
 
-def test_products_of_winograds_algorithm_are_those_it_makes():
-    from minires.ops import winograd
-
-    x, w = np.ones((2, 8, 8, 5), np.float32), np.ones((3, 3, 5, 7), np.float32)
-    with breakdown.recorded() as recorder:
-        U = winograd.kernel_forward(w, 4)
-        y = winograd.winograd_forward(x, U, 1)
-        winograd.winograd_backward(y, x, U, 1)
-        winograd.winograd_backward(y, x, U, 1, need_dx=False)
+def test_fused_ops_are_seen_and_counted():
+    model = resnet("resnet8", (16, 16, 3), 6)
+    x, labels = np.random.default_rng(0).standard_normal((4, 16, 16, 3), np.float32), np.array([0, 1, 2, 3])
+    with make_step(model, Adam(model.params())) as step, breakdown.recorded() as recorder:
+        step(x, labels, 1e-3)
     tallies = breakdown.summed(recorder.tallies)
-    product = 2 * (2 * 2 * 2) * 36 * 5 * 7  # 2 images of 2 x 2 tiles, 36 products of 5 x 7 each
-    assert tallies["winograd_forward"].flops == product
-    assert tallies["winograd_backward"].flops == 3 * product  # once with dx, once without
-    assert tallies["kernel_forward"].flops == 0
+    assert (
+        sum(t.flops for op, t in tallies.items() if op.startswith(("conv2d", "dense"))) == floors.work(model, 4).flops
+    )
+    assert tallies["norm_add_relu_forward"].calls == tallies["norm_add_relu_backward"].calls == 9
+    assert not any(op.startswith(("relu", "add")) for op in tallies)
+    with breakdown.recorded() as recorder:
+        Predictor(model)(x)
+    tallies = breakdown.summed(recorder.tallies)
+    products = [t for op, t in tallies.items() if op.startswith(("conv2d", "dense"))]
+    assert sum(t.flops for t in products) == floors.work(model, 4, "inference").flops
+    assert tallies["conv2d_add_relu 3x3"].calls == 7
 
 
 def test_breakdown(limits, tmp_path, capsys):
     path = tmp_path / "r.jsonl"
     small = ["--arch", "resnet8", "--size", "16", "--batch", "4", "--steps", "2"]
     assert cli.main(["bench", "breakdown", *small, "--json", str(path), "--out", str(tmp_path)]) == 0
-    assert breakdown.WAITING in capsys.readouterr().out
+    assert breakdown.UPDATE in capsys.readouterr().out
     records = lines(path)
     assert {breakdown.UPDATE, breakdown.REST, "conv2d_forward 3x3"} <= {r["op"] for r in records}
+    assert "im2col" not in {r["op"] for r in records} or not enabled()
     assert all(r["seconds"] >= 0 for r in records)
     for name in ("breakdown", "roofline"):
         assert (tmp_path / f"resnet8-16-4-{name}.png").stat().st_size > 10_000
     assert "conv2d_backward 3x3" in tables.markdown(records)
+    assert cli.main(["bench", "breakdown", *small, "--json", str(path), "--contender", "numpy"]) == 0
+    assert "im2col" in {r["op"] for r in lines(path)[len(records) :]}
 
 
 # --- how cost grows ---------------------------------------------------------------------------------------
-
-
-def test_ways_and_pieces(tmp_path, monkeypatch, capsys):
-    kept = products.unpacked_product
-    monkeypatch.setattr(bench_ways, "SHAPES", ((2, 8, 8, 16), (2, 8, 8, 32)))
-    monkeypatch.setattr(bench_ways, "PRODUCTS", ((30, 4, 20),))
-    path = tmp_path / "r.jsonl"
-    assert cli.main(["bench", "ways", "--rounds", "2", "--json", str(path)]) == 0
-    few, many, pieces = lines(path)
-    assert few["chosen"] == "rowwise"
-    assert set(few["seconds"]) == set(many["seconds"]) == {"direct", "rowwise", "tapwise", "2", "4"}
-    assert all(len(s) == 2 and min(s) > 0 for r in (few, many, pieces) for s in r["seconds"].values())
-    assert "2x8x8x16" in capsys.readouterr().out
-    assert products.unpacked_product is kept
-
-    def stopped(a, b):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(products, "product", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        bench_ways.compare_pieces(2)
-    assert products.unpacked_product is kept
 
 
 @pytest.mark.parametrize(

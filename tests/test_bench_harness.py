@@ -35,8 +35,11 @@ def build(name, task, options):
             threading.Thread(target=spin, args=(0.2,)).start()
         if name == "dies":
             os._exit(1)
+        if name == "short":
+            time.sleep(0.002 * message[0])
         return (task, os.environ.get("OMP_NUM_THREADS"), *message)
 
+    turn.told = {"a library": os.environ.get("A_VARIABLE", "not set")}
     return turn
 
 
@@ -91,6 +94,28 @@ def test_threads_are_told_and_forgotten(monkeypatch):
 def test_threads_that_spin_between_turns_are_the_contenders_own():
     results, load = harness.compare(build, ["spins"], "task", {}, rounds=3, warmup=1)
     assert load.own > sum(results[0].cpu_seconds) + 0.1
+
+
+def test_short_work_is_called_many_times_a_turn():
+    results, _ = harness.compare(build, ["short", "fine"], "task", {}, rounds=2, warmup=2, least=0.03)
+    short, fine = results
+    assert short.calls >= 8
+    assert all(0.002 <= s < 0.015 for s in short.seconds)  # of a call
+    assert fine.calls > short.calls
+    results, _ = harness.compare(build, ["short"], "task", {}, rounds=2, warmup=1)
+    assert results[0].calls == 1
+
+
+def test_each_contender_has_its_own_environment(monkeypatch):
+    """Set before its process starts, and as before in this one."""
+    monkeypatch.setenv("A_VARIABLE", "of the shell")
+    chosen = {"fine": {"A_VARIABLE": "chosen"}, "short": {"A_VARIABLE": None}, "slow": {}}
+    with harness.started(build, chosen, "task", {}, environment=lambda name, options: chosen[name]) as workers:
+        told = {worker.name: worker.told["a library"] for worker in workers}
+    assert told == {"fine": "chosen", "short": "not set", "slow": "of the shell"}
+    assert os.environ["A_VARIABLE"] == "of the shell"
+    results, _ = harness.compare(build, ["fine"], "task", {}, rounds=1, warmup=1)
+    assert results[0].told == {"a library": "of the shell"}
 
 
 def test_a_time_limit_ends_the_rounds():

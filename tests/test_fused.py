@@ -1,23 +1,20 @@
-"""The fast paths against the layers that one reads: training on a team of threads, inference with BN folded."""
-
-import os
-import threading
+"""The fast paths against the layers that one reads: training fused, inference with BN folded; compiled and in NumPy."""
 
 import numpy as np
 import pytest
 
 from minires import nn, ops, resnet
-from minires.errors import DeviceError, ShapeError
+from minires.errors import ShapeError
+from minires.fast import cpu
 from minires.look.probe import probe
 from minires.nn.folded import Predictor
 from minires.nn.fuse import AsItIs
+from minires.nn.fused import Fused, FusedNorm
 from minires.nn.module import inference
-from minires.nn.parallel import Parallel, SharedNorm
 from minires.nn.recompute import Recomputed
 from minires.ops import fused
 from minires.ops import softmax_cross_entropy_backward as loss_backward
 from minires.ops import softmax_cross_entropy_forward as loss_forward
-from minires.team import Team, spans
 
 NETWORKS = [
     ("resnet8", (16, 16, 3), {}),
@@ -64,73 +61,63 @@ def assert_close(ours, theirs, tolerance):
         assert np.abs(ours[name] - expected).max() <= tolerance * largest, name
 
 
+@pytest.fixture(params=["compiled", "numpy"])
+def engine(request):
+    """What runs the ops."""
+    if request.param == "numpy":
+        with cpu.as_read():
+            yield request.param
+    elif not cpu.enabled():
+        pytest.skip("there are no compiled kernels")
+    else:
+        yield request.param
+
+
 @pytest.mark.parametrize(("arch", "shape", "options"), NETWORKS)
-def test_a_step_on_a_team_is_the_step_of_the_layers(arch, shape, options):
-    assert_same_step(arch, shape, options, 2)
-
-
-@pytest.mark.parametrize("size", [1, 4, 8])
-def test_teams_of_any_size(size):
-    assert_same_step(*NETWORKS[0], size)
-
-
-def assert_same_step(arch, shape, options, size):
+def test_a_fused_step_is_the_step_of_the_layers(arch, shape, options, engine):
     x, labels = batch(shape)
     plain, shared = network(arch, shape, options), network(arch, shape, options)
-    expected = results(plain, step(plain, x, labels))
-    with Team(size) as team:
-        assert_close(results(shared, step(Parallel(shared, team), x, labels)), expected, 1e-10)
+    with cpu.as_read():
+        expected = results(plain, step(plain, x, labels))
+    assert_close(results(shared, step(Fused(shared), x, labels)), expected, 1e-10)
 
 
-def test_in_float32_within_rounding():
+def test_in_float32_within_rounding(engine):
     arch, shape, options = NETWORKS[0]
     x, labels = batch(shape, 32, np.float32)
     plain, shared = (network(arch, shape, options, np.float32) for _ in range(2))
-    expected = results(plain, step(plain, x, labels))
-    with Team(2) as team:
-        ours = results(shared, step(Parallel(shared, team), x, labels))
+    with cpu.as_read():
+        expected = results(plain, step(plain, x, labels))
+    ours = results(shared, step(Fused(shared), x, labels))
     assert all(value.dtype == np.float32 for value in ours.values())
     assert_close(ours, expected, 1e-5)
 
 
-def test_a_team_repeats_itself_to_the_bit():
-    x, labels = batch((16, 16, 3), 9, np.float32)
-    runs = []
-    for _ in range(2):
-        model = network("resnet14", (16, 16, 3), {}, np.float32)
-        with Team(3) as team:
-            fast = Parallel(model, team)
-            step(fast, x, labels)
-            runs.append(results(model, step(fast, x, labels)))
-    assert all(np.array_equal(runs[0][name], runs[1][name]) for name in runs[0])
-
-
-def test_fewer_images_than_threads():
-    x, labels = batch((16, 16, 3), 2)
-    plain, shared = (network("resnet8", (16, 16, 3), {}) for _ in range(2))
-    with Team(4) as team:
-        fast = Parallel(shared, team)
-        step(fast, *batch((16, 16, 3), 8))  # gradients of all four, which must not remain
-        for a, b in zip(shared.buffers(), plain.buffers(), strict=True):
-            a.data[...] = b.data
-        logits = step(fast, x, labels)
-    assert_close(results(shared, logits), results(plain, step(plain, x, labels)), 1e-10)
+def test_the_images_gradient_comes_where_it_is_asked_for():
+    x, labels = batch((16, 16, 3))
+    model = network(*NETWORKS[0])
+    nets = model, Fused(model)
+    dlogits = loss_backward(loss_forward(model.forward(x), labels)[1], labels)
+    dxs = []
+    for net in nets:
+        net.forward(x)
+        dxs.append(net.backward(dlogits, need_dx=True))
+    np.testing.assert_allclose(dxs[1], dxs[0], rtol=0, atol=1e-10 * np.abs(dxs[0]).max())
 
 
 def test_a_bias_before_a_normalisation_gets_gradient_zero():
     model = network("resnet8", (16, 16, 3), {"variant": "course"})
-    with Team(2) as team:
-        step(Parallel(model, team), *batch((16, 16, 3)))
+    step(Fused(model), *batch((16, 16, 3)))
     biases = [p for p in model.params() if p.name.endswith(".b") and not p.name.startswith("fc")]
     assert len(biases) == 9
     assert all(not p.grad.any() for p in biases)
 
 
 @pytest.mark.parametrize(("mean", "tolerance"), [(0, 1e-6), (10, 5e-6), (1e4, 5e-4)])
-def test_a_large_mean_costs_no_digits(mean, tolerance):
+def test_a_large_mean_costs_no_digits(mean, tolerance, engine):
     """Mean 1e4, deviation 1, in float32: against float64 on the same numbers.
 
-    The mean itself is a float32, with 5e-4 between neighbours at 1e4 / 2; x * slope would lose 1e4 times rounding.
+    The mean itself is a float32, with 5e-4 between neighbours at 1e4 / 2.
     """
     rng = np.random.default_rng(0)
     x = (mean + rng.standard_normal((16, 9, 9, 8))).astype(np.float32)
@@ -141,31 +128,24 @@ def test_a_large_mean_costs_no_digits(mean, tolerance):
     dx64, dgamma64, dbeta64 = ops.batchnorm_backward(wide[3], wide[0], wide[1], m64, 1 / np.sqrt(v64))
     m32, v32 = ops.batchnorm_statistics(x)
     rstd = 1 / np.sqrt(v32)
-    near, m32 = fused.centre(x, m32, rstd)
-    y = fused.norm_add_relu_forward(near, gamma, beta, m32, rstd, relu=False)
-    g, dgamma, dbeta = fused.norm_add_relu_sums(dy, near, y, m32, rstd, relu=False)
-    dx = fused.norm_add_relu_backward(g, near, gamma, m32, rstd, dgamma, dbeta, x.size // 8)
+    y = fused.norm_add_relu_forward(x, gamma, beta, m32, rstd, relu=False)
+    dx, _, dgamma, dbeta = fused.norm_add_relu_backward(dy, x, y, gamma, m32, rstd, relu=False)
     for ours, exact in ((y, y64), (dx, dx64), (dgamma, dgamma64), (dbeta, dbeta64)):
         assert np.linalg.norm(ours - exact) <= tolerance * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize(("arch", "shape", "options"), NETWORKS)
 def test_recomputed_blocks_give_the_same_bits(arch, shape, options):
-    """Logits, gradients and running statistics, on a team and layer by layer."""
+    """Logits, gradients and running statistics, fused and layer by layer."""
     x, labels = batch(shape)
-    with Team(2) as team:
-        ways = [
-            (lambda m: Parallel(m, team), lambda m: Parallel(m, team, recompute=True)),
-            (lambda m: m, AsItIs().copy),
-        ]
-        for pair in ways:
-            told = []
-            for way in pair:
-                model = network(arch, shape, options)
-                net = way(model)
-                step(net, x, labels)
-                told.append(results(model, step(net, x, labels)))
-            assert all(np.array_equal(told[0][name], told[1][name]) for name in told[0])
+    for pair in ((Fused, lambda m: Fused(m, recompute=True)), (lambda m: m, AsItIs().copy)):
+        told = []
+        for way in pair:
+            model = network(arch, shape, options)
+            net = way(model)
+            step(net, x, labels)
+            told.append(results(model, step(net, x, labels)))
+        assert all(np.array_equal(told[0][name], told[1][name]) for name in told[0])
 
 
 def test_recomputed_blocks_keep_their_input_alone():
@@ -182,7 +162,7 @@ def test_recomputed_blocks_keep_their_input_alone():
 
 @pytest.mark.parametrize(("arch", "shape", "options"), NETWORKS)
 @pytest.mark.parametrize("n", [1, 5])
-def test_folded_inference_is_that_of_the_layers(arch, shape, options, n):
+def test_folded_inference_is_that_of_the_layers(arch, shape, options, n, engine):
     model, (x, _) = network(arch, shape, options), batch(shape, n)
     before = {name: value.copy() for name, value in model.state().items()}
     with inference(model):
@@ -205,78 +185,27 @@ class Halved(nn.ReLU):
 
 def test_a_layer_of_the_users_own_is_never_replaced():
     model, (x, _) = network(*NETWORKS[0]), batch((16, 16, 3))
-    assert Parallel.fits(model)
+    assert Fused.fits(model)
     with probe(model):
-        assert not Parallel.fits(model)
+        assert not Fused.fits(model)
     model.layers[0].layers[-1] = Halved("halved")
-    assert not Parallel.fits(model)
+    assert not Fused.fits(model)
     with inference(model):
         expected = model.forward(x)
     np.testing.assert_allclose(Predictor(model)(x), expected, rtol=1e-12)
-
-
-# --- the team ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_members_gather_and_meet_in_the_order_of_ranks(size):
-    with Team(size) as team:
-        gathered = team.run(lambda m: [m.gather((m.rank, turn)) for turn in range(20)])
-        met = team.run(lambda m: m.meet(np.full(3, m.rank), [m.rank]))
-    assert gathered == [[[(r, turn) for r in range(size)] for turn in range(20)]] * size
-    for arrays, lefts in met:
-        assert [a.tolist() for a in arrays] == [[rank] * 3 for rank in range(size)]
-        assert lefts == [[rank] for rank in range(size)]
-
-
-@pytest.mark.parametrize("failing", [0, 1, 2])
-def test_an_error_in_one_member_reaches_the_caller_and_the_team_goes_on(failing):
-    def work(member):
-        if member.rank == failing:
-            raise DeviceError("the third wheel")
-        return member.gather(1)
-
-    with Team(3) as team:
-        with pytest.raises(DeviceError, match="third wheel"):
-            team.run(work)
-        assert team.run(lambda m: m.gather(m.rank)) == [[0, 1, 2]] * 3
-
-
-def test_everything_is_put_back():
-    from minires.backend import thread_count
-
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    threads, alive = thread_count(), threading.active_count()
-    with Team(2) as team:
-        assert thread_count() == 1
-        team.run(lambda m: m.gather(1))
-        if cores:
-            assert os.sched_getaffinity(0) == cores
-    assert thread_count() == threads
-    assert threading.active_count() == alive
 
 
 def test_a_step_that_was_broken_off_leaves_nothing_behind():
     arch, shape, options = NETWORKS[0]
     x, labels = batch(shape)
     plain, shared = network(arch, shape, options), network(arch, shape, options)
-    with Team(2) as team:
-        fast = Parallel(shared, team)
-        logits = fast.forward(x)
-        broken = [m for m in fast.crew.parts[1].body.modules() if isinstance(m, SharedNorm)][2]
-        broken.backward_both = lambda _: 1 / 0
-        with pytest.raises(ZeroDivisionError):
-            fast.backward(np.ones_like(logits))
-        del broken.backward_both
-        for a, b in zip(shared.buffers(), plain.buffers(), strict=True):
-            a.data[...] = b.data
-        assert_close(results(shared, step(fast, x, labels)), results(plain, step(plain, x, labels)), 1e-10)
-
-
-def test_spans_cover_everything_once():
-    for length in (1, 2, 7, 32):
-        for size in (1, 2, 3, 8):
-            parts = spans(length, size)
-            assert [i for part in parts for i in range(length)[part]] == list(range(length))
-            assert len(parts) == min(length, size)
-            assert all(part.stop > part.start for part in parts)
+    fast = Fused(shared)
+    logits = fast.forward(x)
+    broken = [m for m in fast.net.modules() if isinstance(m, FusedNorm)][2]
+    broken.backward_both = lambda _: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        fast.backward(np.ones_like(logits))
+    del broken.backward_both
+    for a, b in zip(shared.buffers(), plain.buffers(), strict=True):
+        a.data[...] = b.data
+    assert_close(results(shared, step(fast, x, labels)), results(plain, step(plain, x, labels)), 1e-10)

@@ -13,7 +13,7 @@ from minires.data import ArrayDataset, Augment, Batches
 from minires.data.augment import warp
 from minires.errors import ShapeError
 from minires.ops import kernels
-from minires.ops.conv import pair
+from minires.geometry import pair
 
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 

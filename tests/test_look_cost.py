@@ -9,16 +9,14 @@ import pytest
 from rich.console import Console
 
 from minires import cli
-from minires.backend import blas_threads
 from minires.errors import ConfigError
 from minires.look import cost as cost_module
 from minires.look import cost_probe
 from minires.look.cost import predict_cost
 from minires.look.summary import summarize
 from minires.nn import resnet, resnet50
-from minires.nn.parallel import Parallel
+from minires.nn.fused import Fused
 from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
-from minires.team import Team
 from minires.train import Recipe
 
 NARROW = {"widths": (4, 8, 8, 8)}
@@ -45,12 +43,11 @@ def peak_of_two_steps(model, batch, optimizer):
     x = np.random.default_rng(0).standard_normal((batch, *model.config.input_shape), np.float32)
     update = Recipe(optimizer=optimizer).make_optimizer(model.params())  # makes the weights anew, and gradients
     tracemalloc.reset_peak()
-    with Team() as team:
-        net = Parallel(model, team)
-        for _ in range(2):
-            _, probs = softmax_cross_entropy_forward(net.forward(x), labels)
-            net.backward(softmax_cross_entropy_backward(probs, labels))
-            update.step(1e-4)
+    net = Fused(model)
+    for _ in range(2):
+        _, probs = softmax_cross_entropy_forward(net.forward(x), labels)
+        net.backward(softmax_cross_entropy_backward(probs, labels))
+        update.step(1e-4)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak
@@ -59,18 +56,9 @@ def peak_of_two_steps(model, batch, optimizer):
 @pytest.mark.parametrize(("arch", "batch", "options"), NETWORKS)
 def test_peak_memory_is_that_of_a_step(arch, batch, options):
     model = resnet(arch, (64, 64, 3), 6, **options)
-    with blas_threads(1):
-        memory, again = (predicted(model, batch, optimizer="sgd").memory for _ in range(2))
-        assert memory.peak == pytest.approx(again.peak, rel=1e-3)  # the interpreter's own objects come and go
-        assert memory.peak == pytest.approx(peak_of_two_steps(model, batch, "sgd"), rel=0.05)
-
-
-def test_two_threads_add_up_their_gradients_on_the_way():
-    model = resnet("resnet50", (64, 64, 3), 6, widths=(16, 32, 64, 128))
-    with blas_threads(2):
-        memory, again = (predicted(model, 8, optimizer="adam").memory for _ in range(2))
-        assert memory.peak == pytest.approx(again.peak, rel=1e-3)
-        assert memory.peak == pytest.approx(peak_of_two_steps(model, 8, "adam"), rel=0.2)
+    memory, again = (predicted(model, batch, optimizer="sgd").memory for _ in range(2))
+    assert memory.peak == pytest.approx(again.peak, rel=1e-3)  # the interpreter's own objects come and go
+    assert memory.peak == pytest.approx(peak_of_two_steps(model, batch, "sgd"), rel=0.05)
     assert memory.gradients == sum(p.data.nbytes for p in model.params())
 
 
@@ -129,10 +117,9 @@ def test_each_piece_is_run_at_least_once_and_until_the_time_is_up(monkeypatch):
 
 def test_large_pieces_are_run_on_fewer_images(monkeypatch):
     model = resnet("resnet8", (32, 32, 3), 6)
-    with blas_threads(1):
-        whole = predicted(model, 16)
-        monkeypatch.setattr(cost_probe, "PIECE", 6 * max(piece.flops for piece in whole.pieces))
-        part = predicted(model, 16)
+    whole = predicted(model, 16)
+    monkeypatch.setattr(cost_probe, "PIECE", 6 * max(piece.flops for piece in whole.pieces))
+    part = predicted(model, 16)
     assert {piece.images for piece in whole.pieces} == {16}
     assert min(piece.images for piece in part.pieces) == 2
     for scaled, piece in zip(part.pieces, whole.pieces, strict=True):

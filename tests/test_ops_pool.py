@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from minires import ops
 from minires.errors import ShapeError
 from minires.ops import naive
-from minires.ops.conv import output_size, pair, resolve_padding
+from minires.geometry import output_size, pair, resolve_padding
 
 DTYPES = st.sampled_from([np.float32, np.float64])
 

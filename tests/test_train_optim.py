@@ -126,29 +126,9 @@ def test_a_model_that_was_converted_needs_a_new_optimizer():
     model = resnet("resnet8", (8, 8, 3), 4)
     optimizer = SGD(model.params())
     model.astype(np.float64)
-    for use in (lambda: optimizer.step(0.1), lambda: optimizer.move(np.empty), lambda: make_step(model, optimizer)):
+    for use in (lambda: optimizer.step(0.1), lambda: make_step(model, optimizer)):
         with pytest.raises(StateError, match="make a new optimiser"):
             use()
-
-
-def test_buffers_that_moved_hold_what_they_held():
-    params = make_params()
-    optimizer = Adam(params)
-    set_grads(params, 0)
-    optimizer.step(0.1)
-    before = [*(p.data.copy() for p in params), *(p.grad.copy() for p in params), *optimizer.named_state().values()]
-    moved = []
-
-    def empty(size, dtype):
-        moved.append(np.empty(size, dtype))
-        return moved[-1]
-
-    optimizer.move(empty)
-    after = [*(p.data for p in params), *(p.grad for p in params), *optimizer.named_state().values()]
-    for old, new in zip(before, after, strict=True):
-        np.testing.assert_array_equal(old, new)
-        assert any(np.shares_memory(new, buffer) for buffer in moved)
-    optimizer.check()
 
 
 def test_state_travels_and_a_wrong_one_is_refused():

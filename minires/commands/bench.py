@@ -5,12 +5,12 @@ import importlib
 from pathlib import Path
 
 from minires.commands import common
-from minires.errors import DataError
+from minires.errors import ConfigError, DataError
 
 EXPLAIN = """\
-Without a name: an overview in about two minutes. The machine's limits (matrix products, memory),
-a training step and an inference of the course's ResNet-50 and a step of ResNet-20, against PyTorch,
-Keras and the textbook's NumPy where they are installed, and how long training waits for data.
+Without a name: an overview in about three minutes. The machine's limits (matrix products, memory),
+training steps and inferences of the course's ResNet-50 and of ResNet-20, against PyTorch, Keras,
+onnxruntime and the textbook's NumPy where they are installed, and how long training waits for data.
 
 Every contender lives in a process of its own and they take turns, so that a slow minute of the
 machine falls on all; ratios are formed round by round. What else the machine did meanwhile is
@@ -18,10 +18,15 @@ watched and told. "x floor" is the time over what the machine's limits allow: th
 at the measured peak, or the bytes at the measured bandwidth. What is fair: benchmarks/README.md."""
 
 
-def _run(name: str):
-    """The command that hands the parsed arguments to the `run` of a module of benchmarks/."""
+def _run(name: str, in_turns=False):
+    """The command that hands the parsed arguments to the `run` of a module of benchmarks/.
+
+    in_turns: its contenders are processes that can be held to an instruction set.
+    """
 
     def run(args) -> int:
+        if args.isa != "default" and not in_turns:
+            raise ConfigError("--isa is for step, scaling, breakdown and the overview")
         _check_output(args)
         options = {key: value for key, value in vars(args).items() if key != "run"}
         records = importlib.import_module(f"minires.benchmarks.{name}").run(options)
@@ -96,8 +101,15 @@ def _add_common(p, **default) -> None:
     p.add_argument("--out", metavar="DIR", help="draw pictures into this folder", **default)
 
 
+def _add_isa(p, default=argparse.SUPPRESS) -> None:
+    from minires.benchmarks.isa import CHOICES
+
+    text = "hold every contender to these instructions (default: each library's own choice)"
+    p.add_argument("--isa", choices=CHOICES, help=text, default=default)
+
+
 def register(commands, command) -> None:
-    from minires.benchmarks.contenders import CONTENDERS, TASKS, USUAL
+    from minires.benchmarks.contenders import CONTENDERS, OURS, TASKS, USUAL
     from minires.benchmarks.scaling import AXES
 
     bench = commands.add_parser(
@@ -107,14 +119,15 @@ def register(commands, command) -> None:
         epilog="example: minires bench --json results.jsonl --out pictures/",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    bench.set_defaults(run=_run("overview"))
+    bench.set_defaults(run=_run("overview", in_turns=True))
     _add_common(bench)
+    _add_isa(bench, default="default")
     kinds = bench.add_subparsers(title="one thing at length", metavar="BENCHMARK")
 
     p = command(
         kinds,
         "step",
-        _run("bench_step"),
+        _run("bench_step", in_turns=True),
         "A training step and an inference of a whole network, against every peer that is installed.",
         "minires bench step --arch resnet20 --size 32 --peers ours,torch,torch_channels_last",
     )
@@ -129,6 +142,7 @@ def register(commands, command) -> None:
     p.add_argument("--tasks", type=_some_of(TASKS), default=TASKS, metavar="A,B", help=f"default: {','.join(TASKS)}")
     p.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="default: %(default)s")
     _add_common(p, default=argparse.SUPPRESS)
+    _add_isa(p)
 
     p = command(
         kinds,
@@ -158,7 +172,7 @@ def register(commands, command) -> None:
     p = command(
         kinds,
         "scaling",
-        _run("scaling"),
+        _run("scaling", in_turns=True),
         "How time and peak memory of a training step grow, beside PyTorch's better layout.",
         "minires bench scaling --axes batch,threads --out pictures/",
     )
@@ -167,18 +181,22 @@ def register(commands, command) -> None:
     p.add_argument("--rounds", type=common.positive, default=7, metavar="N", help="turns at a point (default: 7)")
     p.add_argument("--seconds", type=_seconds, default=6.0, metavar="S", help="or so long at a point (default: 6)")
     _add_common(p, default=argparse.SUPPRESS)
+    _add_isa(p)
 
     p = command(
         kinds,
         "breakdown",
-        _run("breakdown"),
+        _run("breakdown", in_turns=True),
         "Where the time of a training step goes, op by op, and each op's place below the machine's limits.",
         "minires bench breakdown --arch resnet20 --size 32 --out pictures/",
     )
     _add_network(p)
     p.add_argument("--steps", type=common.positive, default=9, metavar="N", help="steps (default: 9)")
     p.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="default: %(default)s")
+    text = "ours: compiled; numpy: the same without; plain: layer by layer (default: %(default)s)"
+    p.add_argument("--contender", choices=OURS, default="ours", help=text)
     _add_common(p, default=argparse.SUPPRESS)
+    _add_isa(p)
 
     text = "The share of a training run that waits for the next batch of images."
     p = command(kinds, "waiting", _run("waiting"), text, "minires bench waiting")

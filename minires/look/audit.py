@@ -25,7 +25,7 @@ from minires.look.doctor import Finding
 from minires.look.gradcheck_causes import in_place, label
 from minires.look.gradcheck_subject import Watch
 from minires.nn.blocks import Block
-from minires.ops.conv import pair
+from minires.geometry import pair
 
 SAME = 1e-6  # float64 gradients and answers nearer than this, relative, are equal
 PREFIX = 16  # numbers of a kernel that tell whether two were drawn alike

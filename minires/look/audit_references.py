@@ -11,7 +11,7 @@ from minires.errors import ShapeError
 from minires.look.gradcheck_causes import label
 from minires.nn.blocks import Block
 from minires.nn.resnet import BLOCKS, ResNet
-from minires.ops.conv import resolve_padding
+from minires.geometry import resolve_padding
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,10 @@ from time import perf_counter
 from rich.table import Table
 
 from minires.errors import ConfigError
+from minires.fast import cpu
 from minires.look.cost_probe import Trial, places, time_update
 from minires.look.summary import Summary, show_bytes, summarize
 from minires.nn import ResNet
-from minires.processes import best_team
-from minires.team import Team
 from minires.train.optim import OPTIMIZERS
 
 BUDGET = 2.0  # seconds of the probe
@@ -64,7 +63,7 @@ class Cost:
 
     summary: Summary
     optimizer: str
-    threads: int  # processes or threads among which a batch is shared
+    threads: int  # that share each kernel's loops
     pieces: tuple[Piece, ...]
     update_seconds: float
     memory: Memory
@@ -148,22 +147,20 @@ def predict_cost(model: ResNet, batch: int = 32, optimizer: str = "adamw", budge
     summary = summarize(model, batch)
     flops = {row.name: row.flops for row in summary.rows}
     sequence, trials = list(places(model)), {}
-    team, threads = best_team(), Team()  # before the context of one changes how many threads there are
-    with team, threads:
-        for place in sequence:
-            if place.key not in trials:
-                work = sum(flops.get(m.name, 0) for m in place.module.modules())
-                trials[place.key] = Trial(place, work, batch, model.dtype, team, threads)
-        update = time_update(optimizer, summary.trained, model.dtype, team)
-        for trial in cycle(trials.values()):
-            if trial.times and perf_counter() > until:
-                break
-            trial.run()
+    for place in sequence:
+        if place.key not in trials:
+            work = sum(flops.get(m.name, 0) for m in place.module.modules())
+            trials[place.key] = Trial(place, work, batch, model.dtype)
+    update = time_update(optimizer, summary.trained, model.dtype)
+    for trial in cycle(trials.values()):
+        if trial.times and perf_counter() > until:
+            break
+        trial.run()
     order = [trials[place.key] for place in sequence]
     return Cost(
         summary=summary,
         optimizer=optimizer,
-        threads=team.size,
+        threads=cpu.threads(),
         pieces=tuple(_piece(trial, order.count(trial)) for trial in trials.values()),
         update_seconds=update,
         memory=_memory(model, summary, optimizer, list(zip(sequence, order, strict=True))),
@@ -183,13 +180,13 @@ def _memory(model, summary, optimizer, sequence) -> Memory:
     def size(shape):
         return summary.batch * math.prod(shape) * model.dtype.itemsize
 
-    moments, kept, held, kernels = [], 0, True, sum(trial.kernels for _, trial in sequence)
+    moments, kept, held = [], 0, True
     for place, trial in sequence:
         x = 0 if held else size(place.before)  # the piece before holds it, or the caller
-        moments.append((kept + kernels, x + trial.fullest, place))
+        moments.append((kept, x + trial.fullest, place))
         kept += trial.kept + (x if trial.holds_x else 0)
         arriving = size(place.after) + (size(place.waiting) if place.waiting else 0)
-        moments.append((kept + kernels, arriving + trial.busy, place))
+        moments.append((kept, arriving + trial.busy, place))
         held = trial.holds_y
     activations, workspace, place = max(moments, key=lambda moment: moment[0] + moment[1])
     return Memory(

@@ -1,18 +1,15 @@
-"""Inference with batch normalisation folded into the convolutions, and the batch shared between threads.
+"""Inference with batch normalisation folded into the convolutions.
 
 In evaluation batch normalisation is y = gamma * (x - mean) * rstd + beta with constants, so behind a
 convolution x = u w + b it disappears: y = u w' + b' with w' = w * gamma * rstd, o by o, and
 b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, section 3.2.
 """
 
-from minires.backend import device_of, get_xp
-from minires.nn.fastconv import FastConv, Kernels
 from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
 from minires.nn.gpu import InferenceOnGpu, OnGpu
 from minires.nn.layers import ReLU
-from minires.nn.module import Module, Param, Sequential, inference
-from minires.ops.fused import shift_add_relu
-from minires.team import Team, spans, usual_size
+from minires.nn.module import Module, Sequential, inference
+from minires.ops.fused import conv2d_add_relu
 
 
 class FoldedConv(Module):
@@ -20,12 +17,13 @@ class FoldedConv(Module):
 
     def __init__(self, conv, norm, relu: bool):
         super().__init__(conv.name)
-        w, self.b = folded(conv, norm)
-        w = Param(conv.w.name, w)
-        self.conv, self.relu = FastConv(conv, w, None, Kernels()), relu
+        self.check_input, self.window, self.relu = conv.check_input, {"stride": conv.stride, "pad": conv.pad}, relu
+        self.w, self.b = folded(conv, norm)
+        self.packed = {}
 
     def forward(self, x, shortcut=None):
-        return shift_add_relu(self.conv.forward(x), self.b, shortcut, self.relu)
+        self.check_input(x)
+        return conv2d_add_relu(x, self.w, self.b, shortcut, self.relu, packed=self.packed, **self.window)
 
 
 class _Folder(Rewriter):
@@ -52,10 +50,5 @@ class Predictor:
         """Logits (N, K) for the network's input x (N, H, W, C)."""
         if self.on_gpu:
             return self.on_gpu(x)
-        size = min(usual_size(), len(x)) if device_of(x) == "cpu" else 1
-        parts = spans(len(x), size)
         with inference(self.net):
-            if size == 1:
-                return self.net.forward(x)
-            with Team(size) as team:
-                return get_xp(x).concatenate(team.run(lambda m: self.net.forward(x[parts[m.rank]])))
+            return self.net.forward(x)

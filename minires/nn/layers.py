@@ -7,7 +7,7 @@ from minires.backend import get_xp
 from minires.errors import ConfigError, ShapeError
 from minires.nn.init import draw_kernel, generator
 from minires.nn.module import Buffer, Module, Param
-from minires.ops.conv import output_size, pair, resolve_padding
+from minires.geometry import output_size, pair, resolve_padding
 
 
 def _check_channels(layer: Module, shape: tuple, expected: int, rank: int) -> None:

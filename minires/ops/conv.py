@@ -6,41 +6,15 @@ for Document Processing", 2006, section 3; arithmetic of sizes: V. Dumoulin, F. 
 """
 
 from minires.backend import device_of, get_xp, workspace
-from minires.errors import ShapeError
+from minires.errors import ConfigError
+from minires.fast.cpu import compiled
+from minires.geometry import output_size, pair, resolve_padding
 from minires.ops.norm import channel_sum
 
 # Bytes of columns that one matrix product may take. The batch is walked in pieces of this size, so that a
 # large image costs time but never memory. benchmarks/bench_ops.py --workspace measures it.
 MAX_WORKSPACE = 2 * 2**20
 GPU_WORKSPACE = 2**30  # there, pieces that fit in the cache are no faster
-
-
-def pair(value) -> tuple:
-    """(v, v) for a single v, else the two values given."""
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-
-
-def resolve_padding(pad, size, kernel, stride) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) for any way of stating a padding.
-
-    `pad` is "valid" (none), "same" (ceil(H / stride) outputs; an odd zero goes to the bottom and right, as
-    in TensorFlow and PyTorch), an int, (vertical, horizontal), or the four numbers themselves.
-    `size`, `kernel`, `stride`: each (vertical, horizontal).
-    """
-    if pad == "valid":
-        return (0, 0), (0, 0)
-    if pad == "same":
-        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)]
-        return tuple((t // 2, t - t // 2) for t in total)
-    if isinstance(pad, str):
-        raise ShapeError(f"unknown padding {pad!r}: use 'valid', 'same', an int, (v, h) or ((t, b), (l, r))")
-    return tuple(pair(p) for p in pair(pad))
-
-
-def output_size(size, kernel, stride, pad) -> tuple[int, int]:
-    """(P, Q): P = floor((H + top + bottom - R) / stride) + 1, Q alike; may be < 1 when the image is too small."""
-    pads = resolve_padding(pad, size, kernel, stride)
-    return tuple((n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, pads, kernel, stride, strict=True))
 
 
 def zero_pad2d_forward(x, pad):
@@ -103,12 +77,22 @@ def _image_chunks(x, kernel, stride):
     return [slice(i, min(i + step, N)) for i in range(0, N, step)]
 
 
-def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
+def _check_algorithm(name):
+    """ConfigError for one that is not im2col, where that is all there is."""
+    if name not in (None, "im2col"):
+        raise ConfigError(f"convolution: no algorithm {name!r} for these arrays: choose im2col, or leave it out")
+
+
+@compiled
+def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
     """y[n, p, q, o] = b[o] + sum over r, s, c of x[n, p*stride + r - top, q*stride + s - left, c] w[r, s, c, o]
 
     x (N, H, W, C), w (R, S, C, O), b (O,) or None -> y (N, P, Q, O), in the dtype of x and w.
+    algorithm: "im2col", as it reads here, or of the compiled kernels "direct" or "winograd" (for 3x3 kernels with stride
+    1, else direct; A. Lavin, S. Gray, arXiv:1509.09308); by default the kernels choose by shape.
     """
     xp = get_xp(x)
+    _check_algorithm(algorithm)
     (R, S, C, O), stride = w.shape, pair(stride)
     padded = zero_pad2d_forward(x, resolve_padding(pad, x.shape[1:3], (R, S), stride))
     P, Q = output_size(padded.shape[1:3], (R, S), stride, "valid")
@@ -123,7 +107,8 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
     return y
 
 
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None):
+@compiled
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None):
     """(dx, dw, db) of `conv2d_forward`; dx and db are None unless needed. dw is written where one is given.
 
     With the columns X (recomputed, never kept) the forward is Y = X W + b, so
@@ -132,6 +117,7 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw
     the faster way where the maps are large beside the kernel, which has to be copied to be turned.
     """
     xp = get_xp(dy)
+    _check_algorithm(algorithm)
     (R, S, C, O), stride = w.shape, pair(stride)
     (top, bottom), (left, right) = pads = resolve_padding(pad, x.shape[1:3], (R, S), stride)
     padded = zero_pad2d_forward(x, pads)

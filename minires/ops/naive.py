@@ -104,7 +104,7 @@ def zero_pad2d_backward(dy, pad):
 
 
 @exact
-def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
+def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
     N, H, W, C = x.shape
     R, S, _, O = w.shape
     windows = _Windows((H, W), (R, S), stride, pad)
@@ -118,7 +118,7 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
 
 
 @exact
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None):
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None):
     R, S, C, O = w.shape
     windows = _Windows(x.shape[1:3], (R, S), stride, pad)
     dx, db = zeros(x.shape), zeros(O)

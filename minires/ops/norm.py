@@ -9,6 +9,7 @@ subtracted, so a mean that is large beside the spread costs no digits.
 """
 
 from minires.backend import get_xp, row_chunks
+from minires.fast.cpu import compiled
 
 
 def _rows(x):
@@ -31,12 +32,14 @@ def _tiled(v, W):
     return tiled.reshape(-1)
 
 
+@compiled
 def channel_sum(x):
     """The sum over everything but the channels: (N, H, W, C) or (N, C) -> (C,)."""
     rows, W, _ = _rows(x)
     return _fold(rows.sum(axis=0), W)
 
 
+@compiled
 def batchnorm_statistics(x):
     """(mean, var): mean = sum x / m,  var = sum (x - mean)^2 / m (biased), over the m = N*H*W values of a channel.
 
@@ -59,6 +62,7 @@ def batchnorm_statistics(x):
     return shift + offset, xp.maximum(_fold(squares, W) / m - offset * offset, 0)
 
 
+@compiled
 def batchnorm_forward(x, gamma, beta, mean, rstd):
     """y = gamma * (x - mean) * rstd + beta, with statistics of the batch (training) or running ones (evaluation)."""
     xp = get_xp(x)
@@ -87,6 +91,7 @@ def batchnorm_sums(dy, x, mean, rstd):
     return _fold(products, W) * rstd, dbeta
 
 
+@compiled
 def batchnorm_backward(dy, x, gamma, mean, rstd):
     """(dx, dgamma, dbeta) in training, where the mean and the variance depend on x too:
 
@@ -118,6 +123,7 @@ def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
     return dx.reshape(shape)
 
 
+@compiled
 def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
     """(dx, dgamma, dbeta) in evaluation, where the statistics are constants: dx = gamma * rstd * dy."""
     dgamma, dbeta = batchnorm_sums(dy, x, mean, rstd)

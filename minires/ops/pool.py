@@ -4,7 +4,9 @@ import math
 
 from minires.backend import get_xp
 from minires.errors import ShapeError
-from minires.ops.conv import output_size, pair, resolve_padding, zero_pad2d_backward, zero_pad2d_forward
+from minires.fast.cpu import compiled
+from minires.ops.conv import zero_pad2d_backward, zero_pad2d_forward
+from minires.geometry import output_size, pair, resolve_padding
 
 
 def _windows(x, kernel, stride):
@@ -36,6 +38,7 @@ def _maxpool_setup(x, kernel, stride, pad):
     return padded, kernel, stride, pads
 
 
+@compiled
 def maxpool_forward(x, *, kernel, stride=None, pad=0):
     """y[n, p, q, c] = the largest x of the window; stride defaults to the kernel. Padding never wins."""
     xp = get_xp(x)
@@ -47,6 +50,7 @@ def maxpool_forward(x, *, kernel, stride=None, pad=0):
     return y
 
 
+@compiled
 def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
     """dx: each dy goes to its window's maximum; of equal ones to the first in row-major order, as in PyTorch."""
     xp = get_xp(dy)

@@ -33,6 +33,34 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, classifier: Classifier, *, optimizer: dict | None = None, training: dict | None = None):
     """Write the file; the old one survives every failure. `training` must be JSON data."""
+    _write(path, *_contents(classifier, optimizer, training))
+
+
+class Snapshot:
+    """What `save_checkpoint` would write, as it is at `take`: for `write`, in a thread, while training goes on.
+
+    Each `take` uses the memory of the one before, so it has to wait for its `write`.
+    """
+
+    def __init__(self):
+        self.header, self.groups = {}, {}
+
+    def take(self, classifier: Classifier, *, optimizer: dict | None = None, training: dict | None = None):
+        self.header, groups = _contents(classifier, optimizer, training)
+        for group, arrays in groups.items():
+            copies = self.groups.setdefault(group, {})
+            for name, array in arrays.items():
+                here = to_numpy(array)
+                if name not in copies:
+                    copies[name] = np.empty_like(here)
+                copies[name][...] = here
+
+    def write(self, path: Path):
+        _write(path, self.header, self.groups)
+
+
+def _contents(classifier, optimizer, training) -> tuple[dict, dict]:
+    """The header, and the groups of arrays (not copied)."""
     header = {
         "format": FORMAT,
         "architecture": asdict(classifier.model.config),
@@ -41,9 +69,13 @@ def save_checkpoint(path: Path, classifier: Classifier, *, optimizer: dict | Non
         "generators": {m.name: m.rng.bit_generator.state for m in _drawing(classifier.model)},
         "training": training or {},
     }
+    return header, {"weights": classifier.model.state(), "optimizer": optimizer or {}}
+
+
+def _write(path, header, groups):
     with atomic_hdf5(path) as file:
         file.attrs["minires"] = json.dumps(header)
-        for group, arrays in (("weights", classifier.model.state()), ("optimizer", optimizer or {})):
+        for group, arrays in groups.items():
             folder = file.create_group(group)
             for name, array in arrays.items():
                 folder.create_dataset(name, data=to_numpy(array))

@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from minires.errors import CheckpointError, DivergedError
 from minires.files import write_text
 from minires.look.gradflow import first_nonfinite
 from minires.ops import kernels
-from minires.train.checkpoint import load_checkpoint, save_checkpoint
+from minires.train.checkpoint import Snapshot, load_checkpoint, save_checkpoint
 from minires.train.classifier import Classifier, evaluate
 from minires.train.progress import Reporter
 from minires.train.recipe import Recipe
@@ -63,7 +64,7 @@ def fit(
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
 
     out: a folder for `model.h5` (the state after the last epoch, or where Ctrl-C stopped it), `best.h5` (the
-    epoch of the lowest test loss) and `history.jsonl`.
+    epoch of the lowest test loss) and `history.jsonl`; written while the next epoch trains, whole when `fit` returns.
     ways: how a step is computed, for make_step: `fused=False`, layer by layer; `recompute=True`, `max_workspace=BYTES`,
     for less memory; on a GPU `graph=False`, `tf32=True`.
     Raises DivergedError, naming the layer, when a value is not finite.
@@ -119,6 +120,7 @@ class _Run:
         self.train_step = make_step(self.model, self.optimizer, label_smoothing=recipe.label_smoothing, **ways)
         self.fingerprint = train.fingerprint() if self.out else ""
         self.pending = []  # (loss, right answers, gradient norm, images) still on the device
+        self.snapshot, self.saving = Snapshot(), None
 
     def save_before_start(self):
         """A full disk or a forbidden folder shows before the first step, not after the first epoch."""
@@ -127,19 +129,53 @@ class _Run:
             self.save()
 
     def save(self):
+        """Save what is now, and wait for it."""
         if self.out:
-            training = {
-                "recipe": asdict(self.recipe),
-                "progress": asdict(self.progress),
-                "steps": self.optimizer.steps,
-                "data": self.fingerprint,
-            }
-            path = self.out / "model.h5"
-            save_checkpoint(path, self.classifier, optimizer=self.optimizer.named_state(), training=training)
+            self.saved()
+            save_checkpoint(self.out / "model.h5", self.classifier, **self.state())
+
+    def save_aside(self, better):
+        """Save what is now, while the next epoch trains. `better`: as the best one too."""
+        if self.out:
+            self.saved()  # one copy of the weights is enough
+            self.snapshot.take(self.classifier, **self.state())
+            self.saving = self.saver.submit(self.write, better)
+
+    def saved(self, wait=True):
+        """Wait for the save that is being written, if any; raises what it failed with. wait=False: if it is done."""
+        if self.saving and (wait or self.saving.done()):
+            self.saving.result()
+
+    def state(self) -> dict:
+        training = {
+            "recipe": asdict(self.recipe),
+            "progress": asdict(self.progress),
+            "steps": self.optimizer.steps,
+            "data": self.fingerprint,
+        }
+        return {"optimizer": self.optimizer.named_state(), "training": training}
+
+    def write(self, better):
+        """The snapshot's files, in the thread `saver`."""
+        self.snapshot.write(self.out / "model.h5")
+        rows = self.snapshot.header["training"]["progress"]["history"]
+        write_text(self.out / "history.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+        if better:
+            _keep(self.out / "model.h5", self.out / "best.h5")
+
+    @contextmanager
+    def saving_aside(self):
+        """However training ends, what was being saved then is on disk, or its failure is raised."""
+        with ThreadPoolExecutor(1, "minires-save") as self.saver:
+            try:
+                yield
+            finally:
+                self.saved()
 
     def go(self) -> Progress:
         p = self.progress
-        with self.reporter.running(self.recipe.epochs, len(self.batches), p), _interruptible() as interrupted:
+        running = self.reporter.running(self.recipe.epochs, len(self.batches), p)
+        with running, _interruptible() as interrupted, self.saving_aside():
             while p.epoch < self.recipe.epochs and not p.stopped:
                 self.run_epoch(interrupted)
                 if interrupted.is_set():
@@ -156,6 +192,7 @@ class _Run:
         with self.train_step:
             for images, labels, _ in self.batches.epoch(p.epoch, start=p.batch):
                 self.step(images, labels)
+                self.saved(wait=False)  # a full disk shows now, not after the epoch
                 p.batch += 1
                 p.seconds = before + time.perf_counter() - began
                 self.reporter.step(p)
@@ -188,6 +225,7 @@ class _Run:
     def diverged(self, what) -> DivergedError:
         p = self.progress
         where = self.first_bad_gradient() or first_nonfinite(self.model, self.x)
+        # true for whoever reads it: `saving_aside` waits, and raises what failed instead
         kept = f"; {self.out / 'model.h5'} still holds epoch {p.epoch}" if self.out else ""
         return DivergedError(
             f"epoch {p.epoch + 1}, batch {p.batch + 1}: {what}"
@@ -227,11 +265,7 @@ class _Run:
         patience = self.recipe.patience
         if self.test is not None and patience and p.epoch - p.best_epoch >= patience:
             p.stopped = f"no better test loss for {patience} epochs"
-        self.save()
-        if self.out:
-            write_text(self.out / "history.jsonl", "".join(json.dumps(r) + "\n" for r in p.history))
-            if better:
-                _keep(self.out / "model.h5", self.out / "best.h5")
+        self.save_aside(better)
         self.reporter.epoch(row, p)
 
 

@@ -5,12 +5,10 @@ few passes over long rows instead of hundreds of small ones, and the norm, the c
 one line. Parameters with weight decay come first in the buffer, so that decay is a slice.
 """
 
-from itertools import zip_longest
-
 from minires.backend import get_xp, row_chunks, to_numpy
 from minires.errors import CheckpointError, StateError
+from minires.fast.cpu import compiled
 from minires.nn.module import Param
-from minires.team import Member
 
 
 class Optimizer:
@@ -55,26 +53,6 @@ class Optimizer:
             p.data = self.weights[span].reshape(p.data.shape)
             self._views.append(p.data)
 
-    def move(self, empty):
-        """Take buffers of empty(size, dtype), with what is in them now."""
-        self.check()
-
-        def moved(old):
-            new = empty(old.size, old.dtype)
-            new[...] = old
-            return new
-
-        self.weights, self.grads = moved(self.weights), moved(self.grads)
-        self._bind()
-        for slot in self.slots:
-            self.state[slot] = moved(self.state[slot])
-
-    def _pieces(self):
-        """(piece of the buffers, its weight decay), a few hundred thousand numbers each."""
-        for start, stop, decay in ((0, self.decayed, self.weight_decay), (self.decayed, len(self.weights), 0.0)):
-            for chunk in row_chunks(stop - start, 1, self.weights):
-                yield slice(start + chunk.start, start + chunk.stop), decay
-
     def check(self) -> None:
         """StateError where the parameters are no longer views of the buffer."""
         if any(p.data is not view for p, view in zip(self.params, self._views, strict=True)):
@@ -82,29 +60,19 @@ class Optimizer:
 
     def step(self, lr: float):
         """Update every parameter from its gradient; returns the gradient's norm before clipping (0-d array)."""
-        self.begin()
-        return self.step_share(lr, Member(0, 1))
-
-    def begin(self):
-        """Count a step."""
         self.check()
         self.steps += 1
-
-    def step_share(self, lr: float, member: Member):
-        """One member's share of `step`, after `begin`: every so-manieth piece; all members of a team call it."""
-        pieces = list(self._pieces())[member.rank :: member.size]
-        squares = member.gather([self.grads[span] @ self.grads[span] for span, _ in pieces])
-        norm = get_xp(self.grads).sqrt(sum(s for row in zip_longest(*squares, fillvalue=0) for s in row))
-        scale = None
+        xp = get_xp(self.grads)
+        norm, scale = xp.sqrt(square_sum(self.grads)), 1.0
         if self.clip_norm is not None:
-            scale = get_xp(norm).minimum(1, self.clip_norm / (norm + 1e-12)).astype(self.grads.dtype)
-        for span, decay in pieces:
-            grad = self.grads[span] if scale is None else self.grads[span] * scale
-            self.update(self.weights[span], grad, {k: v[span] for k, v in self.state.items()}, lr, decay)
+            scale = xp.minimum(1, self.clip_norm / (norm + 1e-12)).astype(self.grads.dtype)
+        for span, decay in ((slice(0, self.decayed), self.weight_decay), (slice(self.decayed, None), 0.0)):
+            state = {slot: array[span] for slot, array in self.state.items()}
+            self.update(self.weights[span], self.grads[span], state, lr=lr, decay=decay, scale=scale)
         return norm
 
-    def update(self, w, grad, state, lr, decay):
-        """Change the piece `w` in place. `grad` must not be written; `state` may."""
+    def update(self, w, grad, state, *, lr, decay, scale):
+        """Change `w`, a run of the buffer, and its `state` in place, from `grad` times `scale`; `grad` is not written."""
         raise NotImplementedError
 
     def named_state(self) -> dict:
@@ -121,6 +89,41 @@ class Optimizer:
         self.steps = steps
 
 
+@compiled
+def square_sum(g):
+    """The sum of all squares."""
+    return sum(g[i] @ g[i] for i in row_chunks(len(g), 1, g))
+
+
+@compiled
+def sgd_update(w, g, velocity, *, lr, momentum, nesterov, decay, scale):
+    """The update of `SGD`, of w and velocity in place, from g * scale."""
+    for i in row_chunks(len(w), 1, w):
+        part, v = g[i] * scale, velocity[i]
+        if decay:
+            part += decay * w[i]
+        v *= momentum
+        v += part
+        w[i] -= lr * (part + momentum * v if nesterov else v)
+
+
+@compiled
+def adam_update(w, g, m, v, *, lr, betas, epsilon, steps, decay, decoupled, scale):
+    """The update of `Adam` after so many `steps`, of w, m and v in place, from g * scale."""
+    (b1, b2), correction = betas, (1 - betas[1] ** steps) ** 0.5  # in the order of the paper's section 2: a pass less
+    for i in row_chunks(len(w), 1, w):
+        part = g[i] * scale
+        if decay and decoupled:
+            w[i] *= 1 - lr * decay
+        elif decay:
+            part += decay * w[i]
+        m[i] *= b1
+        m[i] += (1 - b1) * part
+        v[i] *= b2
+        v[i] += (1 - b2) * part * part
+        w[i] -= lr * correction / (1 - b1**steps) * m[i] / (get_xp(w).sqrt(v[i]) + epsilon * correction)
+
+
 class SGD(Optimizer):
     """v <- momentum * v + g + decay * w;  w <- w - lr * v, or w - lr * (g + decay * w + momentum * v) with Nesterov.
 
@@ -133,13 +136,8 @@ class SGD(Optimizer):
         super().__init__(params, **options)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def update(self, w, grad, state, lr, decay):
-        v = state["velocity"]
-        if decay:
-            grad = grad + decay * w
-        v *= self.momentum
-        v += grad
-        w -= lr * (grad + self.momentum * v if self.nesterov else v)
+    def update(self, w, grad, state, **rates):
+        sgd_update(w, grad, state["velocity"], momentum=self.momentum, nesterov=self.nesterov, **rates)
 
 
 class Adam(Optimizer):
@@ -156,42 +154,15 @@ class Adam(Optimizer):
         super().__init__(params, **options)
         self.betas, self.epsilon = betas, epsilon
 
-    def update(self, w, grad, state, lr, decay):
-        xp = get_xp(w)
-        (b1, b2), m, v = self.betas, state["m"], state["v"]
-        if decay and self.decoupled:
-            w *= 1 - lr * decay
-        elif decay:
-            grad = grad + decay * w
-        m *= b1
-        m += (1 - b1) * grad
-        v *= b2
-        square = grad * grad
-        square *= 1 - b2
-        v += square
-        correction = (1 - b2**self.steps) ** 0.5  # in the order of section 2: a pass less
-        root = xp.sqrt(v, out=square)
-        root += self.epsilon * correction
-        update = xp.divide(m, root, out=root)
-        update *= lr * correction / (1 - b1**self.steps)
-        w -= update
+    def update(self, w, grad, state, **rates):
+        settings = {"betas": self.betas, "epsilon": self.epsilon, "decoupled": self.decoupled}
+        adam_update(w, grad, state["m"], state["v"], steps=self.steps, **settings, **rates)
 
 
 class AdamW(Adam):
     """Adam with decoupled weight decay: w <- w * (1 - lr * decay). I. Loshchilov, F. Hutter, arXiv:1711.05101."""
 
     decoupled = True
-
-
-class Update:
-    """One member's share of an optimiser's work, for `assemble`: `call("run", [(lr, steps)] * size)` after `begin`."""
-
-    def __init__(self, member: Member, optimizer: Optimizer):
-        self.member, self.optimizer = member, optimizer
-
-    def run(self, lr: float, steps: int):
-        self.optimizer.steps = steps
-        return self.optimizer.step_share(lr, self.member)
 
 
 OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}

@@ -11,10 +11,8 @@ from contextlib import ExitStack
 
 from minires.backend import device_of, get_xp, max_workspace
 from minires.nn.fuse import AsItIs
-from minires.nn.parallel import Parallel
+from minires.nn.fused import Fused
 from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
-from minires.processes import best_team
-from minires.train.optim import Update
 
 
 class Step:
@@ -57,28 +55,14 @@ class Step:
         return self.optimizer.step(lr)
 
 
-class TeamStep(Step):
-    """On a CPU: each batch, and the update, shared by a team of processes or threads (nn/parallel.py)."""
+class FusedStep(Step):
+    """On a CPU: each normalisation, add and ReLU as one (nn/fused.py)."""
 
-    def __init__(self, model, optimizer, label_smoothing=0.0, *, team=None, fused=True, recompute=False, **settings):
+    how = "fused"
+
+    def __init__(self, model, optimizer, label_smoothing=0.0, *, recompute=False, **settings):
         super().__init__(model, optimizer, label_smoothing, **settings)
-        self.team = team or best_team()
-        self.team.host(optimizer)
-        self.net = Parallel(model, self.team, fused=fused, recompute=recompute)
-        known = type(optimizer).__module__.startswith("minires.")  # to the other processes
-        self.updates = self.team.assemble(Update, optimizer) if known else None
-        how = f"each batch shared between {self.team.size} {self.team.unit}"
-        self.how = how if fused else f"{Step.how}, {how}"
-
-    def __enter__(self):
-        self.stay.enter_context(self.team)
-        return super().__enter__()
-
-    def update(self, lr):
-        if self.updates is None:
-            return super().update(lr)
-        self.optimizer.begin()
-        return self.updates.call("run", [(lr, self.optimizer.steps)] * self.team.size)
+        self.net = Fused(model, recompute=recompute)
 
 
 def make_step(
@@ -94,10 +78,11 @@ def make_step(
     """
     from minires.train.gpu import GpuStep  # it builds on Step
 
+    optimizer.check()
     memory = {"recompute": recompute, "max_workspace": max_workspace}
     on_cpu = device_of(optimizer.weights) == "cpu"
-    if on_cpu and Parallel.fits(model):
-        return TeamStep(model, optimizer, label_smoothing, fused=fused, **memory)
+    if fused and on_cpu and Fused.fits(model):
+        return FusedStep(model, optimizer, label_smoothing, **memory)
     if fused and not on_cpu and GpuStep.fits(model, optimizer):
         return GpuStep(model, optimizer, label_smoothing, graph=graph, tf32=tf32, **memory)
     return Step(model, optimizer, label_smoothing, **memory)

@@ -27,7 +27,7 @@ from minires.nn import (
     Sequential,
     ZeroPad2d,
 )
-from minires.ops.conv import resolve_padding
+from minires.geometry import resolve_padding
 from minires.weights.torch import to_torch_layout
 
 OPSET = 17  # the last before operators changed that older runtimes lack

@@ -8,7 +8,7 @@ from minires.lessons.exercises.grading import Wrong, equal, gradients, random, s
 from minires import nn
 from minires.look.audit import audit
 from minires.nn import Block
-from minires.ops.conv import resolve_padding
+from minires.geometry import resolve_padding
 
 BY_HAND = "The way through the block is the exercise: write `{}` in the class itself."
 CALLS = (

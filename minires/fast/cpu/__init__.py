@@ -1,0 +1,355 @@
+"""The ops in C (kernels.c): what `minires.ops` runs on NumPy arrays of float32 or float64 where it was compiled.
+
+Each function here stands for the op of its name, with its arguments and results: it sees to shapes and contiguity and
+chooses the algorithm. `compiled` puts it in front of the op. MINIRES_KERNELS=numpy leaves all ops as they read;
+MINIRES_ISA=sse2, avx2 or avx512 takes the kernels of an instruction set that the processor has, by default the widest.
+"""
+
+import os
+from contextlib import contextmanager
+from functools import wraps
+
+import numpy as np
+
+from minires.backend import workspace_limit
+from minires.cores import usable_cores
+from minires.errors import ConfigError
+from minires.geometry import output_size, pair, resolve_padding
+
+try:
+    from minires.fast.cpu import _kernels
+except ImportError:  # installed where there was no C compiler
+    _kernels = None
+
+FLOATS = np.dtype("f4"), np.dtype("f8")
+VECTOR_BYTES = {"base": 16, "sse2": 16, "avx2": 32, "avx512": 64}
+
+
+class _State:
+    """Whether the kernels run (None: nobody has asked yet), and of which instruction set."""
+
+    enabled = None
+    isa = ""
+
+
+def _setting(name, choices):
+    value = os.environ.get(name) or choices[0]
+    if value not in choices:
+        raise ConfigError(f"{name}: expected {', '.join(choices)}, got {value!r}: change or unset it")
+    return value
+
+
+def enabled() -> bool:
+    """Whether the kernels are there and switched on. ConfigError where the environment asks for what cannot be."""
+    if _State.enabled is None:
+        wanted = _setting("MINIRES_KERNELS", ("auto", "numpy")) == "auto" and _kernels is not None
+        if wanted:
+            _State.isa = _setting("MINIRES_ISA", tuple(_kernels.instruction_sets()[::-1]))
+            _kernels.use(_State.isa)
+            _kernels.set_threads(usable_cores())
+        _State.enabled = wanted
+    return _State.enabled
+
+
+def description() -> str:
+    """In words, what runs the ops on the CPU."""
+    if enabled():
+        return f"compiled kernels, {_State.isa}, {_kernels.threads()} thread{'s' * (_kernels.threads() != 1)}"
+    return "NumPy, as MINIRES_KERNELS asks" if _kernels else "NumPy: the kernels were not compiled"
+
+
+def threads() -> int:
+    """How many threads share each kernel's loops."""
+    return _kernels.threads() if enabled() else 1
+
+
+@contextmanager
+def use_threads(count: int):
+    """Inside, so many threads share each kernel's loops; for every caller."""
+    if not enabled():
+        yield
+        return
+    before = _kernels.threads()
+    _kernels.set_threads(count)
+    try:
+        yield
+    finally:
+        _kernels.set_threads(before)
+
+
+@contextmanager
+def as_read():
+    """Inside, all ops run as they read, in NumPy; for every caller."""
+    before, _State.enabled = _State.enabled, False
+    try:
+        yield
+    finally:
+        _State.enabled = before
+
+
+def compiled(op):
+    """`op` by its kernel where all its arrays are of NumPy and one floating type, else as it reads; `op.as_read`."""
+    kernel = globals()[op.__name__]
+
+    @wraps(op)
+    def run(*args, **options):
+        if enabled() and _known(args):
+            result = kernel(*args, **options)
+            if result is not NotImplemented:
+                return result
+        return op(*args, **options)
+
+    run.as_read = op
+    return run
+
+
+def _known(args):
+    first = args[0]
+    if type(first) is not np.ndarray or first.dtype not in FLOATS or not first.size:
+        return False
+    return all(type(a) is not np.ndarray or a.dtype == first.dtype for a in args)
+
+
+def _rows(x):
+    return x.size // x.shape[-1], x.shape[-1]
+
+
+def _like(x):
+    return np.empty(x.shape, x.dtype)
+
+
+whole = np.ascontiguousarray
+
+# --- convolution ----------------------------------------------------------------------------------------------------
+
+TILE = 4  # Winograd's outputs, each way
+ALGORITHMS = "direct", "winograd"
+
+
+class _Convolution:
+    """The sizes of one, and the algorithm of each of its three products."""
+
+    def __init__(self, x, w, stride, pad, algorithm=None):
+        self.asked = algorithm
+        R, S, C, O = w.shape
+        N, H, W, _ = x.shape
+        self.stride, self.window = pair(stride), (R, S)
+        (top, bottom), (left, right) = pads = resolve_padding(pad, (H, W), (R, S), self.stride)
+        P, Q = output_size((H, W), (R, S), self.stride, pads)
+        self.shape, self.start = (N, P, Q, O), (top, left)
+        self.fits = algorithm in (None, *ALGORITHMS) and x.ndim == 4 and x.shape[3] == C and min(N, P, Q, O, C) > 0 and min(top, left, bottom, right) >= 0
+        if (R, S, *self.stride) == (1, 1, 1, 1) and not any(map(any, pads)):
+            N, H, W, P, Q = N * H * W, 1, 1, 1, 1  # every pixel for itself: pixels are images
+        self.x, self.y = (N, H, W, C), (N, P, Q, O)
+
+    def algorithm(self, dtype, back=False):
+        """'winograd' or 'direct': how the result is computed, or, `back`, the gradient of the image."""
+        source, result = (self.y, self.x) if back else (self.x, self.y)
+        lanes, limit = VECTOR_BYTES[_State.isa] // dtype.itemsize, workspace_limit()
+        fits = self.window == (3, 3) and self.stride == (1, 1) and source[3] % lanes == result[3] % lanes == 0
+        pays = min(result[1:3]) >= TILE - 1 and not (limit and 36 * source[3] * result[3] * dtype.itemsize > limit)
+        return "winograd" if fits and (self.asked == "winograd" or (self.asked is None and pays)) else "direct"
+
+    def run(self, x, w, y, *, back=False, packed=None, b=None, add=None, relu=False):
+        """Write y from x, or, `back`, the gradient of the image from that of the output."""
+        (N, H, W, K), (_, P, Q, O), (top, left) = *((self.y, self.x) if back else (self.x, self.y)), self.start
+        if self.algorithm(x.dtype, back) == "winograd":
+            top, left = (2 - top, 2 - left) if back else (top, left)
+            _kernels.winograd(x, w, packed, b, add, y, N, H, W, K, P, Q, O, top, left, int(back), int(relu))
+        else:
+            window = *self.window, *self.stride, top, left, 1, 1
+            _kernels.conv2d(x, w, packed, b, add, y, N, H, W, K, P, Q, O, *window, int(back), int(relu))
+
+    def weights(self, x, dy, dw):
+        """Write the gradient of the weights."""
+        if self.algorithm(x.dtype) == "winograd":
+            _kernels.winograd_weights(x, dy, dw, *self.x, *self.y[1:], *self.start)
+        else:
+            _kernels.conv2d_weights(x, dy, dw, *self.x, *self.y[1:], *self.window, *self.stride, *self.start, 1, 1)
+
+
+def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
+    return conv2d_add_relu(x, w, b, None, False, stride=stride, pad=pad, algorithm=algorithm)
+
+
+def conv2d_add_relu(x, w, b=None, shortcut=None, relu=True, *, stride=1, pad=0, packed=None, algorithm=None):
+    """relu(conv(x, w) + b + shortcut); packed: a dictionary that keeps the weights' packed forms for the next call."""
+    conv = _Convolution(x, w, stride, pad, algorithm)
+    if not conv.fits or (shortcut is not None and shortcut.shape != conv.shape):
+        return NotImplemented
+    x, w, y = whole(x), whole(w), np.empty(conv.shape, x.dtype)
+    ready = None if packed is None else _packed(packed, conv.algorithm(x.dtype), w)
+    conv.run(x, w, y, packed=ready, b=b, add=None if shortcut is None else whole(shortcut), relu=relu)
+    return y
+
+
+def _packed(kept, name, w):
+    if name not in kept:
+        R, S, C, O = w.shape
+        if name == "winograd":
+            kept[name] = np.empty(36 * C * O, w.dtype)
+            _kernels.winograd_pack(w, kept[name], C, O)
+        else:
+            wide = 2 * VECTOR_BYTES[_State.isa] // w.itemsize
+            kept[name] = np.empty(R * S * C * -(-O // wide) * wide, w.dtype)
+            _kernels.conv2d_pack(w, kept[name], R * S, C, O)
+    return kept[name]
+
+
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None):
+    conv = _Convolution(x, w, stride, pad, algorithm)
+    if not conv.fits or dy.shape != conv.shape:
+        return NotImplemented
+    dy, x, w = whole(dy), whole(x), whole(w)
+    dw = _like(w) if dw is None else dw
+    conv.weights(x, dy, dw)
+    dx = _like(x) if need_dx else None
+    if need_dx:
+        conv.run(dy, w, dx, back=True)
+    return dx, dw, channel_sum(dy) if need_db else None
+
+
+def dense_forward(x, w, b=None):
+    if x.ndim != 2:
+        return NotImplemented
+    y = conv2d_forward(x[:, None, None], w[None, None], b)
+    return y if y is NotImplemented else y.reshape(len(x), -1)
+
+
+def dense_backward(dy, x, w, *, need_dx=True):
+    if x.ndim != 2 or dy.ndim != 2:
+        return NotImplemented
+    result = conv2d_backward(dy[:, None, None], x[:, None, None], w[None, None], need_dx=need_dx)
+    if result is NotImplemented:
+        return result
+    dx, dw, db = result
+    return dx if dx is None else dx.reshape(x.shape), dw.reshape(w.shape), db
+
+
+# --- normalisation, ReLU, add -----------------------------------------------------------------------------------------
+
+
+def channel_sum(x):
+    x, total = whole(x), np.empty(x.shape[-1], x.dtype)
+    _kernels.sums(x, total, *_rows(x))
+    return total
+
+
+def batchnorm_statistics(x):
+    x = whole(x)
+    mean, var = np.empty((2, x.shape[-1]), x.dtype)
+    _kernels.statistics(x, mean, var, *_rows(x))
+    return mean, var
+
+
+def batchnorm_forward(x, gamma, beta, mean, rstd):
+    return norm_add_relu_forward(x, gamma, beta, mean, rstd, None, False)
+
+
+def _vectors(x, *vectors):
+    """Whether these have a number for each channel of x."""
+    return all(v.shape == x.shape[-1:] for v in vectors)
+
+
+def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
+    if not _vectors(x, gamma, beta, mean, rstd) or (shortcut is not None and shortcut.shape != x.shape):
+        return NotImplemented
+    x, y, shortcut = whole(x), _like(x), None if shortcut is None else whole(shortcut)
+    _kernels.norm_add_relu(x, *map(whole, (gamma, beta, mean, rstd)), shortcut, y, *_rows(x), int(relu))
+    return y
+
+
+def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, training=True):
+    if not _vectors(x, gamma, mean, rstd) or dy.shape != x.shape:
+        return NotImplemented
+    dy, x, dx = whole(dy), whole(x), _like(x)
+    g = None if not need_g else _like(x) if relu else dy
+    dgamma, dbeta = np.empty((2, x.shape[-1]), x.dtype)
+    kept = g if relu else None
+    arrays = dy, x, whole(y) if relu else None, *map(whole, (gamma, mean, rstd)), dx, kept, dgamma, dbeta
+    _kernels.norm_add_relu_backward(*arrays, *_rows(x), int(training))
+    return dx, g, dgamma, dbeta
+
+
+def batchnorm_backward(dy, x, gamma, mean, rstd, *, training=True):
+    options = {"relu": False, "need_g": False, "training": training}
+    result = norm_add_relu_backward(dy, x, None, gamma, mean, rstd, **options)
+    return result if result is NotImplemented else (result[0], *result[2:])
+
+
+def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
+    return batchnorm_backward(dy, x, gamma, mean, rstd, training=False)
+
+
+def relu_forward(x):
+    x, y = whole(x), _like(x)
+    _kernels.norm_add_relu(x, None, None, None, None, None, y, 1, x.size, 1)
+    return y
+
+
+def relu_backward(dy, y):
+    if dy.shape != y.shape:
+        return NotImplemented
+    dy, y, dx = whole(dy), whole(y), _like(dy)
+    _kernels.relu_backward(dy, y, dx, dy.size)
+    return dx
+
+
+def add_forward(branch, shortcut):
+    if branch.shape != shortcut.shape:
+        return NotImplemented
+    branch, shortcut, y = whole(branch), whole(shortcut), _like(branch)
+    _kernels.norm_add_relu(branch, None, None, None, None, shortcut, y, 1, branch.size, 0)
+    return y
+
+
+# --- pooling ------------------------------------------------------------------------------------------------------------
+
+
+def _window(x, kernel, stride, pad):
+    """(output size, (kernel, stride, padding) as the kernel takes them); None where the op must say what is wrong."""
+    kernel, stride = pair(kernel), pair(kernel if stride is None else stride)
+    pads = resolve_padding(pad, x.shape[1:3], kernel, stride)
+    size = output_size(x.shape[1:3], kernel, stride, pads)
+    if x.ndim != 4 or min(size) < 1 or any(max(p) >= k or min(p) < 0 for p, k in zip(pads, kernel, strict=True)):
+        return None, None
+    return size, (*kernel, *stride, pads[0][0], pads[1][0])
+
+
+def maxpool_forward(x, *, kernel, stride=None, pad=0):
+    size, window = _window(x, kernel, stride, pad)
+    if size is None:
+        return NotImplemented
+    x, y = whole(x), np.empty((len(x), *size, x.shape[3]), x.dtype)
+    _kernels.maxpool(x, y, *x.shape, *size, *window)
+    return y
+
+
+def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
+    size, window = _window(x, kernel, stride, pad)
+    if size is None or not dy.shape == y.shape == (len(x), *size, x.shape[3]):
+        return NotImplemented
+    dy, x, y, dx = whole(dy), whole(x), whole(y), _like(x)
+    _kernels.maxpool_backward(dy, x, y, dx, *x.shape, *size, *window)
+    return dx
+
+
+# --- the optimiser --------------------------------------------------------------------------------------------------------
+
+
+def square_sum(g):
+    total = np.empty(1, g.dtype)
+    _kernels.square_sum(g, total, g.size)
+    return total[0]
+
+
+def sgd_update(w, g, velocity, *, lr, momentum, nesterov, decay, scale):
+    _kernels.sgd(w, g, velocity, w.size, float(lr), float(momentum), float(decay), float(scale), int(nesterov))
+
+
+def adam_update(w, g, m, v, *, lr, betas, epsilon, steps, decay, decoupled, scale):
+    (b1, b2), correction = betas, (1 - betas[1] ** steps) ** 0.5
+    rate = lr * correction / (1 - b1**steps)
+    shrink, added = (1 - lr * decay, 0.0) if decoupled else (1.0, decay)
+    numbers = (rate, b1, b2, epsilon * correction, added, shrink, scale)
+    _kernels.adam(w, g, m, v, w.size, *map(float, numbers))

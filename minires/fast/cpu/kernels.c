@@ -1,0 +1,1070 @@
+/* The ops in C, for one instruction set and one type: read by module.c for each of them. Reading this file is optional:
+   minires/ops says the same in NumPy, ops/naive.py in loops, with the same letters.
+
+   T      the type of a number; V a vector of VL of them, in GCC's and Clang's notation: no intrinsics
+   ROWS   how many rows of a result a tile holds, times two vectors: as many as there are registers
+   NAME   gives a function its name for this type
+
+   NHWC: x (N, H, W, C), w (R, S, C, O), y (N, P, Q, O). */
+
+#define VL ((int)(BYTES / sizeof(T)))
+#define WIDE (2 * VL)
+#define V NAME(vector)
+#define M NAME(mask)
+typedef T V __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
+typedef __typeof__(_Generic((T)0, float: (int32_t)0, double: (int64_t)0)) M __attribute__((vector_size(BYTES), may_alias));
+
+/* The first n numbers of a vector in memory, zeros behind them. */
+INLINE V NAME(load)(const T *p, int n) {
+    if (n >= VL) return *(const V *)p;
+    T part[VL];
+    for (int i = 0; i < VL; i++) part[i] = i < n ? p[i] : 0;
+    return *(const V *)part;
+}
+
+INLINE void NAME(store)(T *p, V v, int n) {
+    if (n >= VL) *(V *)p = v;
+    else
+        for (int i = 0; i < n; i++) p[i] = v[i];
+}
+
+/* Numbers that lie `step` apart, zeros behind the first n. */
+INLINE V NAME(column)(const T *p, ptrdiff_t step, int n) {
+    T part[VL];
+    if (n >= VL)
+        for (int i = 0; i < VL; i++) part[i] = p[i * step];
+    else
+        for (int i = 0; i < VL; i++) part[i] = i < n ? p[i * step] : 0;
+    return *(const V *)part;
+}
+
+/* max(v, 0), a NaN staying one; and g where y > 0, times 0 elsewhere, as NumPy's dy * (y > 0). */
+INLINE V NAME(positive)(V v) { return (V)((M)v & ~(M)(v <= (V){})); }
+INLINE V NAME(gate)(V g, V y) { return g * (V)((M)((V){} + 1) & (M)(y > (V){})); }
+
+#define LOAD NAME(load)
+#define STORE NAME(store)
+
+/* --- products: the tiles that every convolution is made of ----------------------------------------------------------- */
+
+/* The vectors of a tile of m rows, unrolled, so that they stay in registers. */
+#define EACH_ROW _Pragma("GCC unroll 16") for (int j = 0; j < m; j++) _Pragma("GCC unroll 2") for (int i = 0; i < nr; i++)
+
+/* A stretch of numbers side by side in the source, that meets as many rows of the packed weights. */
+struct NAME(run) {
+    ptrdiff_t x;
+    int k, length;
+};
+
+/* acc[j] = sum over k of x[at[j] + k] u[k]: m rows of a result, nr vectors of its columns, kept in registers. */
+INLINE void NAME(dot)(const int m, const int nr, const T *x, const ptrdiff_t *at, const struct NAME(run) * run, int runs,
+                      const T *u, V acc[][2]) {
+    EACH_ROW acc[j][i] = (V){};
+    for (; runs--; run++) {
+        const T *p[ROWS], *v = u + (ptrdiff_t)run->k * nr * VL;
+        for (int j = 0; j < m; j++) p[j] = x + at[j] + run->x;
+        for (int k = 0; k < run->length; k++, v += nr * VL) {
+            V v0 = *(const V *)v, v1 = nr > 1 ? *(const V *)(v + VL) : v0;
+#pragma GCC unroll 16
+            for (int j = 0; j < m; j++) {
+                acc[j][0] += p[j][k] * v0;
+                if (nr > 1) acc[j][1] += p[j][k] * v1;
+            }
+        }
+    }
+}
+
+/* What happens to a tile of the result: added to what is there, or the end of the sum. */
+struct NAME(end) {
+    T *y;
+    const T *b, *add;
+    int relu, first, last;
+};
+
+INLINE void NAME(finish)(const int m, const int nr, const struct NAME(end) * end, const ptrdiff_t *at, int o, const int columns,
+                         V acc[][2]) {
+    T *y = end->y + o;
+    if (!end->first) EACH_ROW acc[j][i] += LOAD(y + at[j] + i * VL, columns - i * VL);
+    if (end->last && end->b) EACH_ROW acc[j][i] += LOAD(end->b + o + i * VL, columns - i * VL);
+    if (end->last && end->add) EACH_ROW acc[j][i] += LOAD(end->add + o + at[j] + i * VL, columns - i * VL);
+    if (end->last && end->relu) EACH_ROW acc[j][i] = NAME(positive)(acc[j][i]);
+    EACH_ROW STORE(y + at[j] + i * VL, acc[j][i], columns - i * VL);
+}
+
+#define TILE(m, nr)                                                                                                     \
+    static __attribute__((noinline)) void NAME(tile_##m##_##nr)(                                                        \
+        const T *x, const ptrdiff_t *from, const struct NAME(run) * run, int runs, const T *u,                          \
+        const struct NAME(end) * end, const ptrdiff_t *to, int o, int columns) {                                        \
+        V acc[m][2];                                                                                                    \
+        NAME(dot)(m, nr, x, from, run, runs, u, acc);                                                                   \
+        if (columns >= nr * VL) NAME(finish)(m, nr, end, to, o, nr * VL, acc);                                          \
+        else NAME(finish)(m, nr, end, to, o, columns, acc);                                                             \
+    }
+TILE(1, 1) TILE(2, 1) TILE(4, 1) TILE(1, 2) TILE(2, 2) TILE(4, 2)
+#if ROWS == 6
+TILE(6, 1) TILE(6, 2)
+#define FULL_TILE(nr) NAME(tile_6_##nr)
+#else
+TILE(8, 1) TILE(8, 2)
+#define FULL_TILE(nr) NAME(tile_8_##nr)
+#endif
+
+/* y[to[i]] (+)= x[from[i]] u for all rows, one panel of columns wide. */
+static void NAME(panel)(const T *x, const ptrdiff_t *from, const struct NAME(run) * run, int runs, const T *u,
+                        const struct NAME(end) * end, const ptrdiff_t *to, int o, int columns, int rows) {
+    while (rows > 0) {
+        int m = rows >= ROWS ? ROWS : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
+#define RUN(tile) tile(x, from, run, runs, u, end, to, o, columns)
+        if (columns > VL) {
+            if (m == ROWS) RUN(FULL_TILE(2));
+            else if (m == 4) RUN(NAME(tile_4_2));
+            else if (m == 2) RUN(NAME(tile_2_2));
+            else RUN(NAME(tile_1_2));
+        } else {
+            if (m == ROWS) RUN(FULL_TILE(1));
+            else if (m == 4) RUN(NAME(tile_4_1));
+            else if (m == 2) RUN(NAME(tile_2_1));
+            else RUN(NAME(tile_1_1));
+        }
+        from += m;
+        to += m;
+        rows -= m;
+    }
+}
+
+INLINE int NAME(width)(int columns) { return columns > VL ? WIDE : VL; }
+INLINE int NAME(panels)(int columns) { return (columns + WIDE - 1) / WIDE; }
+
+/* --- convolution, directly ------------------------------------------------------------------------------------------- */
+
+/* Of the packed weights so many rows at a time, 16 KiB of a panel; of the result at most so many rows, and fewer where
+   their sources would take more than COPIED numbers: all stay in the cache. PACK: rows of weights that are packed together. */
+enum { NAME(DEPTH) = 8192 / BYTES, NAME(CHUNK) = 16 * ROWS, NAME(COPIED) = 49152, NAME(PACK) = 32 };
+
+/* Packed weights: for each panel of columns all taps and channels of the source, [panel][tap][k][column]. Going back
+   (`backward`) the source is dy and the columns are the image's channels: w is turned and transposed. */
+struct NAME(pack) {
+    const T *w;
+    T *packed;
+    int taps, K, O, backward;
+};
+
+/* PACK channels of the source of one tap, for all panels. */
+static void NAME(pack_task)(void *job, ptrdiff_t task) {
+    const struct NAME(pack) *c = job;
+    int pieces = (c->K + NAME(PACK) - 1) / NAME(PACK), tap = task / pieces, k0 = task % pieces * NAME(PACK);
+    int k1 = k0 + NAME(PACK) < c->K ? k0 + NAME(PACK) : c->K;
+    for (int o = 0; o < c->O; o += WIDE) {
+        int n = c->O - o < WIDE ? c->O - o : WIDE, width = NAME(width)(n);
+        T *u = c->packed + (ptrdiff_t)o * c->taps * c->K + (ptrdiff_t)tap * c->K * width;
+        for (int k = k0; k < k1; k++)
+            for (int i = 0; i < width; i += VL) {
+                V v;
+                if (c->backward) v = NAME(column)(c->w + ((ptrdiff_t)(c->taps - 1 - tap) * c->O + o + i) * c->K + k, c->K, n - i);
+                else v = LOAD(c->w + ((ptrdiff_t)tap * c->K + k) * c->O + o + i, n - i);
+                *(V *)(u + (ptrdiff_t)k * width + i) = v;
+            }
+    }
+}
+
+static void NAME(pack)(struct NAME(pack) * c) {
+    share(NAME(pack_task), c, (ptrdiff_t)c->taps * ((c->K + NAME(PACK) - 1) / NAME(PACK)));
+}
+
+/* x is the source (N, H, W, K), y the result (N, P, Q, O). */
+struct NAME(conv) {
+    const T *x, *packed, *b, *add;
+    T *y;
+    int N, H, W, K, P, Q, O, R, S, backward, relu, row_tasks, panel_tasks;
+    struct axis v, h;
+};
+
+/* The stretches that a pixel of the groups v and h sees; taps that follow one another in memory make one. */
+static int NAME(find_runs)(const struct group *v, const struct group *h, int W, int K, int S, struct NAME(run) * run) {
+    int runs = 0;
+    for (int i = 0; i < v->taps; i++)
+        for (int j = 0; j < h->taps; j++) {
+            struct NAME(run) next = {((ptrdiff_t)v->step[i] * W + h->step[j]) * K, (v->tap[i] * S + h->tap[j]) * K, K};
+            struct NAME(run) *last = run + runs - 1;
+            if (runs && last->x + last->length == next.x && last->k + last->length == next.k) last->length += K;
+            else run[runs++] = next;
+        }
+    return runs;
+}
+
+/* The first `count` rows from `row` on, of all pixels of a group in all images: where each starts in x and in y. */
+static void NAME(place_rows)(const struct group *v, const struct group *h, ptrdiff_t row, int count, int H, int W, int K,
+                             int P, int Q, int O, ptrdiff_t *from, ptrdiff_t *to) {
+    ptrdiff_t map = (ptrdiff_t)v->places * h->places, n = row / map;
+    int i = row % map / h->places, j = row % h->places;
+    for (int k = 0; k < count; k++) {
+        from[k] = ((n * H + v->source[i]) * W + h->source[j]) * K;
+        to[k] = ((n * P + v->place[i]) * Q + h->place[j]) * O;
+        if (++j == h->places) {
+            j = 0;
+            if (++i == v->places) i = 0, n++;
+        }
+    }
+}
+
+/* Cut stretches so that those of a part have at most DEPTH numbers; `ends` are the parts' ends. How many parts there are. */
+static int NAME(cut)(const struct NAME(run) * run, int runs, struct NAME(run) * part, int *ends) {
+    int count = 0, parts = 0, left = NAME(DEPTH);
+    for (int i = 0; i < runs; i++)
+        for (int done = 0; done < run[i].length;) {
+            int length = run[i].length - done < left ? run[i].length - done : left;
+            part[count++] = (struct NAME(run)){run[i].x + done, run[i].k + done, length};
+            done += length;
+            left -= length;
+            if (!left) ends[parts++] = count, left = NAME(DEPTH);
+        }
+    if (left < NAME(DEPTH) || !parts) ends[parts++] = count;
+    return parts;
+}
+
+/* Copy the stretches of each row, side by side: they become as few as the packed weights allow. */
+static int NAME(copy)(const T *x, const ptrdiff_t *from, int count, struct NAME(run) * run, int runs, T *to, ptrdiff_t *at) {
+    int length = 0, merged = 0;
+    for (int i = 0; i < runs; i++) length += run[i].length;
+    for (int row = 0; row < count; row++) {
+        T *p = to + (at[row] = (ptrdiff_t)row * length);
+        for (int i = 0; i < runs; p += run[i++].length) memcpy(p, x + from[row] + run[i].x, sizeof(T) * run[i].length);
+    }
+    for (int i = 0, x0 = 0; i < runs; i++) {
+        struct NAME(run) r = {x0, run[i].k, run[i].length};
+        x0 += r.length;
+        if (merged && run[merged - 1].k + run[merged - 1].length == r.k) run[merged - 1].length += r.length;
+        else run[merged++] = r;
+    }
+    return merged;
+}
+
+static void NAME(conv_task)(void *job, ptrdiff_t task) {
+    const struct NAME(conv) *c = job;
+    int panels = NAME(panels)(c->O), t = task / c->panel_tasks, u = task % c->panel_tasks, taps = c->R * c->S;
+    int p0 = (ptrdiff_t)panels * u / c->panel_tasks, p1 = (ptrdiff_t)panels * (u + 1) / c->panel_tasks;
+    ptrdiff_t depth = (ptrdiff_t)taps * c->K, limit = taps + depth / NAME(DEPTH) + 2, chunk = NAME(COPIED) / depth / ROWS * ROWS;
+    chunk = chunk < 4 * ROWS ? 4 * ROWS : chunk > NAME(CHUNK) ? NAME(CHUNK) : chunk;
+    T *copied = scratch(2, sizeof(T) * chunk * depth + (2 * sizeof(struct NAME(run)) + sizeof(int)) * limit);
+    struct NAME(run) *run = (void *)(copied + (chunk * depth + 1) / 2 * 2), *part = run + limit;
+    int *ends = (int *)(part + limit);
+    for (int class = 0; class < c->v.groups * c->h.groups; class++) {
+        const struct group *v = c->v.group + class / c->h.groups, *h = c->h.group + class % c->h.groups;
+        ptrdiff_t rows = (ptrdiff_t)c->N * v->places * h->places, end = rows * (t + 1) / c->row_tasks;
+        for (ptrdiff_t row = rows * t / c->row_tasks; row < end; row += chunk) {
+            ptrdiff_t source[NAME(CHUNK)], place[NAME(CHUNK)];
+            int count = end - row < chunk ? end - row : chunk, runs = NAME(find_runs)(v, h, c->W, c->K, c->S, run);
+            const T *x = c->x;
+            NAME(place_rows)(v, h, row, count, c->H, c->W, c->K, c->P, c->Q, c->O, source, place);
+            if (p1 - p0 > 1 && (runs > 1 || depth > NAME(DEPTH))) { /* several panels read the copy */
+                ptrdiff_t at[NAME(CHUNK)];
+                runs = NAME(copy)(c->x, source, count, run, runs, copied, at);
+                memcpy(source, at, sizeof at);
+                x = copied;
+            }
+            int parts = NAME(cut)(run, runs, part, ends);
+            for (int panel = p0; panel < p1; panel++) {
+                int o = panel * WIDE, n = c->O - o < WIDE ? c->O - o : WIDE;
+                for (int i = 0; i < parts; i++) {
+                    struct NAME(end) how = {c->y, c->b, c->add, c->relu, i == 0, i == parts - 1};
+                    int first = i ? ends[i - 1] : 0;
+                    NAME(panel)(x, source, part + first, ends[i] - first, c->packed + o * depth, &how, place, o, n, count);
+                }
+            }
+        }
+    }
+}
+
+/* y = x convolved with w, + b, + add, then ReLU, as far as they are there; or the gradient of the image. */
+static void NAME(conv2d)(const union arg *a) {
+    enum { X, W, PACKED, B, ADD, Y, N, HEIGHT, WIDTH, K, P, Q, O, R, S, SV, SH, TOP, LEFT, DV, DH, BACKWARD, RELU };
+    struct NAME(conv) c = {a[X].p, a[PACKED].p, a[B].p, a[ADD].p, a[Y].p, a[N].i, a[HEIGHT].i, a[WIDTH].i,
+                           a[K].i, a[P].i, a[Q].i, a[O].i, a[R].i, a[S].i, a[BACKWARD].i, a[RELU].i};
+    ptrdiff_t rows = (ptrdiff_t)c.N * c.P * c.Q, panels = NAME(panels)(c.O), most = 4 * pool.size;
+    if (!c.packed) {
+        struct NAME(pack) p = {a[W].p, NULL, c.R * c.S, c.K, c.O, c.backward};
+        c.packed = p.packed = scratch(0, sizeof(T) * p.taps * c.K * panels * WIDE);
+        NAME(pack)(&p);
+    }
+    c.v = make_axis((struct side){c.H, c.P, c.R, a[SV].i, a[DV].i, a[TOP].i, c.backward});
+    c.h = make_axis((struct side){c.W, c.Q, c.S, a[SH].i, a[DH].i, a[LEFT].i, c.backward});
+    ptrdiff_t few = rows / 256 < most ? rows / 256 : most;
+    c.row_tasks = few > 0 ? few : 1;
+    ptrdiff_t rest = (most + c.row_tasks - 1) / c.row_tasks;
+    c.panel_tasks = rest < panels ? rest : panels;
+    share(NAME(conv_task), &c, (ptrdiff_t)c.row_tasks * c.panel_tasks);
+    free_axis(&c.v);
+    free_axis(&c.h);
+}
+
+static void NAME(conv2d_pack)(const union arg *a) {
+    enum { W, PACKED, TAPS, K, O };
+    struct NAME(pack) p = {a[W].p, a[PACKED].p, a[TAPS].i, a[K].i, a[O].i, 0};
+    NAME(pack)(&p);
+}
+
+/* --- the gradient of the weights: dw[r, s, c, o] = sum over the pixels under the tap of x[.., c] dy[.., o] ------------- */
+
+enum { NAME(STRIP) = 192, NAME(PIECE) = 240 };
+
+/* d[j] (+)= sum over i of x[i][j] g[i]: m rows of weights, nr vectors of columns. at: where each x[i] starts; NULL, packed. */
+INLINE void NAME(outer)(const int m, const int nr, const T *x, const ptrdiff_t *at, const T *g, int rows, T *d, int O,
+                        int fresh, int columns) {
+    V acc[ROWS][2];
+    if (fresh) EACH_ROW acc[j][i] = (V){};
+    else EACH_ROW acc[j][i] = LOAD(d + (ptrdiff_t)j * O + i * VL, columns - i * VL);
+    for (int i = 0; i < rows; i++, g += nr * VL) {
+        const T *p = at ? x + at[i] : x + (ptrdiff_t)i * m;
+        V g0 = *(const V *)g, g1 = nr > 1 ? *(const V *)(g + VL) : g0;
+#pragma GCC unroll 16
+        for (int j = 0; j < m; j++) {
+            acc[j][0] += p[j] * g0;
+            if (nr > 1) acc[j][1] += p[j] * g1;
+        }
+    }
+    EACH_ROW STORE(d + (ptrdiff_t)j * O + i * VL, acc[j][i], columns - i * VL);
+}
+
+#define OUTER(m)                                                                                                        \
+    static __attribute__((noinline)) void NAME(outer_##m)(const T *x, const ptrdiff_t *at, const T *g, int rows, T *d,  \
+                                                          int O, int fresh, int columns) {                              \
+        if (columns >= WIDE && !at) NAME(outer)(m, 2, x, NULL, g, rows, d, O, fresh, WIDE);                             \
+        else if (columns >= WIDE) NAME(outer)(m, 2, x, at, g, rows, d, O, fresh, WIDE);                                 \
+        else if (columns > VL) NAME(outer)(m, 2, x, at, g, rows, d, O, fresh, columns);                                 \
+        else NAME(outer)(m, 1, x, at, g, rows, d, O, fresh, columns);                                                   \
+    }
+OUTER(1) OUTER(2) OUTER(4)
+#if ROWS == 6
+OUTER(6)
+#define FULL_OUTER NAME(outer_6)
+#else
+OUTER(8)
+#define FULL_OUTER NAME(outer_8)
+#endif
+
+INLINE int NAME(rows_of)(int left) { return left >= ROWS ? ROWS : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+struct NAME(weights) {
+    const T *x, *dy;
+    T *dw, *parts; /* one gradient for each slice of the rows, where there are several */
+    int N, H, W, C, P, Q, O, R, S, slices, groups;
+    struct axis v, h;
+};
+
+static void NAME(weights_task)(void *job, ptrdiff_t task) {
+    const struct NAME(weights) *c = job;
+    int slice = task / c->groups, group = task % c->groups, panels = NAME(panels)(c->O);
+    int from = (ptrdiff_t)panels * group / c->groups, to = (ptrdiff_t)panels * (group + 1) / c->groups;
+    int first = from * WIDE, stop = to * WIDE < c->O ? to * WIDE : c->O, taps = c->R * c->S, depth = taps * c->C;
+    T *dw = c->slices > 1 ? c->parts + (ptrdiff_t)slice * depth * c->O : c->dw;
+    int classes = c->v.groups * c->h.groups;
+    for (int k = 0; k < depth && classes > 1; k++) memset(dw + (ptrdiff_t)k * c->O + first, 0, sizeof(T) * (stop - first));
+    T *g = scratch(2, sizeof(T) * NAME(STRIP) * ((to - from) * WIDE + NAME(PIECE) + ROWS) + sizeof(struct NAME(run)) * taps);
+    T *packed = g + NAME(STRIP) * (to - from) * WIDE;
+    struct NAME(run) *run = (void *)(packed + NAME(STRIP) * (NAME(PIECE) + ROWS));
+    int pack = to - from >= 4; /* rows of x are copied where enough panels read the copy */
+    for (int class = 0; class < classes; class++) {
+        const struct group *v = c->v.group + class / c->h.groups, *h = c->h.group + class % c->h.groups;
+        ptrdiff_t rows = (ptrdiff_t)c->N * v->places * h->places, start = rows * slice / c->slices, end = rows * (slice + 1) / c->slices;
+        int runs = NAME(find_runs)(v, h, c->W, c->C, c->S, run);
+        for (ptrdiff_t row = start; row < end; row += NAME(STRIP)) {
+            ptrdiff_t source[NAME(STRIP)], place[NAME(STRIP)];
+            int count = end - row < NAME(STRIP) ? end - row : NAME(STRIP), fresh = classes == 1 && row == start;
+            NAME(place_rows)(v, h, row, count, c->H, c->W, c->C, c->P, c->Q, c->O, source, place);
+            for (int panel = from; panel < to; panel++) {
+                int n = c->O - panel * WIDE, width = NAME(width)(n);
+                T *strip = g + (ptrdiff_t)(panel - from) * WIDE * NAME(STRIP);
+                for (int i = 0; i < count; i++, strip += width) {
+                    const T *dy = c->dy + place[i] + panel * WIDE;
+                    *(V *)strip = LOAD(dy, n);
+                    if (width > VL) *(V *)(strip + VL) = LOAD(dy + VL, n - VL);
+                }
+            }
+            for (int r = 0; r < runs; r++)
+                for (int k0 = 0; k0 < run[r].length; k0 += NAME(PIECE)) {
+                    int k1 = k0 + NAME(PIECE) < run[r].length ? k0 + NAME(PIECE) : run[r].length;
+                    const T *x = c->x + run[r].x;
+                    for (int k = k0, m; pack && k < k1; k += m) {
+                        m = NAME(rows_of)(k1 - k);
+                        T *copy = packed + (ptrdiff_t)(k - k0) * NAME(STRIP);
+                        if (m == ROWS)
+                            for (int i = 0; i < count; i++, copy += ROWS) memcpy(copy, x + source[i] + k, sizeof(T) * ROWS);
+                        else
+                            for (int i = 0; i < count; i++, copy += m) memcpy(copy, x + source[i] + k, sizeof(T) * m);
+                    }
+                    for (int panel = from; panel < to; panel++) {
+                        int o = panel * WIDE, n = c->O - o;
+                        const T *strip = g + (ptrdiff_t)(panel - from) * WIDE * NAME(STRIP);
+                        for (int k = k0, m; k < k1; k += m) {
+                            m = NAME(rows_of)(k1 - k);
+                            const T *xs = pack ? packed + (ptrdiff_t)(k - k0) * NAME(STRIP) : x + k;
+                            const ptrdiff_t *at = pack ? NULL : source;
+                            T *d = dw + (ptrdiff_t)(run[r].k + k) * c->O + o;
+                            if (m == ROWS) FULL_OUTER(xs, at, strip, count, d, c->O, fresh, n);
+                            else if (m == 4) NAME(outer_4)(xs, at, strip, count, d, c->O, fresh, n);
+                            else if (m == 2) NAME(outer_2)(xs, at, strip, count, d, c->O, fresh, n);
+                            else NAME(outer_1)(xs, at, strip, count, d, c->O, fresh, n);
+                        }
+                    }
+                }
+        }
+    }
+}
+
+static void NAME(conv2d_weights)(const union arg *a) {
+    enum { X, DY, DW, N, HEIGHT, WIDTH, C, P, Q, O, R, S, SV, SH, TOP, LEFT, DV, DH };
+    struct NAME(weights) c = {a[X].p, a[DY].p, a[DW].p, NULL, a[N].i, a[HEIGHT].i, a[WIDTH].i,
+                              a[C].i, a[P].i, a[Q].i, a[O].i, a[R].i, a[S].i};
+    c.v = make_axis((struct side){c.H, c.P, c.R, a[SV].i, a[DV].i, a[TOP].i, 0});
+    c.h = make_axis((struct side){c.W, c.Q, c.S, a[SH].i, a[DH].i, a[LEFT].i, 0});
+    ptrdiff_t rows = (ptrdiff_t)c.N * c.P * c.Q, panels = NAME(panels)(c.O), size = (ptrdiff_t)c.R * c.S * c.C * c.O;
+    ptrdiff_t slices = 16 / panels, enough = rows / 512;
+    if (slices > enough) slices = enough;
+    c.slices = slices > 1 ? slices : 1; /* of the shape alone: the order of the sum depends on it */
+    c.groups = panels < pool.size ? panels : pool.size;
+    if (c.slices > 1) c.parts = scratch(0, sizeof(T) * c.slices * size);
+    share(NAME(weights_task), &c, (ptrdiff_t)c.slices * c.groups);
+    for (int s = 0; c.slices > 1 && s < c.slices; s++)
+        for (ptrdiff_t i = 0; i < size; i++) c.dw[i] = s ? c.dw[i] + c.parts[s * size + i] : c.parts[i];
+    free_axis(&c.v);
+    free_axis(&c.h);
+}
+
+/* --- Winograd's F(4x4, 3x3): 36 multiplications for 144 ---------------------------------------------------------------
+
+   A tile of 4x4 outputs sees 6x6 inputs:  y = A^T [(G w G^T) * (B^T x B)] A, summed over the channels; * is cell by cell, so
+   that for each of the 36 cells the tiles times the channels are one product. Points 0, +-a, +-b and infinity with
+   a = 1/sqrt(2), b = sqrt(2): their rounding is a third of that of the usual 0, +-1, +-2.    A. Lavin, S. Gray, arXiv:1509.09308. The gradients are the transposed maps. */
+
+#define CELLS 36
+#define ROOT ((T)1.41421356237309504880)
+
+/* B^T d: six numbers of a row or column of inputs; A^T m: six products to four outputs; and A y: four to six. */
+INLINE void NAME(inputs)(const V *d, V *e) {
+    V even_a = d[4] - 2 * d[2], odd_a = (d[3] - 2 * d[1]) * (ROOT / 2), even_b = d[4] - d[2] / 2, odd_b = (d[3] - d[1] / 2) * ROOT;
+    e[0] = d[0] - (T)2.5 * d[2] + d[4];
+    e[1] = even_a + odd_a;
+    e[2] = even_a - odd_a;
+    e[3] = even_b + odd_b;
+    e[4] = even_b - odd_b;
+    e[5] = d[1] - (T)2.5 * d[3] + d[5];
+}
+
+INLINE void NAME(outputs)(const V *m, V *y) {
+    V sum_a = m[1] + m[2], apart_a = (m[1] - m[2]) * (ROOT / 2), sum_b = m[3] + m[4], apart_b = (m[3] - m[4]) * ROOT;
+    y[0] = m[0] + sum_a + sum_b;
+    y[1] = apart_a + apart_b;
+    y[2] = sum_a / 2 + 2 * sum_b;
+    y[3] = apart_a / 2 + 2 * apart_b + m[5];
+}
+
+INLINE void NAME(outputs_back)(const V *y, V *m) {
+    V even_a = y[0] + y[2] / 2, odd_a = (y[1] + y[3] / 2) * (ROOT / 2), even_b = y[0] + 2 * y[2], odd_b = (y[1] + 2 * y[3]) * ROOT;
+    m[0] = y[0];
+    m[1] = even_a + odd_a;
+    m[2] = even_a - odd_a;
+    m[3] = even_b + odd_b;
+    m[4] = even_b - odd_b;
+    m[5] = y[3];
+}
+
+/* G g: three taps to six; and its transpose, six to three. */
+INLINE void NAME(taps)(const V *g, V *u) {
+    V even_a = (g[0] + g[2] / 2) * (T)(-2. / 3), odd_a = g[1] * (ROOT / 2 * (T)(-2. / 3));
+    V even_b = (g[0] + 2 * g[2]) * (T)(1. / 6), odd_b = g[1] * (ROOT * (T)(1. / 6));
+    u[0] = g[0];
+    u[1] = even_a + odd_a;
+    u[2] = even_a - odd_a;
+    u[3] = even_b + odd_b;
+    u[4] = even_b - odd_b;
+    u[5] = g[2];
+}
+
+INLINE void NAME(taps_back)(const V *u, V *g) {
+    V sum_a = (u[1] + u[2]) * (T)(-2. / 3), sum_b = (u[3] + u[4]) * (T)(1. / 6);
+    g[0] = u[0] + sum_a + sum_b;
+    g[1] = (u[1] - u[2]) * (ROOT / 2 * (T)(-2. / 3)) + (u[3] - u[4]) * (ROOT * (T)(1. / 6));
+    g[2] = sum_a / 2 + 2 * sum_b + u[5];
+}
+
+/* `line` over the columns of from (n x n), then over the rows: to (m x m). */
+#define BOTH_WAYS(line, n, m, from, to)                                                                                 \
+    do {                                                                                                                \
+        V half_[n][m];                                                                                                  \
+        _Pragma("GCC unroll 6") for (int i_ = 0; i_ < n; i_++) line(from[i_], half_[i_]);                               \
+        _Pragma("GCC unroll 6") for (int j_ = 0; j_ < m; j_++) {                                                        \
+            V in_[n], out_[m];                                                                                          \
+            _Pragma("GCC unroll 6") for (int i_ = 0; i_ < n; i_++) in_[i_] = half_[i_][j_];                             \
+            line(in_, out_);                                                                                            \
+            _Pragma("GCC unroll 6") for (int i_ = 0; i_ < m; i_++) to[i_][j_] = out_[i_];                               \
+        }                                                                                                               \
+    } while (0)
+
+struct NAME(tiles) {
+    int H, W, top, left, across, each; /* tiles in a row of a map, and in a map */
+};
+
+/* The size x size pixels of channels c.. of a tile, zeros outside the map. */
+INLINE void NAME(read_tile)(const T *x, const struct NAME(tiles) * t, int K, ptrdiff_t tile, int c, const int size, V d[6][6]) {
+    int n = tile / t->each, i = tile % t->each, h = i / t->across * 4 - t->top, w = i % t->across * 4 - t->left;
+    const T *at = x + (((ptrdiff_t)n * t->H + h) * t->W + w) * K + c;
+    if (h >= 0 && w >= 0 && h + size <= t->H && w + size <= t->W) {
+        for (int r = 0; r < size; r++)
+            for (int s = 0; s < size; s++) d[r][s] = *(const V *)(at + ((ptrdiff_t)r * t->W + s) * K);
+    } else {
+        for (int r = 0; r < size; r++)
+            for (int s = 0; s < size; s++) {
+                int inside = h + r >= 0 && h + r < t->H && w + s >= 0 && w + s < t->W;
+                d[r][s] = inside ? *(const V *)(at + ((ptrdiff_t)r * t->W + s) * K) : (V){};
+            }
+    }
+}
+
+struct NAME(winograd) {
+    const T *x, *w, *b, *add;
+    T *U, *y;
+    int N, H, W, K, P, Q, O, backward, relu, block, blocks, panel_tasks;
+    struct NAME(tiles) tiles;
+    ptrdiff_t count;
+};
+
+enum { NAME(TAKE) = 32 };
+
+/* U (panels, 36, K, columns of a panel) = G w G^T, for a panel and TAKE channels of the source. */
+static void NAME(transform_weights)(void *job, ptrdiff_t task) {
+    const struct NAME(winograd) *c = job;
+    int pieces = (c->K + NAME(TAKE) - 1) / NAME(TAKE), o0 = task / pieces * WIDE, k0 = task % pieces * NAME(TAKE);
+    int width = NAME(width)(c->O - o0);
+    for (int k = k0; k < k0 + NAME(TAKE) && k < c->K; k++)
+        for (int o = o0; o < o0 + width; o += VL) {
+            V g[3][3], u[6][6];
+            for (int tap = 0; tap < 9; tap++) {
+                if (!c->backward) g[tap / 3][tap % 3] = *(const V *)(c->w + ((ptrdiff_t)tap * c->K + k) * c->O + o);
+                else g[tap / 3][tap % 3] = NAME(column)(c->w + ((ptrdiff_t)(8 - tap) * c->O + o) * c->K + k, c->K, VL);
+            }
+            BOTH_WAYS(NAME(taps), 3, 6, g, u);
+            T *to = c->U + (ptrdiff_t)o0 * CELLS * c->K + (ptrdiff_t)k * width + (o - o0);
+            for (int cell = 0; cell < CELLS; cell++) *(V *)(to + (ptrdiff_t)cell * c->K * width) = u[cell / 6][cell % 6];
+        }
+}
+
+static void NAME(winograd_task)(void *job, ptrdiff_t task) {
+    const struct NAME(winograd) *c = job;
+    int block = task / c->panel_tasks, group = task % c->panel_tasks, panels = NAME(panels)(c->O), K = c->K, size = c->block;
+    ptrdiff_t first = c->count * block / c->blocks, tiles = c->count * (block + 1) / c->blocks - first;
+    T *X = scratch(2, sizeof(T) * CELLS * size * (K + WIDE)), *products = X + (ptrdiff_t)CELLS * size * K;
+    for (ptrdiff_t t = 0; t < tiles; t++)
+        for (int k = 0; k < K; k += VL) {
+            V d[6][6], e[6][6];
+            NAME(read_tile)(c->x, &c->tiles, K, first + t, k, 6, d);
+            BOTH_WAYS(NAME(inputs), 6, 6, d, e);
+            for (int cell = 0; cell < CELLS; cell++) *(V *)(X + ((ptrdiff_t)cell * size + t) * K + k) = e[cell / 6][cell % 6];
+        }
+    ptrdiff_t from[size], to[size];
+    for (int panel = (ptrdiff_t)panels * group / c->panel_tasks; panel < (ptrdiff_t)panels * (group + 1) / c->panel_tasks; panel++) {
+        int o0 = panel * WIDE, width = NAME(width)(c->O - o0);
+        const T *U = c->U + (ptrdiff_t)o0 * CELLS * K;
+        for (int t = 0; t < tiles; t++) from[t] = (ptrdiff_t)t * K, to[t] = (ptrdiff_t)t * width;
+        for (int cell = 0; cell < CELLS; cell++) {
+            struct NAME(run) run = {0, 0, K};
+            struct NAME(end) end = {products + (ptrdiff_t)cell * size * width, NULL, NULL, 0, 1, 1};
+            NAME(panel)(X + (ptrdiff_t)cell * size * K, from, &run, 1, U + (ptrdiff_t)cell * K * width, &end, to, 0, width, tiles);
+        }
+        for (ptrdiff_t t = 0; t < tiles; t++) {
+            int n = (first + t) / c->tiles.each, i = (first + t) % c->tiles.each;
+            int p = i / c->tiles.across * 4, q = i % c->tiles.across * 4;
+            ptrdiff_t at = (((ptrdiff_t)n * c->P + p) * c->Q + q) * c->O + o0;
+            for (int o = 0; o < width; o += VL) {
+                V m[6][6], y[4][4], bias = c->b ? *(const V *)(c->b + o0 + o) : (V){};
+                for (int cell = 0; cell < CELLS; cell++)
+                    m[cell / 6][cell % 6] = *(const V *)(products + ((ptrdiff_t)cell * size + t) * width + o);
+                BOTH_WAYS(NAME(outputs), 6, 4, m, y);
+                for (int r = 0; r < 4 && p + r < c->P; r++)
+                    for (int s = 0; s < 4 && q + s < c->Q; s++) {
+                        ptrdiff_t pixel = at + ((ptrdiff_t)r * c->Q + s) * c->O + o;
+                        V v = y[r][s] + bias;
+                        if (c->add) v += *(const V *)(c->add + pixel);
+                        if (c->relu) v = NAME(positive)(v);
+                        *(V *)(c->y + pixel) = v;
+                    }
+            }
+        }
+    }
+}
+
+/* As conv2d, for 3x3 kernels with stride 1 and channels that are multiples of VL. U: made already, or NULL. */
+static void NAME(winograd)(const union arg *a) {
+    enum { X, WEIGHTS, MADE, B, ADD, Y, N, H, W, K, P, Q, O, TOP, LEFT, BACKWARD, RELU };
+    struct NAME(winograd) c = {a[X].p, a[WEIGHTS].p, a[B].p, a[ADD].p, a[MADE].p, a[Y].p, a[N].i, a[H].i, a[W].i,
+                               a[K].i, a[P].i, a[Q].i, a[O].i, a[BACKWARD].i, a[RELU].i};
+    int panels = NAME(panels)(c.O), across = (c.Q + 3) / 4, down = (c.P + 3) / 4;
+    c.tiles = (struct NAME(tiles)){c.H, c.W, a[TOP].i, a[LEFT].i, across, across * down};
+    c.count = (ptrdiff_t)c.N * c.tiles.each;
+    int most = 16384 / sizeof(T) / c.K / ROWS * ROWS; /* transformed tiles that stay in the cache */
+    most = most < 3 * ROWS ? 3 * ROWS : most > 16 * ROWS ? 16 * ROWS : most;
+    c.blocks = (c.count + most - 1) / most;
+    if (c.blocks > 1 && c.blocks < 8 * pool.size) c.blocks = (c.blocks + pool.size - 1) / pool.size * pool.size;
+    if (c.blocks > c.count) c.blocks = c.count;
+    c.block = (c.count + c.blocks - 1) / c.blocks;
+    int rest = (pool.size + c.blocks - 1) / c.blocks;
+    c.panel_tasks = rest < panels ? rest : panels;
+    if (!c.U) {
+        c.U = scratch(0, sizeof(T) * CELLS * c.K * c.O);
+        share(NAME(transform_weights), &c, (ptrdiff_t)panels * ((c.K + NAME(TAKE) - 1) / NAME(TAKE)));
+    }
+    share(NAME(winograd_task), &c, (ptrdiff_t)c.blocks * c.panel_tasks);
+}
+
+static void NAME(winograd_pack)(const union arg *a) {
+    enum { WEIGHTS, U, K, O };
+    struct NAME(winograd) c = {.w = a[WEIGHTS].p, .U = a[U].p, .K = a[K].i, .O = a[O].i};
+    share(NAME(transform_weights), &c, (ptrdiff_t)NAME(panels)(c.O) * ((c.K + NAME(TAKE) - 1) / NAME(TAKE)));
+}
+
+/* dw = G^T [sum over tiles of (B^T x B)^T (A dy A^T)] G. A chunk of tiles is transformed by all, X (C / VL, 36, tiles, VL)
+   and D (O / VL, 36, tiles, VL); then each task makes some rows and columns of the 36 products and turns them back at
+   once, so that transformed gradients never go to memory. */
+struct NAME(gradient) {
+    const T *x, *dy;
+    T *dw, *X, *D;
+    int C, O, chunk, tiles, more;
+    ptrdiff_t first;
+    struct NAME(tiles) in, out;
+};
+
+enum { NAME(SHARE) = 4 };
+
+static void NAME(transform_both)(void *job, ptrdiff_t task) {
+    const struct NAME(gradient) *c = job;
+    for (int t = task * NAME(SHARE); t < (task + 1) * NAME(SHARE) && t < c->tiles; t++) {
+        V d[6][6], e[6][6];
+        for (int k = 0; k < c->C; k += VL) {
+            NAME(read_tile)(c->x, &c->in, c->C, c->first + t, k, 6, d);
+            BOTH_WAYS(NAME(inputs), 6, 6, d, e);
+            for (int cell = 0; cell < CELLS; cell++)
+                *(V *)(c->X + (((ptrdiff_t)k / VL * CELLS + cell) * c->chunk + t) * VL) = e[cell / 6][cell % 6];
+        }
+        for (int o = 0; o < c->O; o += VL) {
+            NAME(read_tile)(c->dy, &c->out, c->O, c->first + t, o, 4, d);
+            BOTH_WAYS(NAME(outputs_back), 4, 6, d, e);
+            for (int cell = 0; cell < CELLS; cell++)
+                *(V *)(c->D + (((ptrdiff_t)o / VL * CELLS + cell) * c->chunk + t) * VL) = e[cell / 6][cell % 6];
+        }
+    }
+}
+
+#define FEW (VL < 4 ? VL : VL < 8 ? 4 : VL / 2) /* rows of a tile here: they divide a vector */
+
+INLINE void NAME(cells)(const struct NAME(gradient) * c, const int nr, const T *x, const T *d, T (*products)[FEW * WIDE]) {
+    ptrdiff_t cell = (ptrdiff_t)c->chunk * VL;
+    for (int i = 0; i < CELLS; i++, x += cell, d += cell) {
+        V acc[FEW][2] = {};
+        for (int t = 0; t < c->tiles; t++) {
+            V v0 = *(const V *)(d + t * VL), v1 = nr > 1 ? *(const V *)(d + CELLS * cell + t * VL) : v0;
+#pragma GCC unroll 16
+            for (int j = 0; j < FEW; j++) {
+                acc[j][0] += x[t * VL + j] * v0;
+                if (nr > 1) acc[j][1] += x[t * VL + j] * v1;
+            }
+        }
+        for (int j = 0; j < FEW; j++) {
+            *(V *)(products[i] + j * WIDE) = acc[j][0];
+            if (nr > 1) *(V *)(products[i] + j * WIDE + VL) = acc[j][1];
+        }
+    }
+}
+
+static void NAME(gradient_task)(void *job, ptrdiff_t task) {
+    const struct NAME(gradient) *c = job;
+    int group = task % (c->C / VL), o0 = task / (c->C / VL) * WIDE, nr = c->O - o0 > VL ? 2 : 1;
+    for (int k = 0; k < VL; k += FEW) {
+        T products[CELLS][FEW * WIDE] __attribute__((aligned(64)));
+        const T *x = c->X + (ptrdiff_t)group * CELLS * c->chunk * VL + k, *d = c->D + (ptrdiff_t)o0 * CELLS * c->chunk;
+        if (nr > 1) NAME(cells)(c, 2, x, d, products);
+        else NAME(cells)(c, 1, x, d, products);
+        for (int j = 0; j < FEW; j++)
+            for (int o = 0; o < nr * VL; o += VL) {
+                V u[6][6], g[3][3];
+                for (int cell = 0; cell < CELLS; cell++) u[cell / 6][cell % 6] = *(const V *)(products[cell] + j * WIDE + o);
+                BOTH_WAYS(NAME(taps_back), 6, 3, u, g);
+                for (int tap = 0; tap < 9; tap++) {
+                    T *dw = c->dw + ((ptrdiff_t)tap * c->C + group * VL + k + j) * c->O + o0 + o;
+                    V sum = g[tap / 3][tap % 3];
+                    if (c->more) sum += *(const V *)dw;
+                    *(V *)dw = sum;
+                }
+            }
+    }
+}
+
+static void NAME(winograd_weights)(const union arg *a) {
+    enum { X, DY, DW, N, H, W, C, P, Q, O, TOP, LEFT };
+    struct NAME(gradient) c = {.x = a[X].p, .dy = a[DY].p, .dw = a[DW].p, .C = a[C].i, .O = a[O].i};
+    int across = (a[Q].i + 3) / 4, each = across * ((a[P].i + 3) / 4);
+    c.in = (struct NAME(tiles)){a[H].i, a[W].i, a[TOP].i, a[LEFT].i, across, each};
+    c.out = (struct NAME(tiles)){a[P].i, a[Q].i, 0, 0, across, each};
+    ptrdiff_t count = a[N].i * each, most = 80000 / sizeof(T) / (c.C + c.O);
+    c.chunk = most < 16 ? 16 : most > 256 ? 256 : most;
+    if (c.chunk > count) c.chunk = count;
+    c.X = scratch(0, sizeof(T) * CELLS * c.chunk * (c.C + c.O));
+    c.D = c.X + (ptrdiff_t)CELLS * c.chunk * c.C;
+    for (c.first = 0; c.first < count; c.first += c.chunk, c.more = 1) {
+        c.tiles = count - c.first < c.chunk ? count - c.first : c.chunk;
+        share(NAME(transform_both), &c, (c.tiles + NAME(SHARE) - 1) / NAME(SHARE));
+        share(NAME(gradient_task), &c, (ptrdiff_t)(c.C / VL) * NAME(panels)(c.O));
+    }
+}
+
+/* --- passes over memory: x and its like are rows of C channels -------------------------------------------------------- */
+
+enum { NAME(CHANNELS) = 256, NAME(MOST) = 32 };
+
+/* Sums over the rows, channel by channel. What is summed:
+     square = 0:  sum of d,                d = x
+     square = 1:  sum of d and of d^2,     d = x - centre
+     with g:      sum of d and of d * (x - centre), where d = g, or g where y > 0; d is written to `kept` where given.
+   Blocks of channels and slices of rows are the tasks; in a slice a few rows are summed as T, then added as double. */
+struct NAME(sums) {
+    const T *x, *g, *y, *centre;
+    T *kept;
+    int C, square, blocks, slices;
+    ptrdiff_t rows;
+    double *parts; /* (slices, 2, C) */
+};
+
+INLINE void NAME(sum_rows)(const struct NAME(sums) * c, const int graded, const int gated, ptrdiff_t row, ptrdiff_t end,
+                           int k, int n, V *sum, V *other) {
+    V s[2] = {}, q[2] = {}, centre = c->centre ? LOAD(c->centre + k, n) : (V){};
+#pragma GCC unroll 2
+    for (ptrdiff_t i = row; i < end; i++) {
+        ptrdiff_t at = i * c->C + k;
+        V d;
+        if (graded) {
+            d = LOAD(c->g + at, n);
+            if (gated) {
+                d = NAME(gate)(d, LOAD(c->y + at, n));
+                if (c->kept) STORE(c->kept + at, d, n);
+            }
+            q[i & 1] += d * (LOAD(c->x + at, n) - centre);
+        } else {
+            d = LOAD(c->x + at, n) - centre;
+            if (c->square) q[i & 1] += d * d;
+        }
+        s[i & 1] += d;
+    }
+    *sum = s[0] + s[1];
+    *other = q[0] + q[1];
+}
+
+static void NAME(sums_task)(void *job, ptrdiff_t task) {
+    const struct NAME(sums) *c = job;
+    int block = task % c->blocks, slice = task / c->blocks, k0 = block * NAME(CHANNELS);
+    int k1 = k0 + NAME(CHANNELS) < c->C ? k0 + NAME(CHANNELS) : c->C, step = 8192 / (k1 - k0) > 32 ? 8192 / (k1 - k0) : 32;
+    double *sum = c->parts + (ptrdiff_t)slice * 2 * c->C, *other = sum + c->C;
+    for (int k = k0; k < k1; k++) sum[k] = other[k] = 0;
+    ptrdiff_t end = c->rows * (slice + 1) / c->slices;
+    for (ptrdiff_t row = c->rows * slice / c->slices; row < end; row += step)
+        for (int k = k0; k < k1; k += VL) {
+            int n = k1 - k < VL ? k1 - k : VL;
+            ptrdiff_t stop = row + step < end ? row + step : end;
+            V s, q;
+            if (!c->g) NAME(sum_rows)(c, 0, 0, row, stop, k, n, &s, &q);
+            else if (!c->y) NAME(sum_rows)(c, 1, 0, row, stop, k, n, &s, &q);
+            else NAME(sum_rows)(c, 1, 1, row, stop, k, n, &s, &q);
+            for (int i = 0; i < n; i++) sum[k + i] += s[i], other[k + i] += q[i];
+        }
+}
+
+/* Afterwards parts[0] has the sums over all slices, added in order. */
+static void NAME(sum_up)(struct NAME(sums) * c) {
+    c->blocks = (c->C + NAME(CHANNELS) - 1) / NAME(CHANNELS);
+    ptrdiff_t slices = c->rows * (c->C < NAME(CHANNELS) ? c->C : NAME(CHANNELS)) / 16384;
+    c->slices = slices < 1 ? 1 : slices > NAME(MOST) ? NAME(MOST) : slices;
+    c->parts = scratch(1, sizeof(double) * 2 * c->C * c->slices);
+    share(NAME(sums_task), c, (ptrdiff_t)c->blocks * c->slices);
+    for (int slice = 1; slice < c->slices; slice++)
+        for (int k = 0; k < 2 * c->C; k++) c->parts[k] += c->parts[(ptrdiff_t)slice * 2 * c->C + k];
+}
+
+static void NAME(sums)(const union arg *a) {
+    enum { X, SUM, ROWS_, C };
+    struct NAME(sums) c = {.x = a[X].p, .C = a[C].i, .rows = a[ROWS_].i};
+    NAME(sum_up)(&c);
+    for (int k = 0; k < c.C; k++) ((T *)a[SUM].p)[k] = c.parts[k];
+}
+
+/* mean and var of each channel, of the distances from the mean of a few rows, so that a large mean costs no digits. */
+static void NAME(statistics)(const union arg *a) {
+    enum { X, MEAN, VAR, ROWS_, C, SAMPLE = 32 };
+    struct NAME(sums) c = {.x = a[X].p, .C = a[C].i, .rows = a[ROWS_].i, .square = 1};
+    T *centre = scratch(0, sizeof(T) * c.C);
+    for (int k = 0; k < c.C; k++) centre[k] = 0;
+    for (int i = 0; i < SAMPLE; i++)
+        for (int k = 0; k < c.C; k++) centre[k] += c.x[c.rows * i / SAMPLE * c.C + k] / SAMPLE;
+    c.centre = centre;
+    NAME(sum_up)(&c);
+    for (int k = 0; k < c.C; k++) {
+        double apart = c.parts[k] / c.rows, var = c.parts[c.C + k] / c.rows - apart * apart;
+        ((T *)a[MEAN].p)[k] = centre[k] + apart;
+        ((T *)a[VAR].p)[k] = var < 0 ? 0 : var; /* a NaN is not less than 0 */
+    }
+}
+
+/* y = gamma * (x - mean) * rstd + beta + add, then ReLU; without gamma, x + add, then ReLU. */
+struct NAME(norm) {
+    const T *x, *add, *beta, *mean, *scale, *g, *y, *slope;
+    T *to;
+    int C, relu;
+    ptrdiff_t rows, step;
+};
+
+INLINE void NAME(forward_rows)(const struct NAME(norm) * c, const int normed, ptrdiff_t row, ptrdiff_t end) {
+    for (; row < end; row++)
+        for (int k = 0; k < c->C; k += VL) {
+            int n = c->C - k;
+            ptrdiff_t at = row * c->C + k;
+            V v = LOAD(c->x + at, n);
+            if (normed) v = (v - LOAD(c->mean + k, n)) * LOAD(c->scale + k, n) + LOAD(c->beta + k, n);
+            if (c->add) v += LOAD(c->add + at, n);
+            if (c->relu) v = NAME(positive)(v);
+            STORE(c->to + at, v, n);
+        }
+}
+
+static void NAME(norm_task)(void *job, ptrdiff_t task) {
+    const struct NAME(norm) *c = job;
+    ptrdiff_t row = task * c->step, end = row + c->step < c->rows ? row + c->step : c->rows;
+    if (c->scale) NAME(forward_rows)(c, 1, row, end);
+    else NAME(forward_rows)(c, 0, row, end);
+}
+
+/* Rows in pieces of some 16,000 numbers, one a task. */
+static void NAME(by_rows)(work_fn work, struct NAME(norm) * c) {
+    c->step = 16384 / c->C + 1;
+    share(work, c, (c->rows + c->step - 1) / c->step);
+}
+
+static void NAME(norm_add_relu)(const union arg *a) {
+    enum { X, GAMMA, BETA, MEAN, RSTD, ADD, Y, ROWS_, C, RELU };
+    const T *gamma = a[GAMMA].p, *rstd = a[RSTD].p;
+    struct NAME(norm) c = {.x = a[X].p, .add = a[ADD].p, .beta = a[BETA].p, .mean = a[MEAN].p, .to = a[Y].p,
+                           .C = a[C].i, .relu = a[RELU].i, .rows = a[ROWS_].i};
+    if (gamma) {
+        T *scale = scratch(1, sizeof(T) * c.C);
+        for (int k = 0; k < c.C; k++) scale[k] = gamma[k] * rstd[k];
+        c.scale = scale;
+    }
+    NAME(by_rows)(NAME(norm_task), &c);
+}
+
+/* dx = scale * (d - beta - (x - mean) * slope), d = g, or g where y > 0. */
+INLINE void NAME(backward_rows)(const struct NAME(norm) * c, const int gated, ptrdiff_t row, ptrdiff_t end) {
+    for (; row < end; row++)
+        for (int k = 0; k < c->C; k += VL) {
+            int n = c->C - k;
+            ptrdiff_t at = row * c->C + k;
+            V d = LOAD(c->g + at, n);
+            if (gated) d = NAME(gate)(d, LOAD(c->y + at, n));
+            d -= LOAD(c->beta + k, n) + (LOAD(c->x + at, n) - LOAD(c->mean + k, n)) * LOAD(c->slope + k, n);
+            STORE(c->to + at, d * LOAD(c->scale + k, n), n);
+        }
+}
+
+static void NAME(norm_backward_task)(void *job, ptrdiff_t task) {
+    const struct NAME(norm) *c = job;
+    ptrdiff_t row = task * c->step, end = row + c->step < c->rows ? row + c->step : c->rows;
+    if (c->y) NAME(backward_rows)(c, 1, row, end);
+    else NAME(backward_rows)(c, 0, row, end);
+}
+
+/* From dy: d = dy, or dy where y > 0, kept where asked for; dbeta = sum d, dgamma = sum d * x_hat, and
+   dx = gamma * rstd * (d - dbeta / m - x_hat * dgamma / m), the last two terms in training alone. */
+static void NAME(norm_add_relu_backward)(const union arg *a) {
+    enum { DY, X, Y, GAMMA, MEAN, RSTD, DX, KEPT, DGAMMA, DBETA, ROWS_, C, TRAINING };
+    const T *gamma = a[GAMMA].p, *rstd = a[RSTD].p;
+    struct NAME(sums) s = {.x = a[X].p, .g = a[DY].p, .y = a[Y].p, .centre = a[MEAN].p, .kept = a[KEPT].p,
+                           .C = a[C].i, .rows = a[ROWS_].i};
+    NAME(sum_up)(&s);
+    T *dgamma = a[DGAMMA].p, *dbeta = a[DBETA].p, *scale = scratch(0, sizeof(T) * 3 * s.C), *slope = scale + s.C, *mean = slope + s.C;
+    for (int k = 0; k < s.C; k++) {
+        double m = s.rows, training = a[TRAINING].i;
+        dbeta[k] = s.parts[k];
+        dgamma[k] = s.parts[s.C + k] * rstd[k];
+        scale[k] = gamma[k] * rstd[k];
+        mean[k] = training ? s.parts[k] / m : 0;
+        slope[k] = training ? s.parts[s.C + k] * rstd[k] * rstd[k] / m : 0;
+    }
+    struct NAME(norm) c = {.x = s.x, .g = s.kept ? s.kept : s.g, .y = s.kept ? NULL : s.y, .mean = s.centre, .scale = scale,
+                           .beta = mean, .slope = slope, .to = a[DX].p, .C = s.C, .rows = s.rows};
+    NAME(by_rows)(NAME(norm_backward_task), &c);
+}
+
+static void NAME(relu_backward_task)(void *job, ptrdiff_t task) {
+    const struct NAME(norm) *c = job;
+    ptrdiff_t at = task * 16384, end = at + 16384 < c->rows ? at + 16384 : c->rows;
+    for (; at < end; at += VL) STORE(c->to + at, NAME(gate)(LOAD(c->g + at, end - at), LOAD(c->y + at, end - at)), end - at);
+}
+
+/* dx = dy where y > 0. */
+static void NAME(relu_backward)(const union arg *a) {
+    enum { DY, Y, DX, SIZE };
+    struct NAME(norm) c = {.g = a[DY].p, .y = a[Y].p, .to = a[DX].p, .rows = a[SIZE].i};
+    share(NAME(relu_backward_task), &c, (c.rows + 16383) / 16384);
+}
+
+/* --- max pooling ----------------------------------------------------------------------------------------------------- */
+
+struct NAME(pool) {
+    const T *x, *y, *dy;
+    T *to;
+    int H, W, C, P, Q, R, S, sv, sh, top, left;
+};
+
+INLINE int NAME(most)(int a, int b) { return a > b ? a : b; }
+
+#define WINDOW_CELLS                                                                                                    \
+    int h0 = p * c->sv - c->top, w0 = q * c->sh - c->left;                                                              \
+    for (int h = NAME(most)(h0, 0); h < h0 + c->R && h < c->H; h++)                                                     \
+        for (int w = NAME(most)(w0, 0); w < w0 + c->S && w < c->W; w++)
+
+static void NAME(maxpool_task)(void *job, ptrdiff_t task) {
+    const struct NAME(pool) *c = job;
+    const T *x = c->x + task / c->P * c->H * c->W * c->C;
+    T *y = c->to + task * c->Q * c->C;
+    int p = task % c->P;
+    for (int q = 0; q < c->Q; q++)
+        for (int k = 0; k < c->C; k += VL) {
+            int n = c->C - k;
+            V best = (V){} - (T)INFINITY;
+            WINDOW_CELLS {
+                V v = LOAD(x + ((ptrdiff_t)h * c->W + w) * c->C + k, n);
+                M wins = ((M)(v > best) | (M)(v != v)) & (M)(best == best); /* a NaN wins, and stays */
+                best = (V)(((M)v & wins) | ((M)best & ~wins));
+            }
+            STORE(y + q * c->C + k, best, n);
+        }
+}
+
+static void NAME(maxpool)(const union arg *a) {
+    enum { X, Y, N, H, W, C, P, Q, R, S, SV, SH, TOP, LEFT };
+    struct NAME(pool) c = {a[X].p, NULL, NULL, a[Y].p, a[H].i, a[W].i, a[C].i, a[P].i,
+                           a[Q].i, a[R].i, a[S].i, a[SV].i, a[SH].i, a[TOP].i, a[LEFT].i};
+    share(NAME(maxpool_task), &c, a[N].i * c.P);
+}
+
+static void NAME(maxpool_backward_task)(void *job, ptrdiff_t n) {
+    const struct NAME(pool) *c = job;
+    ptrdiff_t map = (ptrdiff_t)c->H * c->W * c->C;
+    memset(c->to + n * map, 0, sizeof(T) * map);
+    for (int p = 0; p < c->P; p++)
+        for (int q = 0; q < c->Q; q++)
+            for (int k = 0; k < c->C; k += VL) {
+                ptrdiff_t at = ((n * c->P + p) * c->Q + q) * c->C + k;
+                int lanes = c->C - k;
+                V y = LOAD(c->y + at, lanes), dy = LOAD(c->dy + at, lanes);
+                M unclaimed = ~(M){};
+                WINDOW_CELLS {
+                    ptrdiff_t pixel = n * map + ((ptrdiff_t)h * c->W + w) * c->C + k;
+                    M wins = (M)(LOAD(c->x + pixel, lanes) == y) & unclaimed;
+                    unclaimed &= ~wins;
+                    STORE(c->to + pixel, LOAD(c->to + pixel, lanes) + dy * (V)((M)((V){} + 1) & wins), lanes);
+                }
+            }
+}
+
+/* Each dy goes to its window's maximum, of equal ones to the first. */
+static void NAME(maxpool_backward)(const union arg *a) {
+    enum { DY, X, Y, DX, N, H, W, C, P, Q, R, S, SV, SH, TOP, LEFT };
+    struct NAME(pool) c = {a[X].p, a[Y].p, a[DY].p, a[DX].p, a[H].i, a[W].i, a[C].i, a[P].i,
+                           a[Q].i, a[R].i, a[S].i, a[SV].i, a[SH].i, a[TOP].i, a[LEFT].i};
+    share(NAME(maxpool_backward_task), &c, a[N].i);
+}
+
+/* --- the optimiser: one pass over the flat buffers ---------------------------------------------------------------------- */
+
+enum { NAME(PART) = 1 << 15 };
+
+struct NAME(update) {
+    T *w, *m, *v;
+    const T *g;
+    double *sums;
+    ptrdiff_t size;
+    T lr, first, second, epsilon, decay, scale, shrink;
+    int nesterov;
+};
+
+#define PART_OF(c) ptrdiff_t i = task * NAME(PART), end = i + NAME(PART) < c->size ? i + NAME(PART) : c->size
+
+static void NAME(square_sum_task)(void *job, ptrdiff_t task) {
+    const struct NAME(update) *c = job;
+    V sums[4] = {};
+    PART_OF(c);
+    for (int j = 0; i < end; i += VL, j++) {
+        V g = LOAD(c->g + i, end - i);
+        sums[j & 3] += g * g;
+    }
+    V sum = sums[0] + sums[1] + (sums[2] + sums[3]);
+    c->sums[task] = 0;
+    for (int j = 0; j < VL; j++) c->sums[task] += sum[j];
+}
+
+static void NAME(square_sum)(const union arg *a) {
+    enum { G, SUM, SIZE };
+    struct NAME(update) c = {.g = a[G].p, .size = a[SIZE].i};
+    ptrdiff_t parts = (c.size + NAME(PART) - 1) / NAME(PART);
+    c.sums = scratch(0, sizeof(double) * parts);
+    share(NAME(square_sum_task), &c, parts);
+    double sum = 0;
+    for (ptrdiff_t i = 0; i < parts; i++) sum += c.sums[i];
+    *(T *)a[SUM].p = sum;
+}
+
+static void NAME(sgd_task)(void *job, ptrdiff_t task) {
+    const struct NAME(update) *c = job;
+    PART_OF(c);
+    for (; i < end; i += VL) {
+        int n = end - i < VL ? end - i : VL;
+        V w = LOAD(c->w + i, n), g = LOAD(c->g + i, n) * c->scale + c->decay * w, v = c->first * LOAD(c->v + i, n) + g;
+        STORE(c->v + i, v, n);
+        STORE(c->w + i, w - c->lr * (c->nesterov ? (V)(g + c->first * v) : v), n);
+    }
+}
+
+static void NAME(sgd)(const union arg *a) {
+    enum { W, G, VELOCITY, SIZE, LR, MOMENTUM, DECAY, SCALE, NESTEROV };
+    struct NAME(update) c = {.w = a[W].p, .g = a[G].p, .v = a[VELOCITY].p, .size = a[SIZE].i, .lr = a[LR].f,
+                             .first = a[MOMENTUM].f, .decay = a[DECAY].f, .scale = a[SCALE].f, .nesterov = a[NESTEROV].i};
+    share(NAME(sgd_task), &c, (c.size + NAME(PART) - 1) / NAME(PART));
+}
+
+static void NAME(adam_task)(void *job, ptrdiff_t task) {
+    const struct NAME(update) *c = job;
+    PART_OF(c);
+    for (; i < end; i += VL) {
+        int n = end - i < VL ? end - i : VL;
+        V w = LOAD(c->w + i, n) * c->shrink, g = LOAD(c->g + i, n) * c->scale + c->decay * w, root;
+        V m = c->first * LOAD(c->m + i, n) + (1 - c->first) * g, v = c->second * LOAD(c->v + i, n) + (1 - c->second) * (g * g);
+        for (int j = 0; j < VL; j++) root[j] = sizeof(T) == 4 ? sqrtf(v[j]) : sqrt(v[j]);
+        STORE(c->m + i, m, n);
+        STORE(c->v + i, v, n);
+        STORE(c->w + i, w - c->lr * m / (root + c->epsilon), n);
+    }
+}
+
+/* lr and epsilon come with the corrections for the first steps in them; shrink: 1 - lr * decay where that is decoupled. */
+static void NAME(adam)(const union arg *a) {
+    enum { W, G, MEAN, SQUARE, SIZE, LR, B1, B2, EPSILON, DECAY, SHRINK, SCALE };
+    struct NAME(update) c = {.w = a[W].p, .g = a[G].p, .m = a[MEAN].p, .v = a[SQUARE].p, .size = a[SIZE].i, .lr = a[LR].f,
+                             .first = a[B1].f, .second = a[B2].f, .epsilon = a[EPSILON].f, .decay = a[DECAY].f,
+                             .shrink = a[SHRINK].f, .scale = a[SCALE].f};
+    share(NAME(adam_task), &c, (c.size + NAME(PART) - 1) / NAME(PART));
+}
+
+#define ENTRY(name) NAME(name),
+static const kernel_fn NAME(table)[] = {KERNELS(ENTRY)};
+
+#undef T
+#undef V
+#undef M
+#undef FULL_TILE
+#undef FULL_OUTER

@@ -1,0 +1,386 @@
+/* The compiled kernels as a Python module: threads that share their loops, and one table for each instruction set.
+
+   kernels.c holds the maths. It is read here once for each instruction set and type; which of them runs is decided when
+   the module is loaded. A kernel takes its arguments as a row of pointers and numbers: who calls it from Python, in
+   minires/fast/cpu, has seen to shapes, types and contiguity; that every array is contiguous and of one type is
+   checked once more. */
+
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* --- threads ---------------------------------------------------------------------------------------------------------
+
+   One pool for all kernels. A loop is divided into tasks by its shape alone, and whoever is free takes the next, so that
+   results do not depend on how many threads there are. Between two loops the threads look for work for a while, since
+   the next layer follows within microseconds, then sleep. A second Python thread that comes meanwhile works alone. */
+
+enum { MOST_WORKERS = 256, LOOKS = 2000, NAPS = 200, TASKS = 1 << 20 };
+
+typedef void (*work_fn)(void *job, ptrdiff_t task);
+
+static struct {
+    pthread_mutex_t owner, lock; /* whose loop it is; of `wake` and `asleep` */
+    pthread_cond_t wake;
+    pthread_t threads[MOST_WORKERS];
+    int size, started, asleep, stop;
+    work_fn work;
+    void *job;
+    _Atomic uint64_t ticket; /* the loop's number, its tasks and the next of them, 20 bits each of the latter two */
+    _Atomic uint32_t done;
+} pool = {.owner = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .size = 1};
+
+static inline void pause_briefly(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Take tasks until there are no more; whether there was one. The ticket says how many the loop has, so that one who comes
+   late never takes the number of one loop for the tasks of the next. */
+static int take_tasks(void) {
+    int some = 0;
+    for (;;) {
+        uint64_t ticket = atomic_load_explicit(&pool.ticket, memory_order_acquire);
+        if ((ticket & (TASKS - 1)) >= (ticket >> 20 & (TASKS - 1))) return some;
+        if (!atomic_compare_exchange_weak(&pool.ticket, &ticket, ticket + 1)) continue;
+        pool.work(pool.job, ticket & (TASKS - 1));
+        atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
+        some = 1;
+    }
+}
+
+static void *serve(void *unused) {
+    for (int looks = 0;;) {
+        if (take_tasks()) looks = 0;
+        if (++looks < LOOKS) pause_briefly();
+        else if (looks < LOOKS + NAPS) sched_yield();
+        else {
+            pthread_mutex_lock(&pool.lock);
+            uint64_t ticket = atomic_load(&pool.ticket);
+            pool.asleep++;
+            while (!pool.stop && atomic_load(&pool.ticket) == ticket) pthread_cond_wait(&pool.wake, &pool.lock);
+            pool.asleep--;
+            int stop = pool.stop;
+            pthread_mutex_unlock(&pool.lock);
+            if (stop) return NULL;
+            looks = 0;
+        }
+    }
+}
+
+static void start_workers(void) {
+    while (pool.started < pool.size - 1) {
+        if (pthread_create(&pool.threads[pool.started], NULL, serve, NULL)) break;
+        pool.started++;
+    }
+}
+
+static void stop_workers(void) {
+    pthread_mutex_lock(&pool.lock);
+    pool.stop = 1;
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.lock);
+    for (int i = 0; i < pool.started; i++) pthread_join(pool.threads[i], NULL);
+    pool.started = pool.stop = 0;
+}
+
+/* work(job, task) for every task, by all threads. */
+static void share(work_fn work, void *job, ptrdiff_t tasks) {
+    if (tasks <= 1 || tasks >= TASKS || pool.size == 1 || pthread_mutex_trylock(&pool.owner)) {
+        for (ptrdiff_t task = 0; task < tasks; task++) work(job, task);
+        return;
+    }
+    start_workers();
+    pool.work = work;
+    pool.job = job;
+    atomic_store(&pool.done, 0);
+    uint64_t number = (atomic_load(&pool.ticket) >> 40) + 1;
+    pthread_mutex_lock(&pool.lock);
+    atomic_store(&pool.ticket, number << 40 | (uint64_t)tasks << 20);
+    if (pool.asleep) pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.lock);
+    take_tasks();
+    for (int looks = 0; atomic_load_explicit(&pool.done, memory_order_acquire) < tasks;) {
+        if (++looks < LOOKS) pause_briefly();
+        else sched_yield();
+    }
+    pthread_mutex_unlock(&pool.owner);
+}
+
+/* In a forked child only the thread that forked lives on. */
+static void after_fork(void) {
+    pthread_mutex_init(&pool.owner, NULL);
+    pthread_mutex_init(&pool.lock, NULL);
+    pthread_cond_init(&pool.wake, NULL);
+    pool.started = pool.asleep = pool.stop = 0;
+}
+
+/* Memory that a thread keeps for its next kernel: the caller's own for a whole kernel (slots 0, 1), or for a task (2). */
+struct scratch {
+    void *memory;
+    size_t size;
+};
+
+static pthread_key_t scratch_key;
+
+static void free_scratch(void *slots) {
+    for (int i = 0; i < 3; i++) free(((struct scratch *)slots)[i].memory);
+    free(slots);
+}
+
+static void *scratch(int slot, size_t size) {
+    struct scratch *slots = pthread_getspecific(scratch_key);
+    if (!slots) {
+        slots = calloc(3, sizeof *slots);
+        pthread_setspecific(scratch_key, slots);
+    }
+    if (slots[slot].size < size) {
+        free(slots[slot].memory);
+        size = (size + size / 4 + 4095) / 4096 * 4096;
+        slots[slot].memory = aligned_alloc(4096, size);
+        slots[slot].size = size;
+        if (!slots[slot].memory) Py_FatalError("minires: no memory for a kernel's scratch");
+    }
+    return slots[slot].memory;
+}
+
+/* --- the kernels, once for each instruction set and type ------------------------------------------------------------ */
+
+union arg {
+    void *p;     /* an array, or NULL for None */
+    ptrdiff_t i; /* an int */
+    double f;    /* a float */
+};
+
+#define KERNELS(X)                                                                                                      \
+    X(conv2d) X(conv2d_pack) X(conv2d_weights) X(winograd) X(winograd_pack) X(winograd_weights) X(statistics)           \
+    X(norm_add_relu) X(norm_add_relu_backward) X(sums) X(relu_backward) X(maxpool) X(maxpool_backward) X(square_sum)    \
+    X(sgd) X(adam)
+
+enum { KERNEL_COUNT = 0
+#define COUNT(name) +1
+       KERNELS(COUNT)
+};
+
+typedef void (*kernel_fn)(const union arg *args);
+
+#define INLINE static inline __attribute__((always_inline))
+#define JOIN_(name, isa, type) name##_##isa##_##type
+#define JOIN(name, isa, type) JOIN_(name, isa, type)
+#define NAME(name) JOIN(name, ISA, T)
+
+#include "geometry.h"
+
+#if defined(__x86_64__)
+
+#define ISA sse2
+#define BYTES 16
+#define ROWS 6
+#define T float
+#include "kernels.c"
+#define T double
+#include "kernels.c"
+#undef ISA
+#undef BYTES
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define ISA avx2
+#define BYTES 32
+#define T float
+#include "kernels.c"
+#define T double
+#include "kernels.c"
+#undef ISA
+#undef BYTES
+#undef ROWS
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,fma")
+#endif
+#define ISA avx512
+#define BYTES 64
+#define ROWS 8
+#define T float
+#include "kernels.c"
+#define T double
+#include "kernels.c"
+#undef ISA
+#undef BYTES
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#else
+
+#define ISA base
+#define BYTES 16
+#define ROWS 8
+#define T float
+#include "kernels.c"
+#define T double
+#include "kernels.c"
+
+#endif
+
+static const struct isa {
+    const char *name;
+    const kernel_fn *tables[2]; /* float, double */
+} isas[] = {
+#if defined(__x86_64__)
+    {"sse2", {table_sse2_float, table_sse2_double}},
+    {"avx2", {table_avx2_float, table_avx2_double}},
+    {"avx512", {table_avx512_float, table_avx512_double}},
+#else
+    {"base", {table_base_float, table_base_double}},
+#endif
+};
+
+enum { ISA_COUNT = sizeof isas / sizeof *isas };
+
+static const struct isa *chosen = isas;
+
+/* How many of `isas`, from the first on, this processor has. */
+static int known_isas(void) {
+#if defined(__x86_64__)
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 1;
+    int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512bw");
+    return wide ? 3 : 2;
+#else
+    return 1;
+#endif
+}
+
+/* --- the module -------------------------------------------------------------------------------------------------------- */
+
+enum { MOST_ARGS = 32 };
+
+/* kernel(*args): arrays, None, ints and floats, in the order that the kernel names them. The first array's type decides. */
+static PyObject *run(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    union arg args[MOST_ARGS] = {0};
+    Py_buffer arrays[MOST_ARGS];
+    int held = 0, type = -1;
+    PyObject *result = NULL;
+    if (count > MOST_ARGS) {
+        PyErr_SetString(PyExc_TypeError, "too many arguments for a kernel");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *value = given[i];
+        if (value == Py_None) continue;
+        if (PyLong_Check(value)) args[i].i = PyLong_AsSsize_t(value);
+        else if (PyFloat_Check(value)) args[i].f = PyFloat_AsDouble(value);
+        else {
+            if (PyObject_GetBuffer(value, &arrays[held], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)) goto done;
+            args[i].p = arrays[held].buf;
+            const char *format = arrays[held++].format;
+            int this = format && !strcmp(format, "f") ? 0 : format && !strcmp(format, "d") ? 1 : 2;
+            if (this == 2 || (type >= 0 && this != type)) {
+                PyErr_SetString(PyExc_TypeError, "a kernel takes arrays of float32 or of float64, all alike");
+                goto done;
+            }
+            type = this;
+        }
+        if (PyErr_Occurred()) goto done;
+    }
+    if (type >= 0) {
+        kernel_fn kernel = chosen->tables[type][PyLong_AsLong(self)];
+        Py_BEGIN_ALLOW_THREADS kernel(args);
+        Py_END_ALLOW_THREADS
+    }
+    result = Py_NewRef(Py_None);
+done:
+    while (held) PyBuffer_Release(&arrays[--held]);
+    return result;
+}
+
+#define METHOD(name) {#name, (PyCFunction)(void (*)(void))run, METH_FASTCALL, NULL},
+static PyMethodDef kernels[] = {KERNELS(METHOD)};
+
+static PyObject *set_threads(PyObject *self, PyObject *value) {
+    long size = PyLong_AsLong(value);
+    if (size == -1 && PyErr_Occurred()) return NULL;
+    size = size < 1 ? 1 : size > MOST_WORKERS ? MOST_WORKERS : size;
+    Py_BEGIN_ALLOW_THREADS pthread_mutex_lock(&pool.owner);
+    if (size != pool.size) {
+        stop_workers();
+        pool.size = size;
+    }
+    pthread_mutex_unlock(&pool.owner);
+    Py_END_ALLOW_THREADS return PyLong_FromLong(size);
+}
+
+static PyObject *threads(PyObject *self, PyObject *unused) { return PyLong_FromLong(pool.size); }
+
+static PyObject *instruction_sets(PyObject *self, PyObject *unused) {
+    PyObject *names = PyList_New(0);
+    for (int i = 0; names && i < known_isas(); i++) {
+        PyObject *name = PyUnicode_FromString(isas[i].name);
+        PyList_Append(names, name);
+        Py_DECREF(name);
+    }
+    return names;
+}
+
+static PyObject *use(PyObject *self, PyObject *name) {
+    for (int i = 0; i < known_isas(); i++) {
+        PyObject *known = PyUnicode_FromString(isas[i].name);
+        int same = PyObject_RichCompareBool(known, name, Py_EQ);
+        Py_DECREF(known);
+        if (same) {
+            chosen = &isas[i];
+            Py_RETURN_NONE;
+        }
+    }
+    PyErr_SetString(PyExc_ValueError, "an instruction set that this processor does not have");
+    return NULL;
+}
+
+static PyMethodDef methods[] = {
+    {"set_threads", set_threads, METH_O, "Let so many threads share each kernel's loops; how many it will be."},
+    {"threads", threads, METH_NOARGS, "How many threads share each kernel's loops."},
+    {"instruction_sets", instruction_sets, METH_NOARGS, "The instruction sets that there are kernels for and this processor has."},
+    {"use", use, METH_O, "Take the kernels of this instruction set from now on."},
+    {NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernels", "Compiled kernels; see minires/fast/cpu.", -1, methods};
+
+PyMODINIT_FUNC PyInit__kernels(void) {
+    PyObject *module = PyModule_Create(&definition);
+    if (!module) return NULL;
+    for (long i = 0; i < KERNEL_COUNT; i++) {
+        PyObject *index = PyLong_FromLong(i), *function = PyCFunction_New(&kernels[i], index);
+        Py_XDECREF(index);
+        if (!function || PyModule_AddObjectRef(module, kernels[i].ml_name, function)) return NULL;
+        Py_DECREF(function);
+    }
+    pthread_key_create(&scratch_key, free_scratch);
+    pthread_atfork(NULL, NULL, after_fork);
+    chosen = &isas[known_isas() - 1];
+    return module;
+}

@@ -1,0 +1,34 @@
+"""Sizes of windows that slide over an image, shared by convolution and pooling.
+
+V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning", arXiv:1603.07285.
+"""
+
+from minires.errors import ShapeError
+
+
+def pair(value) -> tuple:
+    """(v, v) for a single v, else the two values given."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+
+
+def resolve_padding(pad, size, kernel, stride) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((top, bottom), (left, right)) for any way of stating a padding.
+
+    `pad` is "valid" (none), "same" (ceil(H / stride) outputs; an odd zero goes to the bottom and right, as
+    in TensorFlow and PyTorch), an int, (vertical, horizontal), or the four numbers themselves.
+    `size`, `kernel`, `stride`: each (vertical, horizontal).
+    """
+    if pad == "valid":
+        return (0, 0), (0, 0)
+    if pad == "same":
+        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in total)
+    if isinstance(pad, str):
+        raise ShapeError(f"unknown padding {pad!r}: use 'valid', 'same', an int, (v, h) or ((t, b), (l, r))")
+    return tuple(pair(p) for p in pair(pad))
+
+
+def output_size(size, kernel, stride, pad) -> tuple[int, int]:
+    """(P, Q): P = floor((H + top + bottom - R) / stride) + 1, Q alike; may be < 1 when the image is too small."""
+    pads = resolve_padding(pad, size, kernel, stride)
+    return tuple((n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, pads, kernel, stride, strict=True))

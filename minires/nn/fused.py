@@ -1,0 +1,88 @@
+"""A network for training with each normalisation, add and ReLU brought together; the parameters are those it was made from."""
+
+from minires import ops
+from minires.backend import get_xp
+from minires.nn.fuse import FusedSequential, Rewriter, rewritable
+from minires.nn.layers import BatchNorm
+from minires.nn.module import Module, Param
+from minires.ops.fused import norm_add_relu_backward, norm_add_relu_forward
+
+
+class FusedNorm(Module):
+    """Batch normalisation in training, then the residual add and ReLU if asked for.
+
+    `bias` is that of the convolution before it, which was left out: the mean takes it away again, so it
+    moves the running mean and nothing else, and its gradient is zero.
+    """
+
+    def __init__(self, norm: BatchNorm, relu: bool, bias: Param | None):
+        super().__init__(norm.name)
+        self.norm, self.relu, self.bias, self.tracks = norm, relu, bias, True
+
+    def forward(self, x, shortcut=None):
+        norm = self.norm
+        mean, var = ops.batchnorm_statistics(x)
+        if self.tracks:
+            norm._update_running(mean if self.bias is None else mean + self.bias.data, var, x.size // x.shape[-1])
+        rstd = 1 / get_xp(x).sqrt(var + norm.epsilon)
+        y = norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
+        self.save(x, y if self.relu else None, mean, rstd)
+        return y
+
+    def backward(self, dy, need_dx=True):
+        return self._backward(dy, False)[0]
+
+    def backward_both(self, dy):
+        """(dx, dshortcut)."""
+        return self._backward(dy, True)
+
+    def _backward(self, dy, need_g):
+        x, y, mean, rstd = self.saved()
+        gamma, beta = self.norm.gamma, self.norm.beta
+        options = {"relu": self.relu, "need_g": need_g}
+        dx, g, dgamma, dbeta = norm_add_relu_backward(dy, x, y, gamma.data, mean, rstd, **options)
+        gamma.write_grad(dgamma)
+        beta.write_grad(dbeta)
+        return dx, g
+
+
+class _Trainer(Rewriter):
+    def __init__(self, recompute):
+        self.recompute = recompute
+        self.idle: list[Param] = []  # biases that no gradient reaches
+
+    def normalised(self, conv, norm, relu):
+        if conv is None:
+            return [FusedNorm(norm, relu, None)]
+        twin = self.layer(conv)
+        twin.b = None
+        self.idle += [] if conv.b is None else [conv.b]
+        return [twin, FusedNorm(norm, relu, conv.b)]
+
+
+class Fused:
+    """`model`, fused: forward and backward in training mode; its parameters' gradients are those of the batch.
+
+    recompute: blocks keep their input alone and are computed again on the way back (nn/recompute.py).
+    Make it anew after `.to` or `.astype`. A convolution's bias before a normalisation gets the gradient that it has in
+    exact arithmetic, zero, where the plain layers get what rounding leaves.
+    """
+
+    def __init__(self, model, *, recompute: bool = False):
+        model.release()
+        trainer = _Trainer(recompute)
+        self.net = FusedSequential(*trainer.chain(model.layers), name=model.name)
+        self.idle = trainer.idle
+        self.forward = self.net.forward
+
+    @staticmethod
+    def fits(model) -> bool:
+        """Whether this is a network of the library's own layers, one after the other."""
+        return hasattr(model, "layers") and rewritable(model)
+
+    def backward(self, dy, need_dx=False):
+        """Write every parameter's gradient; dx only if asked for."""
+        dx = self.net.backward(dy, need_dx=need_dx)
+        for param in self.idle:
+            param.write_grad(get_xp(param.data).zeros_like(param.data))
+        return dx
