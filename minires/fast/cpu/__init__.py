@@ -186,11 +186,11 @@ def conv2d_add_relu(x, w, b=None, shortcut=None, relu=True, *, stride=1, pad=0, 
 def _packed(kept, name, w):
     if name not in kept:
         R, S, C, O = w.shape
+        wide = 2 * VECTOR_BYTES[_State.isa] // w.itemsize  # columns of a panel
         if name == "winograd":
-            kept[name] = np.empty(36 * C * O, w.dtype)
+            kept[name] = np.empty(36 * -(-O // wide) * (C * wide + 64 // w.itemsize), w.dtype)
             _kernels.winograd_pack(w, kept[name], C, O)
         else:
-            wide = 2 * VECTOR_BYTES[_State.isa] // w.itemsize
             kept[name] = np.empty(R * S * C * -(-O // wide) * wide, w.dtype)
             _kernels.conv2d_pack(w, kept[name], R * S, C, O)
     return kept[name]

@@ -42,6 +42,10 @@ INLINE V NAME(column)(const T *p, ptrdiff_t step, int n) {
 INLINE V NAME(positive)(V v) { return (V)((M)v & ~(M)(v <= (V){})); }
 INLINE V NAME(gate)(V g, V y) { return g * (V)((M)((V){} + 1) & (M)(y > (V){})); }
 
+/* Arrays that are walked side by side start a cache line apart from a multiple of its size: otherwise, with channels that are
+   powers of two, they would all fall into the same few places of the cache. */
+#define LINE ((int)(64 / sizeof(T)))
+
 #define LOAD NAME(load)
 #define STORE NAME(store)
 
@@ -227,7 +231,7 @@ static int NAME(copy)(const T *x, const ptrdiff_t *from, int count, struct NAME(
     int length = 0, merged = 0;
     for (int i = 0; i < runs; i++) length += run[i].length;
     for (int row = 0; row < count; row++) {
-        T *p = to + (at[row] = (ptrdiff_t)row * length);
+        T *p = to + (at[row] = (ptrdiff_t)row * (length + LINE));
         for (int i = 0; i < runs; p += run[i++].length) memcpy(p, x + from[row] + run[i].x, sizeof(T) * run[i].length);
     }
     for (int i = 0, x0 = 0; i < runs; i++) {
@@ -245,8 +249,8 @@ static void NAME(conv_task)(void *job, ptrdiff_t task) {
     int p0 = (ptrdiff_t)panels * u / c->panel_tasks, p1 = (ptrdiff_t)panels * (u + 1) / c->panel_tasks;
     ptrdiff_t depth = (ptrdiff_t)taps * c->K, limit = taps + depth / NAME(DEPTH) + 2, chunk = NAME(COPIED) / depth / ROWS * ROWS;
     chunk = chunk < 4 * ROWS ? 4 * ROWS : chunk > NAME(CHUNK) ? NAME(CHUNK) : chunk;
-    T *copied = scratch(2, sizeof(T) * chunk * depth + (2 * sizeof(struct NAME(run)) + sizeof(int)) * limit);
-    struct NAME(run) *run = (void *)(copied + (chunk * depth + 1) / 2 * 2), *part = run + limit;
+    T *copied = scratch(2, sizeof(T) * chunk * (depth + LINE) + (2 * sizeof(struct NAME(run)) + sizeof(int)) * limit + 16);
+    struct NAME(run) *run = (void *)(copied + chunk * (depth + LINE) / 2 * 2 + 2), *part = run + limit;
     int *ends = (int *)(part + limit);
     for (int class = 0; class < c->v.groups * c->h.groups; class++) {
         const struct group *v = c->v.group + class / c->h.groups, *h = c->h.group + class % c->h.groups;
@@ -487,16 +491,23 @@ INLINE void NAME(taps_back)(const V *u, V *g) {
     g[2] = sum_a / 2 + 2 * sum_b + u[5];
 }
 
-/* `line` over the columns of from (n x n), then over the rows: to (m x m). */
-#define BOTH_WAYS(line, n, m, from, to)                                                                                 \
+/* `line` over each row of an array (n x n) of vectors, then over each column of what that gives: (m x m). In both, a row lies
+   `down` numbers behind the one above, a column `along` numbers behind the one before. */
+#define BOTH_WAYS(line, n, m, from, from_down, from_along, to, to_down, to_along)                                       \
     do {                                                                                                                \
         V half_[n][m];                                                                                                  \
-        _Pragma("GCC unroll 6") for (int i_ = 0; i_ < n; i_++) line(from[i_], half_[i_]);                               \
+        _Pragma("GCC unroll 6") for (int i_ = 0; i_ < n; i_++) {                                                        \
+            V in_[n];                                                                                                   \
+            _Pragma("GCC unroll 6") for (int j_ = 0; j_ < n; j_++)                                                      \
+                in_[j_] = *(const V *)((from) + i_ * (ptrdiff_t)(from_down) + j_ * (ptrdiff_t)(from_along));            \
+            line(in_, half_[i_]);                                                                                       \
+        }                                                                                                               \
         _Pragma("GCC unroll 6") for (int j_ = 0; j_ < m; j_++) {                                                        \
             V in_[n], out_[m];                                                                                          \
             _Pragma("GCC unroll 6") for (int i_ = 0; i_ < n; i_++) in_[i_] = half_[i_][j_];                             \
             line(in_, out_);                                                                                            \
-            _Pragma("GCC unroll 6") for (int i_ = 0; i_ < m; i_++) to[i_][j_] = out_[i_];                               \
+            _Pragma("GCC unroll 6") for (int i_ = 0; i_ < m; i_++)                                                      \
+                *(V *)((to) + i_ * (ptrdiff_t)(to_down) + j_ * (ptrdiff_t)(to_along)) = out_[i_];                       \
         }                                                                                                               \
     } while (0)
 
@@ -504,20 +515,22 @@ struct NAME(tiles) {
     int H, W, top, left, across, each; /* tiles in a row of a map, and in a map */
 };
 
-/* The size x size pixels of channels c.. of a tile, zeros outside the map. */
-INLINE void NAME(read_tile)(const T *x, const struct NAME(tiles) * t, int K, ptrdiff_t tile, int c, const int size, V d[6][6]) {
+/* Where the size x size pixels of a tile start, and how far apart its rows are, `K` being what is between two pixels of a row;
+   a tile that reaches over the edge of the map is copied to `edge`, zeros outside. */
+INLINE const T *NAME(find_tile)(const T *x, const struct NAME(tiles) * t, int K, ptrdiff_t tile, const int size, T *edge,
+                                ptrdiff_t *down) {
     int n = tile / t->each, i = tile % t->each, h = i / t->across * 4 - t->top, w = i % t->across * 4 - t->left;
-    const T *at = x + (((ptrdiff_t)n * t->H + h) * t->W + w) * K + c;
-    if (h >= 0 && w >= 0 && h + size <= t->H && w + size <= t->W) {
-        for (int r = 0; r < size; r++)
-            for (int s = 0; s < size; s++) d[r][s] = *(const V *)(at + ((ptrdiff_t)r * t->W + s) * K);
-    } else {
-        for (int r = 0; r < size; r++)
-            for (int s = 0; s < size; s++) {
-                int inside = h + r >= 0 && h + r < t->H && w + s >= 0 && w + s < t->W;
-                d[r][s] = inside ? *(const V *)(at + ((ptrdiff_t)r * t->W + s) * K) : (V){};
-            }
-    }
+    const T *at = x + (((ptrdiff_t)n * t->H + h) * t->W + w) * K;
+    *down = (ptrdiff_t)t->W * K;
+    if (h >= 0 && w >= 0 && h + size <= t->H && w + size <= t->W) return at;
+    for (int r = 0; r < size; r++)
+        for (int s = 0; s < size; s++) {
+            T *to = edge + ((ptrdiff_t)r * size + s) * K;
+            if (h + r >= 0 && h + r < t->H && w + s >= 0 && w + s < t->W) memcpy(to, at + r * *down + s * K, sizeof(T) * K);
+            else memset(to, 0, sizeof(T) * K);
+        }
+    *down = (ptrdiff_t)size * K;
+    return edge;
 }
 
 struct NAME(winograd) {
@@ -530,6 +543,9 @@ struct NAME(winograd) {
 
 enum { NAME(TAKE) = 32 };
 
+/* The numbers of U for a cell of a panel. */
+INLINE ptrdiff_t NAME(cell_of)(int K) { return (ptrdiff_t)K * WIDE + LINE; }
+
 /* U (panels, 36, K, columns of a panel) = G w G^T, for a panel and TAKE channels of the source. */
 static void NAME(transform_weights)(void *job, ptrdiff_t task) {
     const struct NAME(winograd) *c = job;
@@ -537,14 +553,13 @@ static void NAME(transform_weights)(void *job, ptrdiff_t task) {
     int width = NAME(width)(c->O - o0);
     for (int k = k0; k < k0 + NAME(TAKE) && k < c->K; k++)
         for (int o = o0; o < o0 + width; o += VL) {
-            V g[3][3], u[6][6];
-            for (int tap = 0; tap < 9; tap++) {
-                if (!c->backward) g[tap / 3][tap % 3] = *(const V *)(c->w + ((ptrdiff_t)tap * c->K + k) * c->O + o);
-                else g[tap / 3][tap % 3] = NAME(column)(c->w + ((ptrdiff_t)(8 - tap) * c->O + o) * c->K + k, c->K, VL);
-            }
-            BOTH_WAYS(NAME(taps), 3, 6, g, u);
-            T *to = c->U + (ptrdiff_t)o0 * CELLS * c->K + (ptrdiff_t)k * width + (o - o0);
-            for (int cell = 0; cell < CELLS; cell++) *(V *)(to + (ptrdiff_t)cell * c->K * width) = u[cell / 6][cell % 6];
+            ptrdiff_t cell = NAME(cell_of)(c->K), tap = (ptrdiff_t)c->K * c->O;
+            T *to = c->U + o0 / WIDE * CELLS * cell + (ptrdiff_t)k * width + (o - o0), turned[9 * VL];
+            const T *from = c->w + (ptrdiff_t)k * c->O + o;
+            for (int i = 0; c->backward && i < 9; i++)
+                *(V *)(turned + i * VL) = NAME(column)(c->w + ((8 - i) * c->O + o) * (ptrdiff_t)c->K + k, c->K, VL);
+            if (c->backward) from = turned, tap = VL;
+            BOTH_WAYS(NAME(taps), 3, 6, from, 3 * tap, tap, to, 6 * cell, cell);
         }
 }
 
@@ -552,37 +567,41 @@ static void NAME(winograd_task)(void *job, ptrdiff_t task) {
     const struct NAME(winograd) *c = job;
     int block = task / c->panel_tasks, group = task % c->panel_tasks, panels = NAME(panels)(c->O), K = c->K, size = c->block;
     ptrdiff_t first = c->count * block / c->blocks, tiles = c->count * (block + 1) / c->blocks - first;
-    T *X = scratch(2, sizeof(T) * CELLS * size * (K + WIDE)), *products = X + (ptrdiff_t)CELLS * size * K;
-    for (ptrdiff_t t = 0; t < tiles; t++)
-        for (int k = 0; k < K; k += VL) {
-            V d[6][6], e[6][6];
-            NAME(read_tile)(c->x, &c->tiles, K, first + t, k, 6, d);
-            BOTH_WAYS(NAME(inputs), 6, 6, d, e);
-            for (int cell = 0; cell < CELLS; cell++) *(V *)(X + ((ptrdiff_t)cell * size + t) * K + k) = e[cell / 6][cell % 6];
-        }
+    ptrdiff_t x_cell = (ptrdiff_t)size * K + LINE, m_cell = (ptrdiff_t)size * WIDE + LINE;
+    T *X = scratch(2, sizeof(T) * CELLS * (x_cell + m_cell + K)), *products = X + CELLS * x_cell, *edge = products + CELLS * m_cell;
+    for (ptrdiff_t t = 0; t < tiles; t++) {
+        ptrdiff_t down;
+        const T *from = NAME(find_tile)(c->x, &c->tiles, K, first + t, 6, edge, &down);
+        for (int k = 0; k < K; k += VL) BOTH_WAYS(NAME(inputs), 6, 6, from + k, down, K, X + t * K + k, 6 * x_cell, x_cell);
+    }
     ptrdiff_t from[size], to[size];
     for (int panel = (ptrdiff_t)panels * group / c->panel_tasks; panel < (ptrdiff_t)panels * (group + 1) / c->panel_tasks; panel++) {
         int o0 = panel * WIDE, width = NAME(width)(c->O - o0);
-        const T *U = c->U + (ptrdiff_t)o0 * CELLS * K;
+        const T *U = c->U + panel * CELLS * NAME(cell_of)(K);
         for (int t = 0; t < tiles; t++) from[t] = (ptrdiff_t)t * K, to[t] = (ptrdiff_t)t * width;
         for (int cell = 0; cell < CELLS; cell++) {
             struct NAME(run) run = {0, 0, K};
-            struct NAME(end) end = {products + (ptrdiff_t)cell * size * width, NULL, NULL, 0, 1, 1};
-            NAME(panel)(X + (ptrdiff_t)cell * size * K, from, &run, 1, U + (ptrdiff_t)cell * K * width, &end, to, 0, width, tiles);
+            struct NAME(end) end = {products + cell * m_cell, NULL, NULL, 0, 1, 1};
+            NAME(panel)(X + cell * x_cell, from, &run, 1, U + cell * NAME(cell_of)(K), &end, to, 0, width, tiles);
         }
         for (ptrdiff_t t = 0; t < tiles; t++) {
             int n = (first + t) / c->tiles.each, i = (first + t) % c->tiles.each;
             int p = i / c->tiles.across * 4, q = i % c->tiles.across * 4;
             ptrdiff_t at = (((ptrdiff_t)n * c->P + p) * c->Q + q) * c->O + o0;
             for (int o = 0; o < width; o += VL) {
-                V m[6][6], y[4][4], bias = c->b ? *(const V *)(c->b + o0 + o) : (V){};
-                for (int cell = 0; cell < CELLS; cell++)
-                    m[cell / 6][cell % 6] = *(const V *)(products + ((ptrdiff_t)cell * size + t) * width + o);
-                BOTH_WAYS(NAME(outputs), 6, 4, m, y);
+                T y[16 * VL] __attribute__((aligned(64)));
+                const T *m = products + t * width + o;
+                int whole = p + 4 <= c->P && q + 4 <= c->Q;
+                if (whole && !c->b && !c->add && !c->relu) {
+                    BOTH_WAYS(NAME(outputs), 6, 4, m, 6 * m_cell, m_cell, c->y + at + o, c->Q * c->O, c->O);
+                    continue;
+                }
+                BOTH_WAYS(NAME(outputs), 6, 4, m, 6 * m_cell, m_cell, y, 4 * VL, VL);
                 for (int r = 0; r < 4 && p + r < c->P; r++)
                     for (int s = 0; s < 4 && q + s < c->Q; s++) {
                         ptrdiff_t pixel = at + ((ptrdiff_t)r * c->Q + s) * c->O + o;
-                        V v = y[r][s] + bias;
+                        V v = *(const V *)(y + (r * 4 + s) * VL);
+                        if (c->b) v += *(const V *)(c->b + o0 + o);
                         if (c->add) v += *(const V *)(c->add + pixel);
                         if (c->relu) v = NAME(positive)(v);
                         *(V *)(c->y + pixel) = v;
@@ -609,7 +628,7 @@ static void NAME(winograd)(const union arg *a) {
     int rest = (pool.size + c.blocks - 1) / c.blocks;
     c.panel_tasks = rest < panels ? rest : panels;
     if (!c.U) {
-        c.U = scratch(0, sizeof(T) * CELLS * c.K * c.O);
+        c.U = scratch(0, sizeof(T) * CELLS * panels * NAME(cell_of)(c.K));
         share(NAME(transform_weights), &c, (ptrdiff_t)panels * ((c.K + NAME(TAKE) - 1) / NAME(TAKE)));
     }
     share(NAME(winograd_task), &c, (ptrdiff_t)c.blocks * c.panel_tasks);
@@ -627,8 +646,8 @@ static void NAME(winograd_pack)(const union arg *a) {
 struct NAME(gradient) {
     const T *x, *dy;
     T *dw, *X, *D;
-    int C, O, chunk, tiles, more;
-    ptrdiff_t first;
+    int C, O, tiles, more;
+    ptrdiff_t first, cell; /* numbers of a cell of X or D */
     struct NAME(tiles) in, out;
 };
 
@@ -636,31 +655,25 @@ enum { NAME(SHARE) = 4 };
 
 static void NAME(transform_both)(void *job, ptrdiff_t task) {
     const struct NAME(gradient) *c = job;
+    T *edge = scratch(2, sizeof(T) * CELLS * (c->C > c->O ? c->C : c->O));
     for (int t = task * NAME(SHARE); t < (task + 1) * NAME(SHARE) && t < c->tiles; t++) {
-        V d[6][6], e[6][6];
-        for (int k = 0; k < c->C; k += VL) {
-            NAME(read_tile)(c->x, &c->in, c->C, c->first + t, k, 6, d);
-            BOTH_WAYS(NAME(inputs), 6, 6, d, e);
-            for (int cell = 0; cell < CELLS; cell++)
-                *(V *)(c->X + (((ptrdiff_t)k / VL * CELLS + cell) * c->chunk + t) * VL) = e[cell / 6][cell % 6];
-        }
-        for (int o = 0; o < c->O; o += VL) {
-            NAME(read_tile)(c->dy, &c->out, c->O, c->first + t, o, 4, d);
-            BOTH_WAYS(NAME(outputs_back), 4, 6, d, e);
-            for (int cell = 0; cell < CELLS; cell++)
-                *(V *)(c->D + (((ptrdiff_t)o / VL * CELLS + cell) * c->chunk + t) * VL) = e[cell / 6][cell % 6];
-        }
+        ptrdiff_t down, cell = c->cell;
+        const T *from = NAME(find_tile)(c->x, &c->in, c->C, c->first + t, 6, edge, &down);
+        for (int k = 0; k < c->C; k += VL)
+            BOTH_WAYS(NAME(inputs), 6, 6, from + k, down, c->C, c->X + k / VL * CELLS * cell + t * VL, 6 * cell, cell);
+        from = NAME(find_tile)(c->dy, &c->out, c->O, c->first + t, 4, edge, &down);
+        for (int o = 0; o < c->O; o += VL)
+            BOTH_WAYS(NAME(outputs_back), 4, 6, from + o, down, c->O, c->D + o / VL * CELLS * cell + t * VL, 6 * cell, cell);
     }
 }
 
 #define FEW (VL < 4 ? VL : VL < 8 ? 4 : VL / 2) /* rows of a tile here: they divide a vector */
 
 INLINE void NAME(cells)(const struct NAME(gradient) * c, const int nr, const T *x, const T *d, T (*products)[FEW * WIDE]) {
-    ptrdiff_t cell = (ptrdiff_t)c->chunk * VL;
-    for (int i = 0; i < CELLS; i++, x += cell, d += cell) {
+    for (int i = 0; i < CELLS; i++, x += c->cell, d += c->cell) {
         V acc[FEW][2] = {};
         for (int t = 0; t < c->tiles; t++) {
-            V v0 = *(const V *)(d + t * VL), v1 = nr > 1 ? *(const V *)(d + CELLS * cell + t * VL) : v0;
+            V v0 = *(const V *)(d + t * VL), v1 = nr > 1 ? *(const V *)(d + CELLS * c->cell + t * VL) : v0;
 #pragma GCC unroll 16
             for (int j = 0; j < FEW; j++) {
                 acc[j][0] += x[t * VL + j] * v0;
@@ -679,17 +692,16 @@ static void NAME(gradient_task)(void *job, ptrdiff_t task) {
     int group = task % (c->C / VL), o0 = task / (c->C / VL) * WIDE, nr = c->O - o0 > VL ? 2 : 1;
     for (int k = 0; k < VL; k += FEW) {
         T products[CELLS][FEW * WIDE] __attribute__((aligned(64)));
-        const T *x = c->X + (ptrdiff_t)group * CELLS * c->chunk * VL + k, *d = c->D + (ptrdiff_t)o0 * CELLS * c->chunk;
+        const T *x = c->X + group * CELLS * c->cell + k, *d = c->D + o0 / VL * CELLS * c->cell;
         if (nr > 1) NAME(cells)(c, 2, x, d, products);
         else NAME(cells)(c, 1, x, d, products);
         for (int j = 0; j < FEW; j++)
             for (int o = 0; o < nr * VL; o += VL) {
-                V u[6][6], g[3][3];
-                for (int cell = 0; cell < CELLS; cell++) u[cell / 6][cell % 6] = *(const V *)(products[cell] + j * WIDE + o);
-                BOTH_WAYS(NAME(taps_back), 6, 3, u, g);
+                T g[9 * VL] __attribute__((aligned(64)));
+                BOTH_WAYS(NAME(taps_back), 6, 3, products[0] + j * WIDE + o, 6 * FEW * WIDE, FEW * WIDE, g, 3 * VL, VL);
                 for (int tap = 0; tap < 9; tap++) {
                     T *dw = c->dw + ((ptrdiff_t)tap * c->C + group * VL + k + j) * c->O + o0 + o;
-                    V sum = g[tap / 3][tap % 3];
+                    V sum = *(const V *)(g + tap * VL);
                     if (c->more) sum += *(const V *)dw;
                     *(V *)dw = sum;
                 }
@@ -704,12 +716,13 @@ static void NAME(winograd_weights)(const union arg *a) {
     c.in = (struct NAME(tiles)){a[H].i, a[W].i, a[TOP].i, a[LEFT].i, across, each};
     c.out = (struct NAME(tiles)){a[P].i, a[Q].i, 0, 0, across, each};
     ptrdiff_t count = a[N].i * each, most = 80000 / sizeof(T) / (c.C + c.O);
-    c.chunk = most < 16 ? 16 : most > 256 ? 256 : most;
-    if (c.chunk > count) c.chunk = count;
-    c.X = scratch(0, sizeof(T) * CELLS * c.chunk * (c.C + c.O));
-    c.D = c.X + (ptrdiff_t)CELLS * c.chunk * c.C;
-    for (c.first = 0; c.first < count; c.first += c.chunk, c.more = 1) {
-        c.tiles = count - c.first < c.chunk ? count - c.first : c.chunk;
+    most = most < 16 ? 16 : most > 256 ? 256 : most;
+    if (most > count) most = count;
+    c.cell = most * VL + LINE;
+    c.X = scratch(0, sizeof(T) * CELLS * c.cell * ((c.C + c.O) / VL));
+    c.D = c.X + CELLS * c.cell * (c.C / VL);
+    for (c.first = 0; c.first < count; c.first += most, c.more = 1) {
+        c.tiles = count - c.first < most ? count - c.first : most;
         share(NAME(transform_both), &c, (c.tiles + NAME(SHARE) - 1) / NAME(SHARE));
         share(NAME(gradient_task), &c, (ptrdiff_t)(c.C / VL) * NAME(panels)(c.O));
     }
