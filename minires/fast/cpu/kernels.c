@@ -141,47 +141,37 @@ INLINE int NAME(panels)(int columns) { return (columns + WIDE - 1) / WIDE; }
 
 /* --- convolution, directly ------------------------------------------------------------------------------------------- */
 
-/* Of the packed weights so many rows at a time, 16 KiB of a panel; of the result at most so many rows, and fewer where
-   their sources would take more than COPIED numbers: all stay in the cache. PACK: rows of weights that are packed together. */
-enum { NAME(DEPTH) = 8192 / BYTES, NAME(CHUNK) = 16 * ROWS, NAME(COPIED) = 49152, NAME(PACK) = 32 };
-
-/* Packed weights: for each panel of columns all taps and channels of the source, [panel][tap][k][column]. Going back
-   (`backward`) the source is dy and the columns are the image's channels: w is turned and transposed. */
-struct NAME(pack) {
-    const T *w;
-    T *packed;
-    int taps, K, O, backward;
-};
-
-/* PACK channels of the source of one tap, for all panels. */
-static void NAME(pack_task)(void *job, ptrdiff_t task) {
-    const struct NAME(pack) *c = job;
-    int pieces = (c->K + NAME(PACK) - 1) / NAME(PACK), tap = task / pieces, k0 = task % pieces * NAME(PACK);
-    int k1 = k0 + NAME(PACK) < c->K ? k0 + NAME(PACK) : c->K;
-    for (int o = 0; o < c->O; o += WIDE) {
-        int n = c->O - o < WIDE ? c->O - o : WIDE, width = NAME(width)(n);
-        T *u = c->packed + (ptrdiff_t)o * c->taps * c->K + (ptrdiff_t)tap * c->K * width;
-        for (int k = k0; k < k1; k++)
-            for (int i = 0; i < width; i += VL) {
-                V v;
-                if (c->backward) v = NAME(column)(c->w + ((ptrdiff_t)(c->taps - 1 - tap) * c->O + o + i) * c->K + k, c->K, n - i);
-                else v = LOAD(c->w + ((ptrdiff_t)tap * c->K + k) * c->O + o + i, n - i);
-                *(V *)(u + (ptrdiff_t)k * width + i) = v;
-            }
-    }
-}
-
-static void NAME(pack)(struct NAME(pack) * c) {
-    share(NAME(pack_task), c, (ptrdiff_t)c->taps * ((c->K + NAME(PACK) - 1) / NAME(PACK)));
-}
+/* Of the weights DEPTH rows at a time: 16 KiB of a panel. Of the result CHUNK rows, or, where there are no more than FEW of them,
+   all at once: then weights are packed as they are needed, else once for all. */
+enum { NAME(DEPTH) = 8192 / BYTES, NAME(CHUNK) = 16 * ROWS, NAME(FEW) = 256 };
 
 /* x is the source (N, H, W, K), y the result (N, P, Q, O). */
 struct NAME(conv) {
-    const T *x, *packed, *b, *add;
+    const T *x, *w, *packed, *b, *add;
     T *y;
     int N, H, W, K, P, Q, O, R, S, backward, relu, row_tasks, panel_tasks;
     struct axis v, h;
 };
+
+/* Rows k.. of the packed weights for a panel: those taps and channels of the source, [k][column]. Going back (`backward`)
+   the source is dy and the columns are the image's channels: w is turned and transposed. */
+static void NAME(pack)(const struct NAME(conv) * c, int panel, int k, int count, T *u) {
+    int o = panel * WIDE, n = c->O - o, width = NAME(width)(n), taps = c->R * c->S;
+    for (; count--; k++, u += width) {
+        const T *w = c->w + (ptrdiff_t)k * c->O + o;
+        if (c->backward) w = c->w + ((ptrdiff_t)(taps - 1 - k / c->K) * c->O + o) * c->K + k % c->K;
+        else __builtin_prefetch(w + width); /* the next panel's */
+        for (int i = 0; i < width; i += VL)
+            *(V *)(u + i) = c->backward ? NAME(column)(w + (ptrdiff_t)i * c->K, c->K, n - i) : LOAD(w + i, n - i);
+    }
+}
+
+static void NAME(pack_task)(void *job, ptrdiff_t task) {
+    const struct NAME(conv) *c = job;
+    int depth = c->R * c->S * c->K, k = task * 32, count = depth - k < 32 ? depth - k : 32;
+    for (int panel = 0; panel < NAME(panels)(c->O); panel++)
+        NAME(pack)(c, panel, k, count, (T *)c->packed + (ptrdiff_t)panel * WIDE * depth + (ptrdiff_t)k * NAME(width)(c->O - panel * WIDE));
+}
 
 /* The stretches that a pixel of the groups v and h sees; taps that follow one another in memory make one. */
 static int NAME(find_runs)(const struct group *v, const struct group *h, int W, int K, int S, struct NAME(run) * run) {
@@ -211,91 +201,111 @@ static void NAME(place_rows)(const struct group *v, const struct group *h, ptrdi
     }
 }
 
-/* Cut stretches so that those of a part have at most DEPTH numbers; `ends` are the parts' ends. How many parts there are. */
-static int NAME(cut)(const struct NAME(run) * run, int runs, struct NAME(run) * part, int *ends) {
-    int count = 0, parts = 0, left = NAME(DEPTH);
-    for (int i = 0; i < runs; i++)
-        for (int done = 0; done < run[i].length;) {
-            int length = run[i].length - done < left ? run[i].length - done : left;
-            part[count++] = (struct NAME(run)){run[i].x + done, run[i].k + done, length};
-            done += length;
-            left -= length;
-            if (!left) ends[parts++] = count, left = NAME(DEPTH);
-        }
-    if (left < NAME(DEPTH) || !parts) ends[parts++] = count;
-    return parts;
+/* Rows of one class: where they start, what they see, and of that what meets the rows of the weights at hand. */
+struct NAME(rows) {
+    int count, runs, parts, first, last;
+    ptrdiff_t *from, *at, *to;
+    struct NAME(run) * run, *part;
+    const T *x;
+};
+
+/* Set `parts` to what the rows see of the weights' rows k0 .. k1, counted from k0. Where several panels read it and it lies
+   scattered, it is copied to `copy`, side by side; how many numbers that took. */
+static ptrdiff_t NAME(take)(const struct NAME(conv) * c, struct NAME(rows) * r, int k0, int k1, int scattered, T *copy) {
+    int length = 0, parts = r->parts = 0;
+    for (int i = 0; i < r->runs; i++) {
+        int lo = r->run[i].k > k0 ? r->run[i].k : k0, hi = r->run[i].k + r->run[i].length < k1 ? r->run[i].k + r->run[i].length : k1;
+        if (lo < hi) r->part[r->parts++] = (struct NAME(run)){r->run[i].x + lo - r->run[i].k, lo - k0, hi - lo};
+    }
+    if (!r->parts) return 0;
+    r->first = r->run[0].k >= k0;
+    r->last = r->run[r->runs - 1].k + r->run[r->runs - 1].length <= k1;
+    r->x = c->x;
+    memcpy(r->at, r->from, sizeof *r->at * r->count);
+    if (!scattered) return 0;
+    for (int i = 0; i < r->parts; i++) length += r->part[i].length;
+    for (int row = 0; row < r->count; row++) {
+        T *p = copy + (r->at[row] = (ptrdiff_t)row * (length + LINE));
+        for (int i = 0; i < r->parts; p += r->part[i++].length)
+            memcpy(p, c->x + r->from[row] + r->part[i].x, sizeof(T) * r->part[i].length);
+    }
+    for (int i = 0, x = 0; i < r->parts; i++) { /* what is side by side now, and in the weights, is one */
+        struct NAME(run) p = {x, r->part[i].k, r->part[i].length};
+        x += p.length;
+        if (parts && r->part[parts - 1].k + r->part[parts - 1].length == p.k) r->part[parts - 1].length += p.length;
+        else r->part[parts++] = p;
+    }
+    r->parts = parts;
+    r->x = copy;
+    return (ptrdiff_t)r->count * (length + LINE);
 }
 
-/* Copy the stretches of each row, side by side: they become as few as the packed weights allow. */
-static int NAME(copy)(const T *x, const ptrdiff_t *from, int count, struct NAME(run) * run, int runs, T *to, ptrdiff_t *at) {
-    int length = 0, merged = 0;
-    for (int i = 0; i < runs; i++) length += run[i].length;
-    for (int row = 0; row < count; row++) {
-        T *p = to + (at[row] = (ptrdiff_t)row * (length + LINE));
-        for (int i = 0; i < runs; p += run[i++].length) memcpy(p, x + from[row] + run[i].x, sizeof(T) * run[i].length);
+/* Panels p0 .. p1 of the result for these rows, some of the weights' rows at a time. */
+static void NAME(convolve)(const struct NAME(conv) * c, struct NAME(rows) * rows, int classes, int p0, int p1, T *copy, T *slab) {
+    int depth = c->R * c->S * c->K, scattered = p1 - p0 > 1 && (c->R * c->S > 1 || depth > NAME(DEPTH));
+    for (int k = 0; k < depth; k += NAME(DEPTH)) {
+        int k1 = k + NAME(DEPTH) < depth ? k + NAME(DEPTH) : depth;
+        T *free_copy = copy;
+        for (int i = 0; i < classes; i++) free_copy += NAME(take)(c, rows + i, k, k1, scattered, free_copy);
+        for (int panel = p0; panel < p1; panel++) {
+            int o = panel * WIDE, n = c->O - o < WIDE ? c->O - o : WIDE;
+            const T *u = c->packed ? c->packed + (ptrdiff_t)o * depth + (ptrdiff_t)k * NAME(width)(n) : slab;
+            if (!c->packed) NAME(pack)(c, panel, k, k1 - k, slab);
+            for (struct NAME(rows) *r = rows; r < rows + classes; r++) {
+                struct NAME(end) end = {c->y, c->b, c->add, c->relu, r->first, r->last};
+                if (r->parts) NAME(panel)(r->x, r->at, r->part, r->parts, u, &end, r->to, o, n, r->count);
+            }
+        }
     }
-    for (int i = 0, x0 = 0; i < runs; i++) {
-        struct NAME(run) r = {x0, run[i].k, run[i].length};
-        x0 += r.length;
-        if (merged && run[merged - 1].k + run[merged - 1].length == r.k) run[merged - 1].length += r.length;
-        else run[merged++] = r;
-    }
-    return merged;
 }
 
 static void NAME(conv_task)(void *job, ptrdiff_t task) {
     const struct NAME(conv) *c = job;
     int panels = NAME(panels)(c->O), t = task / c->panel_tasks, u = task % c->panel_tasks, taps = c->R * c->S;
     int p0 = (ptrdiff_t)panels * u / c->panel_tasks, p1 = (ptrdiff_t)panels * (u + 1) / c->panel_tasks;
-    ptrdiff_t depth = (ptrdiff_t)taps * c->K, limit = taps + depth / NAME(DEPTH) + 2, chunk = NAME(COPIED) / depth / ROWS * ROWS;
-    chunk = chunk < 4 * ROWS ? 4 * ROWS : chunk > NAME(CHUNK) ? NAME(CHUNK) : chunk;
-    T *copied = scratch(2, sizeof(T) * chunk * (depth + LINE) + (2 * sizeof(struct NAME(run)) + sizeof(int)) * limit + 16);
-    struct NAME(run) *run = (void *)(copied + chunk * (depth + LINE) / 2 * 2 + 2), *part = run + limit;
-    int *ends = (int *)(part + limit);
-    for (int class = 0; class < c->v.groups * c->h.groups; class++) {
+    int classes = c->v.groups * c->h.groups, most = c->packed ? NAME(CHUNK) : NAME(FEW), held = c->packed ? 1 : classes, used = 0;
+    ptrdiff_t taken = 3 * sizeof(ptrdiff_t) * most + (sizeof(struct NAME(rows)) + 2 * sizeof(struct NAME(run)) * taps) * held;
+    char *memory = scratch(2, sizeof(T) * ((NAME(DEPTH) + LINE) * (most + WIDE)) + taken);
+    T *slab = (T *)memory, *copy = slab + NAME(DEPTH) * WIDE;
+    struct NAME(rows) *rows = (void *)(copy + (NAME(DEPTH) + LINE) * most);
+    struct NAME(run) *run = (void *)(rows + held);
+    ptrdiff_t *from = (void *)(run + 2 * taps * held), *at = from + most, *to = at + most;
+    for (int class = 0; class < classes; class++) {
         const struct group *v = c->v.group + class / c->h.groups, *h = c->h.group + class % c->h.groups;
-        ptrdiff_t rows = (ptrdiff_t)c->N * v->places * h->places, end = rows * (t + 1) / c->row_tasks;
-        for (ptrdiff_t row = rows * t / c->row_tasks; row < end; row += chunk) {
-            ptrdiff_t source[NAME(CHUNK)], place[NAME(CHUNK)];
-            int count = end - row < chunk ? end - row : chunk, runs = NAME(find_runs)(v, h, c->W, c->K, c->S, run);
-            const T *x = c->x;
-            NAME(place_rows)(v, h, row, count, c->H, c->W, c->K, c->P, c->Q, c->O, source, place);
-            if (p1 - p0 > 1 && (runs > 1 || depth > NAME(DEPTH))) { /* several panels read the copy */
-                ptrdiff_t at[NAME(CHUNK)];
-                runs = NAME(copy)(c->x, source, count, run, runs, copied, at);
-                memcpy(source, at, sizeof at);
-                x = copied;
-            }
-            int parts = NAME(cut)(run, runs, part, ends);
-            for (int panel = p0; panel < p1; panel++) {
-                int o = panel * WIDE, n = c->O - o < WIDE ? c->O - o : WIDE;
-                for (int i = 0; i < parts; i++) {
-                    struct NAME(end) how = {c->y, c->b, c->add, c->relu, i == 0, i == parts - 1};
-                    int first = i ? ends[i - 1] : 0;
-                    NAME(panel)(x, source, part + first, ends[i] - first, c->packed + o * depth, &how, place, o, n, count);
-                }
-            }
+        ptrdiff_t all = (ptrdiff_t)c->N * v->places * h->places, end = all * (t + 1) / c->row_tasks;
+        for (ptrdiff_t row = all * t / c->row_tasks; row < end; row += most) {
+            struct NAME(rows) *r = rows + (c->packed ? 0 : class);
+            *r = (struct NAME(rows)){.count = end - row < most ? end - row : most, .run = run + 2 * taps * (r - rows)};
+            r->part = r->run + taps, r->from = from + used, r->at = at + used, r->to = to + used;
+            r->runs = NAME(find_runs)(v, h, c->W, c->K, c->S, r->run);
+            NAME(place_rows)(v, h, row, r->count, c->H, c->W, c->K, c->P, c->Q, c->O, r->from, r->to);
+            if (!r->runs) { /* pixels that meet no tap */
+                struct NAME(end) nothing = {c->y, c->b, c->add, c->relu, 1, 1};
+                for (int p = p0; p < p1; p++)
+                    NAME(panel)(c->x, r->from, NULL, 0, c->x, &nothing, r->to, p * WIDE, c->O - p * WIDE < WIDE ? c->O - p * WIDE : WIDE, r->count);
+            } else if (c->packed) NAME(convolve)(c, r, 1, p0, p1, copy, slab);
+            used += c->packed ? 0 : r->count;
         }
     }
+    if (!c->packed) NAME(convolve)(c, rows, classes, p0, p1, copy, slab);
 }
 
 /* y = x convolved with w, + b, + add, then ReLU, as far as they are there; or the gradient of the image. */
 static void NAME(conv2d)(const union arg *a) {
     enum { X, W, PACKED, B, ADD, Y, N, HEIGHT, WIDTH, K, P, Q, O, R, S, SV, SH, TOP, LEFT, DV, DH, BACKWARD, RELU };
-    struct NAME(conv) c = {a[X].p, a[PACKED].p, a[B].p, a[ADD].p, a[Y].p, a[N].i, a[HEIGHT].i, a[WIDTH].i,
+    struct NAME(conv) c = {a[X].p, a[W].p, a[PACKED].p, a[B].p, a[ADD].p, a[Y].p, a[N].i, a[HEIGHT].i, a[WIDTH].i,
                            a[K].i, a[P].i, a[Q].i, a[O].i, a[R].i, a[S].i, a[BACKWARD].i, a[RELU].i};
-    ptrdiff_t rows = (ptrdiff_t)c.N * c.P * c.Q, panels = NAME(panels)(c.O), most = 4 * pool.size;
-    if (!c.packed) {
-        struct NAME(pack) p = {a[W].p, NULL, c.R * c.S, c.K, c.O, c.backward};
-        c.packed = p.packed = scratch(0, sizeof(T) * p.taps * c.K * panels * WIDE);
-        NAME(pack)(&p);
-    }
     c.v = make_axis((struct side){c.H, c.P, c.R, a[SV].i, a[DV].i, a[TOP].i, c.backward});
     c.h = make_axis((struct side){c.W, c.Q, c.S, a[SH].i, a[DH].i, a[LEFT].i, c.backward});
-    ptrdiff_t few = rows / 256 < most ? rows / 256 : most;
-    c.row_tasks = few > 0 ? few : 1;
-    ptrdiff_t rest = (most + c.row_tasks - 1) / c.row_tasks;
+    ptrdiff_t rows = (ptrdiff_t)c.N * c.P * c.Q, depth = (ptrdiff_t)c.R * c.S * c.K;
+    int panels = NAME(panels)(c.O), few = rows <= NAME(FEW) && !c.packed, most = few ? 1 : 4 * pool.size;
+    c.row_tasks = rows / 256 < 1 ? 1 : rows / 256 < most ? rows / 256 : most;
+    int rest = few ? pool.size : (most + c.row_tasks - 1) / c.row_tasks;
     c.panel_tasks = rest < panels ? rest : panels;
+    if (!c.packed && !few) {
+        c.packed = scratch(0, sizeof(T) * depth * panels * WIDE);
+        share(NAME(pack_task), &c, (depth + 31) / 32);
+    }
     share(NAME(conv_task), &c, (ptrdiff_t)c.row_tasks * c.panel_tasks);
     free_axis(&c.v);
     free_axis(&c.h);
@@ -303,8 +313,8 @@ static void NAME(conv2d)(const union arg *a) {
 
 static void NAME(conv2d_pack)(const union arg *a) {
     enum { W, PACKED, TAPS, K, O };
-    struct NAME(pack) p = {a[W].p, a[PACKED].p, a[TAPS].i, a[K].i, a[O].i, 0};
-    NAME(pack)(&p);
+    struct NAME(conv) c = {.w = a[W].p, .packed = a[PACKED].p, .R = a[TAPS].i, .S = 1, .K = a[K].i, .O = a[O].i};
+    share(NAME(pack_task), &c, ((ptrdiff_t)c.R * c.K + 31) / 32);
 }
 
 /* --- the gradient of the weights: dw[r, s, c, o] = sum over the pixels under the tap of x[.., c] dy[.., o] ------------- */
@@ -619,7 +629,7 @@ static void NAME(winograd)(const union arg *a) {
     int panels = NAME(panels)(c.O), across = (c.Q + 3) / 4, down = (c.P + 3) / 4;
     c.tiles = (struct NAME(tiles)){c.H, c.W, a[TOP].i, a[LEFT].i, across, across * down};
     c.count = (ptrdiff_t)c.N * c.tiles.each;
-    int most = 16384 / sizeof(T) / c.K / ROWS * ROWS; /* transformed tiles that stay in the cache */
+    int most = 10240 / sizeof(T) / c.K / ROWS * ROWS; /* transformed tiles that stay in the cache */
     most = most < 3 * ROWS ? 3 * ROWS : most > 16 * ROWS ? 16 * ROWS : most;
     c.blocks = (c.count + most - 1) / most;
     if (c.blocks > 1 && c.blocks < 8 * pool.size) c.blocks = (c.blocks + pool.size - 1) / pool.size * pool.size;
@@ -667,20 +677,20 @@ static void NAME(transform_both)(void *job, ptrdiff_t task) {
     }
 }
 
-#define FEW (VL < 4 ? VL : VL < 8 ? 4 : VL / 2) /* rows of a tile here: they divide a vector */
+#define SOME (VL < 4 ? VL : VL < 8 ? 4 : VL / 2) /* rows of a tile here: they divide a vector */
 
-INLINE void NAME(cells)(const struct NAME(gradient) * c, const int nr, const T *x, const T *d, T (*products)[FEW * WIDE]) {
+INLINE void NAME(cells)(const struct NAME(gradient) * c, const int nr, const T *x, const T *d, T (*products)[SOME * WIDE]) {
     for (int i = 0; i < CELLS; i++, x += c->cell, d += c->cell) {
-        V acc[FEW][2] = {};
+        V acc[SOME][2] = {};
         for (int t = 0; t < c->tiles; t++) {
             V v0 = *(const V *)(d + t * VL), v1 = nr > 1 ? *(const V *)(d + CELLS * c->cell + t * VL) : v0;
 #pragma GCC unroll 16
-            for (int j = 0; j < FEW; j++) {
+            for (int j = 0; j < SOME; j++) {
                 acc[j][0] += x[t * VL + j] * v0;
                 if (nr > 1) acc[j][1] += x[t * VL + j] * v1;
             }
         }
-        for (int j = 0; j < FEW; j++) {
+        for (int j = 0; j < SOME; j++) {
             *(V *)(products[i] + j * WIDE) = acc[j][0];
             if (nr > 1) *(V *)(products[i] + j * WIDE + VL) = acc[j][1];
         }
@@ -690,15 +700,15 @@ INLINE void NAME(cells)(const struct NAME(gradient) * c, const int nr, const T *
 static void NAME(gradient_task)(void *job, ptrdiff_t task) {
     const struct NAME(gradient) *c = job;
     int group = task % (c->C / VL), o0 = task / (c->C / VL) * WIDE, nr = c->O - o0 > VL ? 2 : 1;
-    for (int k = 0; k < VL; k += FEW) {
-        T products[CELLS][FEW * WIDE] __attribute__((aligned(64)));
+    for (int k = 0; k < VL; k += SOME) {
+        T products[CELLS][SOME * WIDE] __attribute__((aligned(64)));
         const T *x = c->X + group * CELLS * c->cell + k, *d = c->D + o0 / VL * CELLS * c->cell;
         if (nr > 1) NAME(cells)(c, 2, x, d, products);
         else NAME(cells)(c, 1, x, d, products);
-        for (int j = 0; j < FEW; j++)
+        for (int j = 0; j < SOME; j++)
             for (int o = 0; o < nr * VL; o += VL) {
                 T g[9 * VL] __attribute__((aligned(64)));
-                BOTH_WAYS(NAME(taps_back), 6, 3, products[0] + j * WIDE + o, 6 * FEW * WIDE, FEW * WIDE, g, 3 * VL, VL);
+                BOTH_WAYS(NAME(taps_back), 6, 3, products[0] + j * WIDE + o, 6 * SOME * WIDE, SOME * WIDE, g, 3 * VL, VL);
                 for (int tap = 0; tap < 9; tap++) {
                     T *dw = c->dw + ((ptrdiff_t)tap * c->C + group * VL + k + j) * c->O + o0 + o;
                     V sum = *(const V *)(g + tap * VL);
@@ -715,7 +725,7 @@ static void NAME(winograd_weights)(const union arg *a) {
     int across = (a[Q].i + 3) / 4, each = across * ((a[P].i + 3) / 4);
     c.in = (struct NAME(tiles)){a[H].i, a[W].i, a[TOP].i, a[LEFT].i, across, each};
     c.out = (struct NAME(tiles)){a[P].i, a[Q].i, 0, 0, across, each};
-    ptrdiff_t count = a[N].i * each, most = 80000 / sizeof(T) / (c.C + c.O);
+    ptrdiff_t count = a[N].i * each, most = 24000 / sizeof(T) / (c.C + c.O);
     most = most < 16 ? 16 : most > 256 ? 256 : most;
     if (most > count) most = count;
     c.cell = most * VL + LINE;
@@ -745,28 +755,29 @@ struct NAME(sums) {
     double *parts; /* (slices, 2, C) */
 };
 
-INLINE void NAME(sum_rows)(const struct NAME(sums) * c, const int graded, const int gated, ptrdiff_t row, ptrdiff_t end,
-                           int k, int n, V *sum, V *other) {
-    V s[2] = {}, q[2] = {}, centre = c->centre ? LOAD(c->centre + k, n) : (V){};
-#pragma GCC unroll 2
-    for (ptrdiff_t i = row; i < end; i++) {
-        ptrdiff_t at = i * c->C + k;
-        V d;
-        if (graded) {
-            d = LOAD(c->g + at, n);
-            if (gated) {
-                d = NAME(gate)(d, LOAD(c->y + at, n));
-                if (c->kept) STORE(c->kept + at, d, n);
-            }
-            q[i & 1] += d * (LOAD(c->x + at, n) - centre);
-        } else {
-            d = LOAD(c->x + at, n) - centre;
-            if (c->square) q[i & 1] += d * d;
-        }
-        s[i & 1] += d;
+INLINE void NAME(sum_row)(const struct NAME(sums) * c, const int graded, const int gated, ptrdiff_t at, V centre, int n, V *sum,
+                          V *other) {
+    V d = graded ? LOAD(c->g + at, n) : (V)(LOAD(c->x + at, n) - centre);
+    if (gated) {
+        d = NAME(gate)(d, LOAD(c->y + at, n));
+        if (c->kept) STORE(c->kept + at, d, n);
     }
-    *sum = s[0] + s[1];
-    *other = q[0] + q[1];
+    *sum += d;
+    if (graded) *other += d * (LOAD(c->x + at, n) - centre);
+    else if (c->square) *other += d * d;
+}
+
+INLINE void NAME(sum_rows)(const struct NAME(sums) * c, const int graded, const int gated, ptrdiff_t row, ptrdiff_t end,
+                           int k, const int n, V *sum, V *other) {
+    V s0 = {}, s1 = {}, q0 = {}, q1 = {}, centre = c->centre ? LOAD(c->centre + k, n) : (V){};
+    ptrdiff_t at = row * c->C + k;
+    for (; row + 1 < end; row += 2, at += 2 * c->C) { /* two sums of each, since an addition takes several cycles */
+        NAME(sum_row)(c, graded, gated, at, centre, n, &s0, &q0);
+        NAME(sum_row)(c, graded, gated, at + c->C, centre, n, &s1, &q1);
+    }
+    if (row < end) NAME(sum_row)(c, graded, gated, at, centre, n, &s0, &q0);
+    *sum = s0 + s1;
+    *other = q0 + q1;
 }
 
 static void NAME(sums_task)(void *job, ptrdiff_t task) {
@@ -781,9 +792,14 @@ static void NAME(sums_task)(void *job, ptrdiff_t task) {
             int n = k1 - k < VL ? k1 - k : VL;
             ptrdiff_t stop = row + step < end ? row + step : end;
             V s, q;
-            if (!c->g) NAME(sum_rows)(c, 0, 0, row, stop, k, n, &s, &q);
-            else if (!c->y) NAME(sum_rows)(c, 1, 0, row, stop, k, n, &s, &q);
-            else NAME(sum_rows)(c, 1, 1, row, stop, k, n, &s, &q);
+#define SUM_ROWS(graded, gated)                                                                                         \
+    do {                                                                                                                \
+        if (n == VL) NAME(sum_rows)(c, graded, gated, row, stop, k, VL, &s, &q);                                        \
+        else NAME(sum_rows)(c, graded, gated, row, stop, k, n, &s, &q);                                                 \
+    } while (0)
+            if (!c->g) SUM_ROWS(0, 0);
+            else if (!c->y) SUM_ROWS(1, 0);
+            else SUM_ROWS(1, 1);
             for (int i = 0; i < n; i++) sum[k + i] += s[i], other[k + i] += q[i];
         }
 }
@@ -1010,13 +1026,17 @@ struct NAME(update) {
 
 static void NAME(square_sum_task)(void *job, ptrdiff_t task) {
     const struct NAME(update) *c = job;
-    V sums[4] = {};
+    V sum = {}, sum1 = {}, sum2 = {}, sum3 = {};
     PART_OF(c);
-    for (int j = 0; i < end; i += VL, j++) {
-        V g = LOAD(c->g + i, end - i);
-        sums[j & 3] += g * g;
+    for (; i + 4 * VL <= end; i += 4 * VL) {
+        const V *g = (const V *)(c->g + i);
+        sum += g[0] * g[0], sum1 += g[1] * g[1], sum2 += g[2] * g[2], sum3 += g[3] * g[3];
     }
-    V sum = sums[0] + sums[1] + (sums[2] + sums[3]);
+    sum += sum1 + (sum2 + sum3);
+    for (; i < end; i += VL) {
+        V g = LOAD(c->g + i, end - i);
+        sum += g * g;
+    }
     c->sums[task] = 0;
     for (int j = 0; j < VL; j++) c->sums[task] += sum[j];
 }
