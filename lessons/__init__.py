@@ -1,1 +1,4 @@
-"""Thirteen lessons on the gradient flow of residual networks; each asks a question and asserts what it measures."""
+"""Fourteen lessons on residual networks: thirteen on how gradients flow, one on how fast a convolution can be.
+
+Each asks a question and asserts what it measures.
+"""

@@ -11,11 +11,9 @@ app = marimo.App(width="medium", app_title="minires: the lessons")
 with app.setup:
     import base64
     import html
-    import inspect
-    import textwrap
 
     import marimo as mo
-    from minires.lessons import harness, knobs
+    from minires.lessons import harness, knobs, shown
     from minires.lessons.notebooks import markdown
     from minires.lessons.prose import readable
 
@@ -112,15 +110,13 @@ def _(lesson, module, panel):
 @app.cell
 def _(lesson):
     _sources = "\n".join(f"- {markdown(source)}" for source in lesson.sources)
-    _code = {
-        item.__qualname__: mo.md(f"```python\n{textwrap.dedent(inspect.getsource(item))}\n```") for item in lesson.shows
-    }
+    _code = {shown.name(item): mo.md(f"```{shown.language(item)}\n{shown.source(item)}\n```") for item in lesson.shows}
     mo.vstack(
         [
             mo.md(f"**Look for.** {markdown(lesson.look_for)}"),
             mo.md(f"**Wrong if.** {markdown(lesson.wrong_if)}"),
             mo.md(f"**Exercise.** {markdown(lesson.exercise)}"),
-            mo.md("## The library's own code"),
+            mo.md("## The code"),
             mo.accordion(_code, multiple=True),
             mo.md(f"## From\n\n{_sources}"),
         ]

@@ -39,13 +39,13 @@ import math
 import platform
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 from minires.lessons import spreads
+from minires.lessons.shown import Shown
 
 import minires
 from minires.errors import ConfigError
@@ -69,7 +69,7 @@ class Lesson:
     exercise: str
     next_try: str  # a command
     sources: tuple[str, ...]
-    shows: tuple[Callable | type, ...]  # functions and classes of the library whose source the lesson shows
+    shows: tuple[Shown, ...]  # functions and classes, of the library first of all, whose source the lesson shows
     quick: dict  # knobs that --quick sets
 
 

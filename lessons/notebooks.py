@@ -9,17 +9,15 @@ import re
 import sys
 from pathlib import Path
 
-from minires.lessons import harness
+from minires.lessons import harness, shown
 from minires.lessons.prose import paragraphs
 
 from minires.errors import MiniresError
 from minires.files import write_text
 
-SETUP = """import inspect
+SETUP = """from IPython.display import Image
 
-from IPython.display import Image
-
-from minires.lessons import harness
+from minires.lessons import harness, shown
 from minires.lessons.terminal import claim_table
 from minires.look.style import png_bytes
 
@@ -52,8 +50,7 @@ def _cells(module, start: dict) -> list[tuple[str, str]]:
     said, helps = module.LESSON, harness.knob_help(module.measure)
     lines = [f"    {name}={value!r},  # {helps.get(name, '')}" for name, value in start.items()]
     sources = "\n".join(f"- {markdown(source)}" for source in said.sources)
-    names = [f"{item.__module__}.{item.__qualname__}" for item in said.shows]
-    shown = ", ".join(f"`{name}`" for name in names)
+    names = ", ".join(f"`{shown.name(item)}`" for item in said.shows)
     return [
         ("markdown", f"# {said.number}. {said.title}\n\n*{markdown(said.question)}*"),
         ("markdown", markdown(said.idea)),
@@ -64,8 +61,8 @@ def _cells(module, start: dict) -> list[tuple[str, str]]:
         ("markdown", f"**Look for.** {markdown(said.look_for)}"),
         ("code", CHECK),
         ("markdown", f"**Wrong if.** {markdown(said.wrong_if)}\n\n**Exercise.** {markdown(said.exercise)}"),
-        ("markdown", f"The library's own code: {shown}"),
-        ("code", "for item in lesson.LESSON.shows:\n    print(inspect.getsource(item))"),
+        ("markdown", f"The code: {names}"),
+        ("code", "for item in lesson.LESSON.shows:\n    print(shown.source(item))"),
         ("markdown", f"From:\n\n{sources}"),
     ]
 

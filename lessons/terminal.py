@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from minires.lessons import spreads
+from minires.lessons import shown, spreads
 from minires.lessons.harness import (
     Claim,
     Lesson,
@@ -124,7 +124,7 @@ def parser(lesson: Lesson, measure) -> argparse.ArgumentParser:
     p.add_argument("--repeat", type=int, metavar="N", help="measure N seeds one by one: mean (smallest..largest)")
     keep = "note what --repeat gave, or else the seconds of this run, in the package's own table"
     p.add_argument("--keep", action="store_true", help=keep)
-    p.add_argument("--source", action="store_true", help="print the library's functions that the lesson is about")
+    p.add_argument("--source", action="store_true", help="print the code that the lesson is about")
     return p
 
 
@@ -171,7 +171,7 @@ def _conclude(lesson: Lesson, outcome: Outcome, knobs: dict, picture: Path) -> N
     said = provenance(lesson, knobs)
     versions = ", ".join(f"{name} {version}" for name, version in said["versions"].items())
     out.print(f"{outcome.seconds:.1f} s, seed {said['seed']}, {versions}\n{said['command']}", style="dim")
-    out.print(f"code:    {', '.join(item.__qualname__ for item in lesson.shows)}; --source prints it")
+    out.print(f"code:    {', '.join(dict.fromkeys(map(shown.short, lesson.shows)))}; --source prints it")
     out.print(f"picture: {picture}\nnext:    {lesson.next_try}")
 
 
@@ -196,5 +196,6 @@ def claim_table(claims: list[Claim]) -> Table:
 
 def _show_source(lesson: Lesson) -> None:
     for item in lesson.shows:
-        out.print(f"# {item.__module__}.{item.__qualname__}", style="dim")
-        out.print(Syntax(inspect.getsource(item), "python", theme="ansi_light", background_color="default"))
+        out.print(f"# {shown.name(item)}", style="dim")
+        source, language = shown.source(item), shown.language(item)
+        out.print(Syntax(source, language, theme="ansi_light", background_color="default"))

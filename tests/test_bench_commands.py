@@ -38,7 +38,7 @@ LIMITS = floors.Floors(square=1e11, best=1.2e11, best_shape=(2048, 2048, 2048), 
 @pytest.fixture
 def limits(monkeypatch):
     """A machine whose limits need no measuring."""
-    monkeypatch.setattr(floors, "measure", lambda threads=None: LIMITS)
+    monkeypatch.setattr(floors, "measure", lambda *_: LIMITS)
     return LIMITS
 
 
@@ -96,7 +96,7 @@ def test_step_by_one_instruction_set(limits, monkeypatch, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "inference: resnet8, batch 1, 8x8, AVX2" in told
     assert "Not taken over from the shell: OPENBLAS_CORETYPE=Nehalem" in told
-    assert "Says of itself: minires NumPy, OpenBLAS Haswell" in told
+    assert "Says of itself: minires NumPy" in told
     ours, numpy, plain = lines(path)
     assert {r["options"]["isa"] for r in (ours, numpy, plain)} == {"avx2"}
     assert ours["flags"] == ["avx2", "fma"]
@@ -147,7 +147,8 @@ def test_records_of_earlier_versions_are_read(path, tmp_path):
     records = tables.read(path)
     assert tables.markdown(records).startswith("`minires bench")
     assert tables.brief(records)
-    assert plots.draw(records, tmp_path)
+    if on_the_cpu := [r for r in records if r["benchmark"] in ("step", "breakdown")]:
+        assert plots.draw(on_the_cpu, tmp_path)
 
 
 def test_a_picture_names_the_runs_it_is_of_and_their_versions():

@@ -21,7 +21,7 @@ def told(names, asked="default") -> dict:
         return {worker.name: worker.told for worker in workers}
 
 
-def test_every_set_speaks_of_the_same_variables(monkeypatch):
+def test_every_set_speaks_of_the_same_variables():
     """What one choice sets, every other sets or takes away."""
     default, *others = (isa.environment(choice) for choice in isa.CHOICES)
     assert all(chosen.keys() == default.keys() for chosen in others)

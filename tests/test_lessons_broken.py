@@ -7,7 +7,9 @@ import pytest
 from minires.lessons import harness
 
 from minires import ops
+from minires.fast import cpu
 from minires.nn import init
+from minires.ops import conv
 
 
 def drop_the_shortcuts_gradient(monkeypatch):
@@ -37,6 +39,36 @@ def he_times(factor):
     return lambda monkeypatch: monkeypatch.setitem(init.INITIALISERS, "he", lambda *args: factor * right(*args))
 
 
+def columns_first(monkeypatch):
+    """im2col lays out a field of pixels column by column."""
+    right = conv.im2col
+
+    def wrong(x, kernel, stride):
+        (R, S), columns = kernel, right(x, kernel, stride)
+        return columns.reshape(-1, R, S, x.shape[3]).swapaxes(1, 2).reshape(columns.shape)
+
+    monkeypatch.setattr(conv, "im2col", wrong)
+
+
+def turn_winograds_kernel(monkeypatch):
+    """The compiled tiles compute a true convolution, with the kernel turned."""
+    kernels = compiled_kernels()
+    right = kernels.winograd
+    monkeypatch.setattr(kernels, "winograd", lambda x, w, *rest: right(x, w[::-1, ::-1].copy(), *rest))
+
+
+def never_take_tiles(monkeypatch):
+    """Whoever asks for Winograd's tiles gets the direct sum."""
+    compiled_kernels()
+    monkeypatch.setattr(cpu._Convolution, "algorithm", lambda self, dtype, back=False: "direct")
+
+
+def compiled_kernels():
+    if not cpu.enabled():
+        pytest.skip(cpu.description())
+    return cpu._kernels
+
+
 RESTS_ON = (
     (drop_the_shortcuts_gradient, 1, {}),
     (drop_the_shortcuts_gradient, 2, {}),
@@ -53,6 +85,9 @@ RESTS_ON = (
     (he_times(1 / 2), 3, {"skip": "none"}),
     (he_times(math.sqrt(2)), 3, {"skip": "none"}),  # the variance wrong by 2
     (he_times(2), 4, {"bn": "off"}),
+    (columns_first, 14, {}),
+    (turn_winograds_kernel, 14, {}),
+    (never_take_tiles, 14, {}),
 )
 
 

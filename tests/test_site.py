@@ -1,17 +1,16 @@
 """`minires site`: what it writes, and that its numbers are the measured ones."""
 
 import html
-import inspect
 import json
 import re
 import shutil
-import textwrap
 from html.parser import HTMLParser
 from itertools import product
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from minires.lessons import shown
 from minires.lessons.harness import Claim, ClaimError, discover, load, number
 from site_pages import LESSONS, cells, claims, kept, page, small_site
 
@@ -199,6 +198,12 @@ def test_results_of_other_source_and_damaged_files_are_measured_again(tmp_path, 
     assert results._kept(path) is None
 
 
+def test_the_kernels_in_c_are_part_of_what_a_measurement_rests_on(monkeypatch):
+    read = results.Path.read_bytes
+    monkeypatch.setattr(results.Path, "read_bytes", lambda path: read(path) + b" " * (path.suffix == ".c"))
+    assert results._fingerprint.__wrapped__() != results._fingerprint()
+
+
 def test_another_numpy_measures_again(monkeypatch):
     monkeypatch.setattr(np, "__version__", "9.9")
     assert results._fingerprint.__wrapped__() != results._fingerprint()
@@ -252,7 +257,7 @@ def test_formulas_are_drawn_with_their_words():
 def test_every_lessons_text_can_be_set(module):
     lesson = module.LESSON
     for text in (lesson.idea, lesson.look_for, lesson.wrong_if, lesson.exercise, lesson.question):
-        drawn = prose(text, range(1, 14))
+        drawn = prose(text, range(1, 15))
         assert "$" not in re.sub("<code>.*?</code>", "", drawn)
         Page(drawn)
 
@@ -268,9 +273,21 @@ def test_prose_has_lists_displays_commands_and_links():
 @pytest.mark.parametrize("module", discover(), ids=lambda module: f"lesson {module.LESSON.number}")
 def test_coloured_source_is_the_source(module):
     for item in module.LESSON.shows:
-        shown = html.unescape(re.sub(r"</?span[^>]*>", "", code.source(item)))
-        assert shown == textwrap.dedent(inspect.getsource(item)).rstrip("\n")
+        read = html.unescape(re.sub(r"</?span[^>]*>", "", code.source(item)))
+        assert read == shown.source(item).rstrip("\n")
         assert re.search(r'<span class="d">\w+</span>', code.source(item))
+
+
+def test_c_is_coloured_too():
+    function = code.coloured_c(
+        "/* a < b */\nvoid NAME(f)(const int n, T *x) {\n#pragma GCC unroll 4\n    x[0] = NAME(g)(n);\n}"
+    )
+    assert function == (
+        '<span class="c">/* a &lt; b */</span>\n<span class="k">void</span> NAME(<span class="d">f</span>)'
+        '(<span class="k">const</span> <span class="k">int</span> n, T *x) {\n'
+        '<span class="k">#pragma</span> GCC unroll <span class="n">4</span>\n'
+        '    x[<span class="n">0</span>] = NAME(g)(n);\n}'
+    )
 
 
 def test_a_picture_follows_the_theme_and_gives_its_panels():
@@ -344,6 +361,15 @@ def test_powers_of_ten_in_words():
     assert change(3.92) == "grows 8,300 times"
     assert change(-7.55) == "shrinks 35 million times"
     assert change(-0.01) == "keeps its size (0.98 times)"
+
+
+def test_the_gallery_can_count_all_lessons():
+    entries = [
+        (module.LESSON, [Claim("it", 1.0, 0, 2)], Picture("", 4, 3, ((0, 0, 4, 3),), "")) for module in discover()
+    ]
+    text = pages.gallery(entries)
+    assert f"<h1>{pages.NUMBERS[len(entries)]} lessons on what goes on" in text
+    assert text.count('class="kicker"') == len(entries)
 
 
 def test_the_gallerys_headlines_are_claims():

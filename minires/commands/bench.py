@@ -161,10 +161,10 @@ def register(commands, command) -> None:
 
     p = command(
         kinds,
-        "ways",
-        _run("bench_ways"),
-        "The ways to convolve that training chooses from; products in pieces.",
-        "minires bench ways --rounds 15",
+        "algorithms",
+        _run("bench_algorithms"),
+        "The algorithms that a convolution chooses from; products beside the BLAS's.",
+        "minires bench algorithms --rounds 15",
     )
     p.add_argument("--rounds", type=common.positive, default=7, metavar="N", help="turns of each way (default: 7)")
     _add_common(p, default=argparse.SUPPRESS)

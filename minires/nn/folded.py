@@ -5,6 +5,8 @@ convolution x = u w + b it disappears: y = u w' + b' with w' = w * gamma * rstd,
 b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, section 3.2.
 """
 
+from contextlib import nullcontext
+
 from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
 from minires.nn.gpu import InferenceOnGpu, OnGpu
 from minires.nn.layers import ReLU
@@ -44,11 +46,15 @@ class Predictor:
         self.on_gpu = InferenceOnGpu(model) if OnGpu.fits(model) else None
         if self.on_gpu:
             return
-        self.net = FusedSequential(*_Folder().chain(model.layers), name=model.name) if rewritable(model) else model
+        self.fused = rewritable(model)
+        self.net = FusedSequential(*_Folder().chain(model.layers), name=model.name) if self.fused else model
+        if self.fused:  # a copy of ours, whose modes nobody changes
+            for module in self.net.modules():
+                module.training = module.keeps = False
 
     def __call__(self, x):
         """Logits (N, K) for the network's input x (N, H, W, C)."""
         if self.on_gpu:
             return self.on_gpu(x)
-        with inference(self.net):
+        with nullcontext() if self.fused else inference(self.net):
             return self.net.forward(x)

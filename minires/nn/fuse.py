@@ -41,12 +41,26 @@ class FusedSequential(Sequential):
         last = self.layers[-1]
         return last.forward(x) if shortcut is None else last.forward(x, shortcut)
 
-    def backward_both(self, dy):
-        """(dx, dshortcut)."""
+    def backward_both(self, dy, onto=False):
+        """(dx, dshortcut); onto: dx with dshortcut added."""
         dy, dshortcut = self.layers[-1].backward_both(dy)
-        for layer in reversed(self.layers[:-1]):
-            dy = layer.backward(dy)
-        return dy, dshortcut
+        return _backward(self.layers[:-1], dy, dshortcut if onto else None), dshortcut
+
+    def backward_onto(self, dy, add):
+        """dx + add, into dx or where it is computed."""
+        return _backward(self.layers, dy, add)
+
+
+def _backward(layers, dy, add):
+    """dx of layers, plus `add` where it is given: by the first layer, if it can."""
+    for layer in reversed(layers[1:]):
+        dy = layer.backward(dy)
+    if add is not None and hasattr(layers[0], "backward_onto"):
+        return layers[0].backward_onto(dy, add)
+    dx = layers[0].backward(dy)
+    if add is not None:
+        dx += add
+    return dx
 
 
 class FusedBlock(Module):
@@ -64,9 +78,9 @@ class FusedBlock(Module):
     def backward(self, dy, need_dx=True):
         if self.shortcut is None:
             return self.branch.backward(dy)
-        dx, dshortcut = self.branch.backward_both(dy)
-        dx += dshortcut if self.shortcut == Block.IDENTITY else self.shortcut.backward(dshortcut)
-        return dx
+        identity = self.shortcut == Block.IDENTITY
+        dx, dshortcut = self.branch.backward_both(dy, onto=identity)
+        return dx if identity else self.shortcut.backward_onto(dshortcut, dx)
 
 
 class Rewriter:

@@ -3,9 +3,23 @@
 from minires import ops
 from minires.backend import get_xp
 from minires.nn.fuse import FusedSequential, Rewriter, rewritable
-from minires.nn.layers import BatchNorm
+from minires.nn.layers import BatchNorm, Conv2d
 from minires.nn.module import Module, Param
-from minires.ops.fused import norm_add_relu_backward, norm_add_relu_forward
+from minires.ops.fused import conv2d_backward_add, norm_add_relu_backward, norm_add_relu_forward
+
+
+class FusedConv(Conv2d):
+    """`conv` without its bias, which the normalisation behind it takes away again; it can add to the gradient it gives."""
+
+    def __init__(self, conv: Conv2d):
+        self.__dict__.update(vars(conv), b=None)
+
+    def backward_onto(self, dy, add):
+        """dx + add."""
+        (x,) = self.saved()
+        dx, dw, _ = conv2d_backward_add(dy, x, self.w.data, add, stride=self.stride, pad=self.pad, dw=self.w.grad)
+        self.w.write_grad(dw)
+        return dx
 
 
 class FusedNorm(Module):
@@ -54,10 +68,8 @@ class _Trainer(Rewriter):
     def normalised(self, conv, norm, relu):
         if conv is None:
             return [FusedNorm(norm, relu, None)]
-        twin = self.layer(conv)
-        twin.b = None
         self.idle += [] if conv.b is None else [conv.b]
-        return [twin, FusedNorm(norm, relu, conv.b)]
+        return [FusedConv(conv), FusedNorm(norm, relu, conv.b)]
 
 
 class Fused:

@@ -5,7 +5,7 @@ Each says what it is made of, and without a compiler runs just so.
 
 from minires.fast.cpu import compiled
 from minires.ops.activation import add_forward, relu_backward, relu_forward
-from minires.ops.conv import conv2d_forward
+from minires.ops.conv import conv2d_backward, conv2d_forward
 from minires.ops.norm import batchnorm_backward, batchnorm_forward
 
 
@@ -24,6 +24,13 @@ def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=Tru
     g = relu_backward(dy, y) if relu else dy
     dx, dgamma, dbeta = batchnorm_backward(g, x, gamma, mean, rstd)
     return dx, g if need_g else None, dgamma, dbeta
+
+
+@compiled
+def conv2d_backward_add(dy, x, w, add, *, stride=1, pad=0, dw=None):
+    """(dx + add, dw, None): where two paths part, their gradients meet."""
+    dx, dw, _ = conv2d_backward(dy, x, w, stride=stride, pad=pad, need_db=False, dw=dw)
+    return add_forward(dx, add), dw, None
 
 
 @compiled

@@ -60,8 +60,8 @@ def build(
         entries.append((lesson, claims, drawn))
     say("recording a network for the stepper")
     _write_stepper(out / "stepper.html", "resnet8" if quick else STEPPED)
-    description = "Lessons on the gradient flow of residual networks, each with what it measured."
-    index = pages.frame("minires: how gradients flow", description, pages.gallery(entries), made=made)
+    description = "Lessons on residual networks: how gradients flow in them, and how fast they can be."
+    index = pages.frame("minires: lessons on residual networks", description, pages.gallery(entries), made=made)
     write_text(out / "index.html", index)
     return failures
 

@@ -1,19 +1,36 @@
-"""Python source as HTML, lightly coloured."""
+"""Source as HTML, lightly coloured: Python, and C."""
 
 import html
-import inspect
 import io
 import keyword
-import textwrap
+import re
 import token
 import tokenize
 
+from minires.lessons import shown
+
 STRINGS = {"STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END"}
+C_WORDS = "const do double else enum float for if inline int return sizeof static struct void while"
+C_PARTS = re.compile(
+    rf"(?P<c>/\*.*?\*/|//[^\n]*)|(?P<k>\b(?:{C_WORDS.replace(' ', '|')})\b|^ *#\w+)|(?P<n>\b\d[\w.]*)"
+    r"|(?P<d>(?<=NAME\()\w+(?=\)\((?:const )?\w+ ))",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 def source(item) -> str:
-    """The source of a function or class, coloured."""
-    return coloured(textwrap.dedent(inspect.getsource(item)))
+    """The source of what a lesson shows, coloured."""
+    return coloured_c(shown.source(item)) if shown.language(item) == "c" else coloured(shown.source(item))
+
+
+def coloured_c(code: str) -> str:
+    """As `coloured`, for functions of C whose names are written NAME(name)."""
+    parts, at = [], 0
+    for found in C_PARTS.finditer(code):
+        parts.append(html.escape(code[at : found.start()], quote=False))
+        parts.append(f'<span class="{found.lastgroup}">{html.escape(found[0], quote=False)}</span>')
+        at = found.end()
+    return "".join([*parts, html.escape(code[at:], quote=False)])
 
 
 def coloured(code: str) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from importlib.resources import files
 
+from minires.lessons import shown
 from minires.lessons.harness import Claim, Lesson, number
 from minires.site.code import source
 from minires.site.explorer import key
@@ -132,8 +133,8 @@ def _claim(claim: Claim) -> str:
 
 
 def _code(item, opened: bool) -> str:
-    name = f"{item.__module__}.{item.__qualname__}"
-    parts = html.escape(name).replace(".", ".<wbr>")  # a long name breaks between its parts
+    name = shown.name(item)
+    parts = re.sub("[./]", r"\g<0><wbr>", html.escape(name))  # a long name breaks between its parts
     return (
         f"<details{' open' if opened else ''}><summary><code>{parts}</code></summary>"
         f'<pre class="code" tabindex="0" role="region" aria-label="Source of {html.escape(name)}">'
@@ -240,16 +241,17 @@ HEADLINES = {
     11: "gradient, shortcut times|early loss, last gamma 1 less 0$",
     12: "test accuracy, (running statistics|re-estimated)",
     13: "gradient as initialised|training loss|test accuracy",
+    14: r"multiplications: the sum's / F\(4x4\)|rounding, 64 channels: F\(4x4\).* / im2col",
 }
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
+NUMBERS += ("Thirteen", "Fourteen")
 
 
 def gallery(entries: Sequence[tuple[Lesson, list[Claim], Picture]]) -> str:
     """The index without its frame."""
     count = len(entries)
-    words = NUMBERS[count] if count < len(NUMBERS) else "Thirteen"
     cards = "\n".join(_card(*entry) for entry in entries)
-    title = f"{words} lesson{'s' * (count != 1)}"
+    title = f"{NUMBERS[count]} lesson{'s' * (count != 1)}"
     return fill("index.html", count=title, start=page_name(entries[0][0].number), cards=cards)
 
 

@@ -22,7 +22,7 @@ from minires.errors import MiniresError
 from minires.files import write_text
 from minires.lessons.harness import default_knobs, load, provenance
 
-ALONE = (13,)  # lessons that report seconds: nothing else runs meanwhile, and they may use all threads
+ALONE = (13, 14)  # lessons that report seconds: nothing else runs meanwhile, and they may use all threads
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ def _kept(path: Path) -> dict | None:
 def _fingerprint() -> str:
     """Of all that a measurement may rest on: versions, the library's source and the lessons', but not these pages'."""
     library, pages = Path(minires.__file__).parent, Path(__file__).parent
-    files = sorted({*library.rglob("*.py"), *Path(lessons.__file__).parent.glob("*.py")} - {*pages.glob("*.py")})
+    source = {file for kind in ("py", "c", "h", "cu") for file in library.rglob(f"*.{kind}")}
+    files = sorted((source | {*Path(lessons.__file__).parent.glob("*.py")}) - {*pages.glob("*.py")})
     versions = f"NumPy {np.__version__}, Python {platform.python_version()}".encode()
     return hashlib.sha256(b"\0".join([versions, *(file.read_bytes() for file in files)])).hexdigest()

@@ -7,7 +7,7 @@ MINIRES_ISA=sse2, avx2 or avx512 takes the kernels of an instruction set that th
 
 import os
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def compiled(op):
 
     @wraps(op)
     def run(*args, **options):
-        if enabled() and _known(args):
+        if enabled() and _known((*args, *options.values())):
             result = kernel(*args, **options)
             if result is not NotImplemented:
                 return result
@@ -104,10 +104,16 @@ def compiled(op):
 
 
 def _known(args):
+    """Whether kernels take these: the first an array that is not empty, all of one type, at addresses that suit it."""
     first = args[0]
-    if type(first) is not np.ndarray or first.dtype not in FLOATS or not first.size:
+    if type(first) is not np.ndarray or first.dtype not in FLOATS or min(first.shape, default=0) < 1:
         return False
-    return all(type(a) is not np.ndarray or a.dtype == first.dtype for a in args)
+    return all(type(a) is not np.ndarray or (a.dtype == first.dtype and a.flags.aligned) for a in args)
+
+
+def _fit(*pairs):
+    """Whether each array, where it is given, has the shape beside it."""
+    return all(a is None or a.shape == shape for a, shape in pairs)
 
 
 def _rows(x):
@@ -122,38 +128,41 @@ whole = np.ascontiguousarray
 
 # --- convolution ----------------------------------------------------------------------------------------------------
 
-TILE = 4  # Winograd's outputs, each way
+TILE, FEWEST_TILES = 4, 8  # Winograd's outputs, each way; in so few tiles its weights cost more than they save
 ALGORITHMS = "direct", "winograd"
 
 
 class _Convolution:
-    """The sizes of one, and the algorithm of each of its three products."""
+    """The sizes of one, worked out once, and the algorithm of each of its three products."""
 
-    def __init__(self, x, w, stride, pad, algorithm=None):
-        self.asked = algorithm
-        R, S, C, O = w.shape
-        N, H, W, _ = x.shape
-        self.stride, self.window = pair(stride), (R, S)
+    def __init__(self, x_shape, w_shape, stride, pad, algorithm, dtype, limit):
+        (R, S, C, O), (N, H, W, channels) = w_shape, x_shape
+        self.window, self.stride = (R, S), pair(stride)
         (top, bottom), (left, right) = pads = resolve_padding(pad, (H, W), (R, S), self.stride)
         P, Q = output_size((H, W), (R, S), self.stride, pads)
         self.shape, self.start = (N, P, Q, O), (top, left)
-        self.fits = algorithm in (None, *ALGORITHMS) and x.ndim == 4 and x.shape[3] == C and min(N, P, Q, O, C) > 0 and min(top, left, bottom, right) >= 0
+        known = algorithm in (None, *ALGORITHMS) and channels == C
+        self.fits = known and min(N, P, Q, O, C) > 0 and min(top, left, bottom, right) >= 0
         if (R, S, *self.stride) == (1, 1, 1, 1) and not any(map(any, pads)):
             N, H, W, P, Q = N * H * W, 1, 1, 1, 1  # every pixel for itself: pixels are images
         self.x, self.y = (N, H, W, C), (N, P, Q, O)
+        self.forward, self.back = (
+            self._choose(*ends, algorithm, dtype, limit) for ends in ((self.x, self.y), (self.y, self.x))
+        )
 
-    def algorithm(self, dtype, back=False):
-        """'winograd' or 'direct': how the result is computed, or, `back`, the gradient of the image."""
-        source, result = (self.y, self.x) if back else (self.x, self.y)
-        lanes, limit = VECTOR_BYTES[_State.isa] // dtype.itemsize, workspace_limit()
+    def _choose(self, source, result, asked, dtype, limit):
+        """'winograd' or 'direct'. Winograd's weights are four times as many: they want tiles enough to be worth reading."""
+        lanes = VECTOR_BYTES[_State.isa] // dtype.itemsize
         fits = self.window == (3, 3) and self.stride == (1, 1) and source[3] % lanes == result[3] % lanes == 0
-        pays = min(result[1:3]) >= TILE - 1 and not (limit and 36 * source[3] * result[3] * dtype.itemsize > limit)
-        return "winograd" if fits and (self.asked == "winograd" or (self.asked is None and pays)) else "direct"
+        tiles = result[0] * -(-result[1] // TILE) * -(-result[2] // TILE)
+        pays = min(result[1:3]) >= TILE - 1 and tiles >= FEWEST_TILES
+        room = not limit or 36 * source[3] * result[3] * dtype.itemsize <= limit
+        return "winograd" if fits and (asked == "winograd" or (asked is None and pays and room)) else "direct"
 
     def run(self, x, w, y, *, back=False, packed=None, b=None, add=None, relu=False):
         """Write y from x, or, `back`, the gradient of the image from that of the output."""
         (N, H, W, K), (_, P, Q, O), (top, left) = *((self.y, self.x) if back else (self.x, self.y)), self.start
-        if self.algorithm(x.dtype, back) == "winograd":
+        if (self.back if back else self.forward) == "winograd":
             top, left = (2 - top, 2 - left) if back else (top, left)
             _kernels.winograd(x, w, packed, b, add, y, N, H, W, K, P, Q, O, top, left, int(back), int(relu))
         else:
@@ -162,10 +171,29 @@ class _Convolution:
 
     def weights(self, x, dy, dw):
         """Write the gradient of the weights."""
-        if self.algorithm(x.dtype) == "winograd":
+        if self.forward == "winograd":
             _kernels.winograd_weights(x, dy, dw, *self.x, *self.y[1:], *self.start)
         else:
             _kernels.conv2d_weights(x, dy, dw, *self.x, *self.y[1:], *self.window, *self.stride, *self.start, 1, 1)
+
+
+_cached = lru_cache(1024)(_Convolution)
+
+
+def _convolution(x, w, stride, pad, algorithm=None):
+    """The convolution of x with w, or None where that is no business of the kernels."""
+    if x.ndim != 4 or w.ndim != 4:
+        return None
+    if type(pad) is list:
+        pad = tuple(map(pair, pad))
+    conv = _cached(x.shape, w.shape, pair(stride), pad, algorithm, x.dtype, workspace_limit())
+    return conv if conv.fits else None
+
+
+def algorithm(x, w, *, stride=1, pad=0) -> str:
+    """Which algorithm a convolution of these takes: 'im2col' where the kernels do not run it."""
+    conv = _convolution(x, w, stride, pad) if enabled() and _known((x, w)) else None
+    return conv.forward if conv else "im2col"
 
 
 def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
@@ -174,11 +202,11 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
 
 def conv2d_add_relu(x, w, b=None, shortcut=None, relu=True, *, stride=1, pad=0, packed=None, algorithm=None):
     """relu(conv(x, w) + b + shortcut); packed: a dictionary that keeps the weights' packed forms for the next call."""
-    conv = _Convolution(x, w, stride, pad, algorithm)
-    if not conv.fits or (shortcut is not None and shortcut.shape != conv.shape):
+    conv = _convolution(x, w, stride, pad, algorithm)
+    if conv is None or not _fit((b, w.shape[3:]), (shortcut, conv.shape)):
         return NotImplemented
-    x, w, y = whole(x), whole(w), np.empty(conv.shape, x.dtype)
-    ready = None if packed is None else _packed(packed, conv.algorithm(x.dtype), w)
+    x, w, y, b = whole(x), whole(w), np.empty(conv.shape, x.dtype), None if b is None else whole(b)
+    ready = None if packed is None else _packed(packed, conv.forward, w)
     conv.run(x, w, y, packed=ready, b=b, add=None if shortcut is None else whole(shortcut), relu=relu)
     return y
 
@@ -196,17 +224,25 @@ def _packed(kept, name, w):
     return kept[name]
 
 
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None):
-    conv = _Convolution(x, w, stride, pad, algorithm)
-    if not conv.fits or dy.shape != conv.shape:
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None, add=None):
+    conv = _convolution(x, w, stride, pad, algorithm)
+    if (
+        conv is None
+        or not _fit((dy, conv.shape), (add, x.shape), (dw, w.shape))
+        or not (dw is None or dw.flags.carray)
+    ):
         return NotImplemented
     dy, x, w = whole(dy), whole(x), whole(w)
     dw = _like(w) if dw is None else dw
     conv.weights(x, dy, dw)
     dx = _like(x) if need_dx else None
     if need_dx:
-        conv.run(dy, w, dx, back=True)
+        conv.run(dy, w, dx, back=True, add=None if add is None else whole(add))
     return dx, dw, channel_sum(dy) if need_db else None
+
+
+def conv2d_backward_add(dy, x, w, add, **options):
+    return conv2d_backward(dy, x, w, add=add, need_db=False, **options)
 
 
 def dense_forward(x, w, b=None):
@@ -246,13 +282,8 @@ def batchnorm_forward(x, gamma, beta, mean, rstd):
     return norm_add_relu_forward(x, gamma, beta, mean, rstd, None, False)
 
 
-def _vectors(x, *vectors):
-    """Whether these have a number for each channel of x."""
-    return all(v.shape == x.shape[-1:] for v in vectors)
-
-
 def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
-    if not _vectors(x, gamma, beta, mean, rstd) or (shortcut is not None and shortcut.shape != x.shape):
+    if not _fit(*((v, x.shape[-1:]) for v in (gamma, beta, mean, rstd)), (shortcut, x.shape)):
         return NotImplemented
     x, y, shortcut = whole(x), _like(x), None if shortcut is None else whole(shortcut)
     _kernels.norm_add_relu(x, *map(whole, (gamma, beta, mean, rstd)), shortcut, y, *_rows(x), int(relu))
@@ -260,7 +291,7 @@ def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
 
 
 def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, training=True):
-    if not _vectors(x, gamma, mean, rstd) or dy.shape != x.shape:
+    if not _fit(*((v, x.shape[-1:]) for v in (gamma, mean, rstd)), (dy, x.shape), (y, x.shape)) or (relu and y is None):
         return NotImplemented
     dy, x, dx = whole(dy), whole(x), _like(x)
     g = None if not need_g else _like(x) if relu else dy
@@ -303,15 +334,17 @@ def add_forward(branch, shortcut):
     return y
 
 
-# --- pooling ------------------------------------------------------------------------------------------------------------
+# --- pooling ------------------------------------------------------------------------------------------------------
 
 
 def _window(x, kernel, stride, pad):
     """(output size, (kernel, stride, padding) as the kernel takes them); None where the op must say what is wrong."""
+    if x.ndim != 4:
+        return None, None
     kernel, stride = pair(kernel), pair(kernel if stride is None else stride)
     pads = resolve_padding(pad, x.shape[1:3], kernel, stride)
     size = output_size(x.shape[1:3], kernel, stride, pads)
-    if x.ndim != 4 or min(size) < 1 or any(max(p) >= k or min(p) < 0 for p, k in zip(pads, kernel, strict=True)):
+    if min(size) < 1 or any(max(p) >= k or min(p) < 0 for p, k in zip(pads, kernel, strict=True)):
         return None, None
     return size, (*kernel, *stride, pads[0][0], pads[1][0])
 
@@ -334,20 +367,31 @@ def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
     return dx
 
 
-# --- the optimiser --------------------------------------------------------------------------------------------------------
+# --- the optimiser --------------------------------------------------------------------------------------------------
+
+
+def _flat(g, *updated):
+    """Whether these are rows of one length, all but g such as can be written."""
+    return g.ndim == 1 and g.flags.c_contiguous and all(a.shape == g.shape and a.flags.carray for a in updated)
 
 
 def square_sum(g):
+    if not _flat(g):
+        return NotImplemented
     total = np.empty(1, g.dtype)
     _kernels.square_sum(g, total, g.size)
     return total[0]
 
 
 def sgd_update(w, g, velocity, *, lr, momentum, nesterov, decay, scale):
+    if not _flat(g, w, velocity):
+        return NotImplemented
     _kernels.sgd(w, g, velocity, w.size, float(lr), float(momentum), float(decay), float(scale), int(nesterov))
 
 
 def adam_update(w, g, m, v, *, lr, betas, epsilon, steps, decay, decoupled, scale):
+    if not _flat(g, w, m, v):
+        return NotImplemented
     (b1, b2), correction = betas, (1 - betas[1] ** steps) ** 0.5
     rate = lr * correction / (1 - b1**steps)
     shrink, added = (1 - lr * decay, 0.0) if decoupled else (1.0, decay)

@@ -536,8 +536,9 @@ INLINE const T *NAME(find_tile)(const T *x, const struct NAME(tiles) * t, int K,
     for (int r = 0; r < size; r++)
         for (int s = 0; s < size; s++) {
             T *to = edge + ((ptrdiff_t)r * size + s) * K;
-            if (h + r >= 0 && h + r < t->H && w + s >= 0 && w + s < t->W) memcpy(to, at + r * *down + s * K, sizeof(T) * K);
-            else memset(to, 0, sizeof(T) * K);
+            const T *pixel = at + r * *down + s * K;
+            int inside = h + r >= 0 && h + r < t->H && w + s >= 0 && w + s < t->W;
+            for (int k = 0; k < K; k += VL) *(V *)(to + k) = inside ? *(const V *)(pixel + k) : (V){};
         }
     *down = (ptrdiff_t)size * K;
     return edge;
@@ -743,41 +744,40 @@ static void NAME(winograd_weights)(const union arg *a) {
 enum { NAME(CHANNELS) = 256, NAME(MOST) = 32 };
 
 /* Sums over the rows, channel by channel. What is summed:
-     square = 0:  sum of d,                d = x
-     square = 1:  sum of d and of d^2,     d = x - centre
+     without g:   sum of d and of d^2,     d = x - centre
      with g:      sum of d and of d * (x - centre), where d = g, or g where y > 0; d is written to `kept` where given.
    Blocks of channels and slices of rows are the tasks; in a slice a few rows are summed as T, then added as double. */
 struct NAME(sums) {
     const T *x, *g, *y, *centre;
     T *kept;
-    int C, square, blocks, slices;
+    int C, blocks, slices;
     ptrdiff_t rows;
     double *parts; /* (slices, 2, C) */
 };
 
-INLINE void NAME(sum_row)(const struct NAME(sums) * c, const int graded, const int gated, ptrdiff_t at, V centre, int n, V *sum,
-                          V *other) {
-    V d = graded ? LOAD(c->g + at, n) : (V)(LOAD(c->x + at, n) - centre);
-    if (gated) {
-        d = NAME(gate)(d, LOAD(c->y + at, n));
-        if (c->kept) STORE(c->kept + at, d, n);
-    }
-    *sum += d;
-    if (graded) *other += d * (LOAD(c->x + at, n) - centre);
-    else if (c->square) *other += d * d;
+/* `wide` vectors of channels from k on, n of whose last one count: side by side, since an addition takes several cycles. */
+INLINE void NAME(sum_rows)(const struct NAME(sums) * c, const int wide, const int graded, const int gated, ptrdiff_t row,
+                           ptrdiff_t end, int k, const int n, double *sum, double *other) {
+    V s[wide], q[wide], centre[wide];
+#define EACH_VECTOR _Pragma("GCC unroll 4") for (int i = 0; i < wide; i++)
+    EACH_VECTOR s[i] = q[i] = (V){}, centre[i] = c->centre ? LOAD(c->centre + k + i * VL, n) : (V){};
+    for (ptrdiff_t at = row * c->C + k; row < end; row++, at += c->C) EACH_VECTOR {
+            V x = LOAD(c->x + at + i * VL, n) - centre[i], d = graded ? LOAD(c->g + at + i * VL, n) : x;
+            if (gated) {
+                d = NAME(gate)(d, LOAD(c->y + at + i * VL, n));
+                if (c->kept) STORE(c->kept + at + i * VL, d, n);
+            }
+            s[i] += d;
+            q[i] += d * x;
+        }
+    EACH_VECTOR for (int j = 0; j < n; j++) sum[k + i * VL + j] += s[i][j], other[k + i * VL + j] += q[i][j];
 }
 
-INLINE void NAME(sum_rows)(const struct NAME(sums) * c, const int graded, const int gated, ptrdiff_t row, ptrdiff_t end,
-                           int k, const int n, V *sum, V *other) {
-    V s0 = {}, s1 = {}, q0 = {}, q1 = {}, centre = c->centre ? LOAD(c->centre + k, n) : (V){};
-    ptrdiff_t at = row * c->C + k;
-    for (; row + 1 < end; row += 2, at += 2 * c->C) { /* two sums of each, since an addition takes several cycles */
-        NAME(sum_row)(c, graded, gated, at, centre, n, &s0, &q0);
-        NAME(sum_row)(c, graded, gated, at + c->C, centre, n, &s1, &q1);
-    }
-    if (row < end) NAME(sum_row)(c, graded, gated, at, centre, n, &s0, &q0);
-    *sum = s0 + s1;
-    *other = q0 + q1;
+INLINE void NAME(sum_block)(const struct NAME(sums) * c, const int graded, const int gated, ptrdiff_t row, ptrdiff_t end, int k,
+                            int k1, double *sum, double *other) {
+    for (; k + 4 * VL <= k1; k += 4 * VL) NAME(sum_rows)(c, 4, graded, gated, row, end, k, VL, sum, other);
+    for (; k + 2 * VL <= k1; k += 2 * VL) NAME(sum_rows)(c, 2, graded, gated, row, end, k, VL, sum, other);
+    for (; k < k1; k += VL) NAME(sum_rows)(c, 1, graded, gated, row, end, k, k1 - k < VL ? k1 - k : VL, sum, other);
 }
 
 static void NAME(sums_task)(void *job, ptrdiff_t task) {
@@ -787,21 +787,12 @@ static void NAME(sums_task)(void *job, ptrdiff_t task) {
     double *sum = c->parts + (ptrdiff_t)slice * 2 * c->C, *other = sum + c->C;
     for (int k = k0; k < k1; k++) sum[k] = other[k] = 0;
     ptrdiff_t end = c->rows * (slice + 1) / c->slices;
-    for (ptrdiff_t row = c->rows * slice / c->slices; row < end; row += step)
-        for (int k = k0; k < k1; k += VL) {
-            int n = k1 - k < VL ? k1 - k : VL;
-            ptrdiff_t stop = row + step < end ? row + step : end;
-            V s, q;
-#define SUM_ROWS(graded, gated)                                                                                         \
-    do {                                                                                                                \
-        if (n == VL) NAME(sum_rows)(c, graded, gated, row, stop, k, VL, &s, &q);                                        \
-        else NAME(sum_rows)(c, graded, gated, row, stop, k, n, &s, &q);                                                 \
-    } while (0)
-            if (!c->g) SUM_ROWS(0, 0);
-            else if (!c->y) SUM_ROWS(1, 0);
-            else SUM_ROWS(1, 1);
-            for (int i = 0; i < n; i++) sum[k + i] += s[i], other[k + i] += q[i];
-        }
+    for (ptrdiff_t row = c->rows * slice / c->slices; row < end; row += step) {
+        ptrdiff_t stop = row + step < end ? row + step : end;
+        if (!c->g) NAME(sum_block)(c, 0, 0, row, stop, k0, k1, sum, other);
+        else if (!c->y) NAME(sum_block)(c, 1, 0, row, stop, k0, k1, sum, other);
+        else NAME(sum_block)(c, 1, 1, row, stop, k0, k1, sum, other);
+    }
 }
 
 /* Afterwards parts[0] has the sums over all slices, added in order. */
@@ -825,7 +816,7 @@ static void NAME(sums)(const union arg *a) {
 /* mean and var of each channel, of the distances from the mean of a few rows, so that a large mean costs no digits. */
 static void NAME(statistics)(const union arg *a) {
     enum { X, MEAN, VAR, ROWS_, C, SAMPLE = 32 };
-    struct NAME(sums) c = {.x = a[X].p, .C = a[C].i, .rows = a[ROWS_].i, .square = 1};
+    struct NAME(sums) c = {.x = a[X].p, .C = a[C].i, .rows = a[ROWS_].i};
     T *centre = scratch(0, sizeof(T) * c.C);
     for (int k = 0; k < c.C; k++) centre[k] = 0;
     for (int i = 0; i < SAMPLE; i++)
