@@ -15,9 +15,10 @@ from minires.fast import cpu
 
 # (N, H, W, C), O, kernel, stride: the convolutions of ResNet-20 at 32x32, of ResNet-50 at 64x64 and at 224x224
 CONVOLUTIONS = (
-    *(((32, 32, 32, 16), 16, 3, 1), ((32, 16, 16, 32), 32, 3, 1), ((32, 8, 8, 64), 64, 3, 1), ((32, 32, 32, 16), 32, 3, 2)),
-    *(((32, 15, 15, 64), 64, 3, 1), ((32, 8, 8, 128), 128, 3, 1), ((32, 4, 4, 256), 256, 3, 1), ((32, 2, 2, 512), 512, 3, 1)),
-    *(((4, 56, 56, 64), 64, 3, 1), ((4, 14, 14, 256), 256, 3, 1), ((4, 7, 7, 512), 512, 3, 1), ((16, 70, 70, 3), 64, 7, 2)),
+    *(((32, 32, 32, 16), 16, 3, 1), ((32, 16, 16, 32), 32, 3, 1), ((32, 8, 8, 64), 64, 3, 1)),
+    *(((32, 32, 32, 16), 32, 3, 2), ((32, 16, 16, 32), 64, 3, 2), ((16, 70, 70, 3), 64, 7, 2)),
+    *(((32, 15, 15, 64), 64, 3, 1), ((32, 8, 8, 128), 128, 3, 1), ((32, 4, 4, 256), 256, 3, 1)),
+    *(((32, 2, 2, 512), 512, 3, 1), ((4, 56, 56, 64), 64, 3, 1), ((4, 7, 7, 512), 512, 3, 1)),
 )
 # pixels, C, O: products of ResNet-50 at 64x64
 PRODUCTS = ((7200, 64, 256), (7200, 256, 64), (2048, 512, 128), (512, 1024, 256), (128, 512, 2048), (128, 2048, 512))
@@ -71,7 +72,7 @@ def product(M, C, O):
 
 
 def rates(flops, seconds) -> dict:
-    """GFLOP/s of the definition, the median over the rounds, by algorithm and part; dx is what `both` takes beyond dw."""
+    """GFLOP/s of the definition, medians over the rounds, by algorithm and part; dx: what `both` takes beyond dw."""
     parts = {}
     for name in dict.fromkeys(name for name, _ in seconds):
         forward, dw, both = (np.array(seconds[name, part]) for part in ("forward", "dw", "both"))

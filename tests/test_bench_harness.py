@@ -10,7 +10,6 @@ import pytest
 from minires.benchmarks import harness, watch
 from minires.benchmarks.harness import Spread, Unavailable, Worker
 
-
 SLEEPS = {"short": 0.004, "shorter": 0.0005}  # seconds of a call
 
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import normal
 
 from minires import nn, ops, resnet
+from minires.geometry import resolve_padding
 from minires.look.gradcheck_subject import Watch
 from minires.ops.conv import col2im, im2col
-from minires.geometry import resolve_padding
 
 EXACT = 1e-13
 RNG = np.random.default_rng(0)

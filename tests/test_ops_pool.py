@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from minires import ops
 from minires.errors import ShapeError
-from minires.ops import naive
 from minires.geometry import output_size, pair, resolve_padding
+from minires.ops import naive
 
 DTYPES = st.sampled_from([np.float32, np.float64])
 

@@ -20,12 +20,12 @@ from rich.table import Table
 from minires import nn
 from minires.backend import to_numpy
 from minires.errors import ConfigError, ShapeError
+from minires.geometry import pair
 from minires.look.audit_references import Difference, distance, guess_arch, references, shortcut_kind
 from minires.look.doctor import Finding
 from minires.look.gradcheck_causes import in_place, label
 from minires.look.gradcheck_subject import Watch
 from minires.nn.blocks import Block
-from minires.geometry import pair
 
 SAME = 1e-6  # float64 gradients and answers nearer than this, relative, are equal
 PREFIX = 16  # numbers of a kernel that tell whether two were drawn alike

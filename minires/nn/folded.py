@@ -7,6 +7,7 @@ b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, sectio
 
 from contextlib import nullcontext
 
+from minires.fast.cpu import Weights
 from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
 from minires.nn.gpu import InferenceOnGpu, OnGpu
 from minires.nn.layers import ReLU
@@ -20,12 +21,12 @@ class FoldedConv(Module):
     def __init__(self, conv, norm, relu: bool):
         super().__init__(conv.name)
         self.check_input, self.window, self.relu = conv.check_input, {"stride": conv.stride, "pad": conv.pad}, relu
-        self.w, self.b = folded(conv, norm)
-        self.packed = {}
+        w, self.b = folded(conv, norm)
+        self.weights = Weights(w)
 
     def forward(self, x, shortcut=None):
         self.check_input(x)
-        return conv2d_add_relu(x, self.w, self.b, shortcut, self.relu, packed=self.packed, **self.window)
+        return conv2d_add_relu(x, self.weights, self.b, shortcut, self.relu, **self.window)
 
 
 class _Folder(Rewriter):

@@ -1,4 +1,4 @@
-"""A network for training with each normalisation, add and ReLU brought together; the parameters are those it was made from."""
+"""A network for training with each normalisation, add and ReLU brought together, over the same parameters."""
 
 from minires import ops
 from minires.backend import get_xp
@@ -9,7 +9,7 @@ from minires.ops.fused import conv2d_backward_add, norm_add_relu_backward, norm_
 
 
 class FusedConv(Conv2d):
-    """`conv` without its bias, which the normalisation behind it takes away again; it can add to the gradient it gives."""
+    """`conv` without its bias, which the normalisation behind it takes away again; it can add to its gradient."""
 
     def __init__(self, conv: Conv2d):
         self.__dict__.update(vars(conv), b=None)

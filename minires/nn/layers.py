@@ -5,9 +5,9 @@ import numpy as np
 from minires import ops
 from minires.backend import get_xp
 from minires.errors import ConfigError, ShapeError
+from minires.geometry import output_size, pair, resolve_padding
 from minires.nn.init import draw_kernel, generator
 from minires.nn.module import Buffer, Module, Param
-from minires.geometry import output_size, pair, resolve_padding
 
 
 def _check_channels(layer: Module, shape: tuple, expected: int, rank: int) -> None:

@@ -88,8 +88,8 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
     """y[n, p, q, o] = b[o] + sum over r, s, c of x[n, p*stride + r - top, q*stride + s - left, c] w[r, s, c, o]
 
     x (N, H, W, C), w (R, S, C, O), b (O,) or None -> y (N, P, Q, O), in the dtype of x and w.
-    algorithm: "im2col", as it reads here, or of the compiled kernels "direct" or "winograd" (for 3x3 kernels with stride
-    1, else direct; A. Lavin, S. Gray, arXiv:1509.09308); by default the kernels choose by shape.
+    algorithm: "im2col", as it reads here, or of the compiled kernels "direct" or "winograd" (for 3x3 kernels with
+    stride 1, else direct; A. Lavin, S. Gray, arXiv:1509.09308); by default the kernels choose by shape.
     """
     xp = get_xp(x)
     _check_algorithm(algorithm)

@@ -34,12 +34,9 @@ def conv2d_backward_add(dy, x, w, add, *, stride=1, pad=0, dw=None):
 
 
 @compiled
-def conv2d_add_relu(x, w, b=None, shortcut=None, relu=True, *, stride=1, pad=0, packed=None):
-    """y = relu(conv(x, w) + b + shortcut), the last two if asked for.
-
-    packed: a dictionary, empty at first, that belongs to these weights: a kernel keeps there what it makes of them.
-    """
-    y = conv2d_forward(x, w, b, stride=stride, pad=pad)
+def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0):
+    """y = relu(conv(x, w) + b + shortcut), the last two if asked for; weights: a `Weights` of w, which it may pack."""
+    y = conv2d_forward(x, weights.plain(), b, stride=stride, pad=pad)
     if shortcut is not None:
         y = add_forward(y, shortcut)
     return relu_forward(y) if relu else y

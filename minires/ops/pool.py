@@ -5,8 +5,8 @@ import math
 from minires.backend import get_xp
 from minires.errors import ShapeError
 from minires.fast.cpu import compiled
-from minires.ops.conv import zero_pad2d_backward, zero_pad2d_forward
 from minires.geometry import output_size, pair, resolve_padding
+from minires.ops.conv import zero_pad2d_backward, zero_pad2d_forward
 
 
 def _windows(x, kernel, stride):

@@ -72,7 +72,7 @@ class Optimizer:
         return norm
 
     def update(self, w, grad, state, *, lr, decay, scale):
-        """Change `w`, a run of the buffer, and its `state` in place, from `grad` times `scale`; `grad` is not written."""
+        """Change `w`, a run of the buffer, and its `state` in place, from `grad` * `scale`; `grad` is not written."""
         raise NotImplementedError
 
     def named_state(self) -> dict:

@@ -11,8 +11,8 @@ import numpy as np
 
 from minires import ops
 from minires.backend import to_numpy
-from minires.nn import BatchNorm, Conv2d, Dense, Flatten, MaxPool2d, Module, ZeroPad2d
 from minires.geometry import output_size, resolve_padding
+from minires.nn import BatchNorm, Conv2d, Dense, Flatten, MaxPool2d, Module, ZeroPad2d
 
 # in float32 the last two look the same; the more usual comes first
 EPSILONS = {1e-3: "Keras's default", 1e-5: "PyTorch's default", 1.001e-5: "keras.applications"}

@@ -12,6 +12,7 @@ from minires import __version__
 from minires.backend import to_numpy
 from minires.errors import ConfigError
 from minires.files import atomic_path
+from minires.geometry import resolve_padding
 from minires.nn import (
     AvgPool2d,
     BatchNorm,
@@ -27,7 +28,6 @@ from minires.nn import (
     Sequential,
     ZeroPad2d,
 )
-from minires.geometry import resolve_padding
 from minires.weights.torch import to_torch_layout
 
 OPSET = 17  # the last before operators changed that older runtimes lack

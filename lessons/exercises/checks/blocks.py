@@ -6,9 +6,9 @@ import numpy as np
 from minires.lessons.exercises.grading import Wrong, equal, gradients, random, shaped, single, untouched
 
 from minires import nn
+from minires.geometry import resolve_padding
 from minires.look.audit import audit
 from minires.nn import Block
-from minires.geometry import resolve_padding
 
 BY_HAND = "The way through the block is the exercise: write `{}` in the class itself."
 CALLS = (

@@ -6,6 +6,7 @@ MINIRES_ISA=sse2, avx2 or avx512 takes the kernels of an instruction set that th
 """
 
 import os
+import threading
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 
@@ -135,7 +136,7 @@ ALGORITHMS = "direct", "winograd"
 class _Convolution:
     """The sizes of one, worked out once, and the algorithm of each of its three products."""
 
-    def __init__(self, x_shape, w_shape, stride, pad, algorithm, dtype, limit):
+    def __init__(self, x_shape, w_shape, stride, pad, algorithm, lanes, limit):
         (R, S, C, O), (N, H, W, channels) = w_shape, x_shape
         self.window, self.stride = (R, S), pair(stride)
         (top, bottom), (left, right) = pads = resolve_padding(pad, (H, W), (R, S), self.stride)
@@ -147,16 +148,15 @@ class _Convolution:
             N, H, W, P, Q = N * H * W, 1, 1, 1, 1  # every pixel for itself: pixels are images
         self.x, self.y = (N, H, W, C), (N, P, Q, O)
         self.forward, self.back = (
-            self._choose(*ends, algorithm, dtype, limit) for ends in ((self.x, self.y), (self.y, self.x))
+            self._choose(*ends, algorithm, lanes, limit) for ends in ((self.x, self.y), (self.y, self.x))
         )
 
-    def _choose(self, source, result, asked, dtype, limit):
-        """'winograd' or 'direct'. Winograd's weights are four times as many: they want tiles enough to be worth reading."""
-        lanes = VECTOR_BYTES[_State.isa] // dtype.itemsize
+    def _choose(self, source, result, asked, lanes, limit):
+        """'winograd' or 'direct'. Winograd's weights are four times as many: they want enough tiles to pay."""
         fits = self.window == (3, 3) and self.stride == (1, 1) and source[3] % lanes == result[3] % lanes == 0
         tiles = result[0] * -(-result[1] // TILE) * -(-result[2] // TILE)
         pays = min(result[1:3]) >= TILE - 1 and tiles >= FEWEST_TILES
-        room = not limit or 36 * source[3] * result[3] * dtype.itemsize <= limit
+        room = not limit or 36 * source[3] * result[3] * 8 <= limit
         return "winograd" if fits and (asked == "winograd" or (asked is None and pays and room)) else "direct"
 
     def run(self, x, w, y, *, back=False, packed=None, b=None, add=None, relu=False):
@@ -186,7 +186,8 @@ def _convolution(x, w, stride, pad, algorithm=None):
         return None
     if type(pad) is list:
         pad = tuple(map(pair, pad))
-    conv = _cached(x.shape, w.shape, pair(stride), pad, algorithm, x.dtype, workspace_limit())
+    lanes = VECTOR_BYTES[_State.isa] // x.itemsize
+    conv = _cached(x.shape, w.shape, pair(stride), pad, algorithm, lanes, workspace_limit())
     return conv if conv.fits else None
 
 
@@ -197,40 +198,78 @@ def algorithm(x, w, *, stride=1, pad=0) -> str:
 
 
 def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
-    return conv2d_add_relu(x, w, b, None, False, stride=stride, pad=pad, algorithm=algorithm)
-
-
-def conv2d_add_relu(x, w, b=None, shortcut=None, relu=True, *, stride=1, pad=0, packed=None, algorithm=None):
-    """relu(conv(x, w) + b + shortcut); packed: a dictionary that keeps the weights' packed forms for the next call."""
     conv = _convolution(x, w, stride, pad, algorithm)
-    if conv is None or not _fit((b, w.shape[3:]), (shortcut, conv.shape)):
+    if conv is None or not _fit((b, w.shape[3:])):
         return NotImplemented
-    x, w, y, b = whole(x), whole(w), np.empty(conv.shape, x.dtype), None if b is None else whole(b)
-    ready = None if packed is None else _packed(packed, conv.forward, w)
-    conv.run(x, w, y, packed=ready, b=b, add=None if shortcut is None else whole(shortcut), relu=relu)
+    y = np.empty(conv.shape, x.dtype)
+    conv.run(whole(x), whole(w), y, b=None if b is None else whole(b))
     return y
 
 
-def _packed(kept, name, w):
-    if name not in kept:
-        R, S, C, O = w.shape
-        wide = 2 * VECTOR_BYTES[_State.isa] // w.itemsize  # columns of a panel
-        if name == "winograd":
-            kept[name] = np.empty(36 * -(-O // wide) * (C * wide + 64 // w.itemsize), w.dtype)
-            _kernels.winograd_pack(w, kept[name], C, O)
-        else:
-            kept[name] = np.empty(R * S * C * -(-O // wide) * wide, w.dtype)
-            _kernels.conv2d_pack(w, kept[name], R * S, C, O)
-    return kept[name]
+class Weights:
+    """Weights (R, S, C, O) that do not change, in one form at a time: as they were given, or packed for a kernel."""
+
+    KEPT = 2**22  # bytes up to which Winograd's weights, four times as many, are kept beside the plain ones
+
+    def __init__(self, w):
+        self.shape, self.dtype, self.ndim = w.shape, w.dtype, w.ndim
+        self.w, self.packed, self.transformed = whole(w), None, None
+        self.lock = threading.Lock()
+        self.wide = 2 * VECTOR_BYTES.get(_State.isa, 0) // w.itemsize  # columns of a panel
+
+    def plain(self):
+        """The weights as they were given."""
+        if self.w is not None:
+            return self.w
+        R, S, C, O = self.shape
+        panels = np.split(self.packed, range(R * S * C * self.wide, self.packed.size, R * S * C * self.wide))
+        columns = [panel[: R * S * C * self._width(i)].reshape(R * S * C, -1) for i, panel in enumerate(panels)]
+        return np.ascontiguousarray(np.concatenate(columns, axis=1)[:, :O]).reshape(self.shape)
+
+    def _width(self, panel):
+        return self.wide if self.shape[3] - panel * self.wide > self.wide // 2 else self.wide // 2
+
+    def of(self, algorithm):
+        """(w, packed) as the kernel of this algorithm takes them; several threads may ask at once."""
+        with self.lock:
+            if algorithm == "direct":
+                if self.packed is None:
+                    self.packed, self.w, self.transformed = self._packed(self.w), None, None
+            elif self.w is None:
+                self.w, self.packed = self.plain(), None
+            if algorithm == "winograd" and self.transformed is None:
+                self.transformed = self._transformed(self.w)
+            return self.w, self.packed if algorithm == "direct" else self.transformed
+
+    def _packed(self, w):
+        R, S, C, O = self.shape
+        packed = np.empty(R * S * C * -(-O // self.wide) * self.wide, self.dtype)
+        _kernels.conv2d_pack(w, packed, R * S, C, O)
+        return packed
+
+    def _transformed(self, w):
+        _, _, C, O = self.shape
+        size = 36 * -(-O // self.wide) * (C * self.wide + 64 // self.dtype.itemsize)
+        if size * self.dtype.itemsize > self.KEPT:
+            return None
+        transformed = np.empty(size, self.dtype)
+        _kernels.winograd_pack(w, transformed, C, O)
+        return transformed
+
+
+def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0):
+    conv = _convolution(x, weights, stride, pad)
+    if conv is None or not weights.wide or not _fit((b, weights.shape[3:]), (shortcut, conv.shape)):
+        return NotImplemented
+    x, y, b = whole(x), np.empty(conv.shape, x.dtype), None if b is None else whole(b)
+    w, packed = weights.of(conv.forward)
+    conv.run(x, w, y, packed=packed, b=b, add=None if shortcut is None else whole(shortcut), relu=relu)
+    return y
 
 
 def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None, add=None):
     conv = _convolution(x, w, stride, pad, algorithm)
-    if (
-        conv is None
-        or not _fit((dy, conv.shape), (add, x.shape), (dw, w.shape))
-        or not (dw is None or dw.flags.carray)
-    ):
+    if conv is None or not _fit((dy, conv.shape), (add, x.shape), (dw, w.shape)) or not (dw is None or dw.flags.carray):
         return NotImplemented
     dy, x, w = whole(dy), whole(x), whole(w)
     dw = _like(w) if dw is None else dw

@@ -138,6 +138,12 @@ struct scratch {
     size_t size;
 };
 
+#ifdef __SANITIZE_ADDRESS__ /* no room to spare, where a mistake would go unseen */
+enum { EXACT = 1 };
+#else
+enum { EXACT = 0 };
+#endif
+
 static pthread_key_t scratch_key;
 
 static void free_scratch(void *slots) {
@@ -151,12 +157,11 @@ static void *scratch(int slot, size_t size) {
         slots = calloc(3, sizeof *slots);
         pthread_setspecific(scratch_key, slots);
     }
-    if (slots[slot].size < size) {
+    if (slots[slot].size < size || EXACT) {
         free(slots[slot].memory);
-        size = (size + size / 4 + 4095) / 4096 * 4096;
-        slots[slot].memory = aligned_alloc(4096, size);
+        if (!EXACT) size += size / 4;
         slots[slot].size = size;
-        if (!slots[slot].memory) Py_FatalError("minires: no memory for a kernel's scratch");
+        if (posix_memalign(&slots[slot].memory, 4096, size)) Py_FatalError("minires: no memory for a kernel's scratch");
     }
     return slots[slot].memory;
 }
