@@ -95,11 +95,10 @@ def test_convolution_is_the_loops(algorithm, data):
     assert_same(ops.conv2d_backward(dy, x, w, **way, need_dx=False, need_db=False), (None, expected[1], None))
     onto = normal(np.random.default_rng(1), x.shape, x.dtype)
     assert_same(cpu.conv2d_backward_add(dy, x, w, onto, **way), (expected[0] + onto, expected[1], None))
-    kept = {}
+    weights, y = cpu.Weights(w), naive.relu_forward(y + shortcut)
     for _ in range(2):  # packs the weights, then finds them packed
-        y = cpu.conv2d_add_relu(x, w, b, shortcut, **way, packed=kept)
-        assert_same(y, naive.relu_forward(naive.conv2d_forward(x, w, b, **options) + shortcut))
-    assert list(kept) == [algorithm]
+        assert_same(fused.conv2d_add_relu(x, weights, b, shortcut, **options), y)
+    assert np.array_equal(weights.plain(), w)
 
 
 @both
@@ -270,10 +269,10 @@ def calls(dtype):
     rates = {"lr": 0.1, "decay": 0.1, "scale": 0.5}
     return {
         "conv2d": lambda: ops.conv2d_forward(image, stem, stride=2, pad=3),
-        "conv2d_pack": lambda: cpu.conv2d_add_relu(x, w, b, dy, pad=1, packed={}, algorithm="direct"),
+        "conv2d_pack": lambda: fused.conv2d_add_relu(image, cpu.Weights(stem), None, dstem, stride=2, pad=3),
         "conv2d_weights": lambda: ops.conv2d_backward(dstem, image, stem, stride=2, pad=3),
         "winograd": lambda: ops.conv2d_forward(x, w, b, pad=1, algorithm="winograd"),
-        "winograd_pack": lambda: cpu.conv2d_add_relu(x, w, b, dy, pad=1, packed={}, algorithm="winograd"),
+        "winograd_pack": lambda: fused.conv2d_add_relu(x, cpu.Weights(w), b, dy, pad=1),
         "winograd_weights": lambda: ops.conv2d_backward(dy, x, w, pad=1, algorithm="winograd"),
         "sums": lambda: channel_sum(wide),
         "statistics": lambda: ops.batchnorm_statistics(wide),
@@ -506,6 +505,10 @@ def test_tiny_numbers_are_not_flushed_to_zero(dtype):
 # --- arrays as they come
 
 
+def _conv2d_add_relu(x, w, *others, **options):
+    return fused.conv2d_add_relu(x, cpu.Weights(w), *others, **options)
+
+
 def views(a):
     """The same numbers behind other strides."""
     yield np.asfortranarray(a)
@@ -537,7 +540,7 @@ def test_views_and_broadcast_arrays_are_fine(dtype):
     for algorithm in cpu.ALGORITHMS:
         cases.append((ops.conv2d_forward, (x, w, b), {"pad": 1, "algorithm": algorithm}))
         cases.append((ops.conv2d_backward, (dy, x, w), {"pad": 1, "algorithm": algorithm}))
-        cases.append((fused.conv2d_add_relu, (x, w, b, dy), {"pad": 1}))
+    cases.append((_conv2d_add_relu, (x, w, b, dy), {"pad": 1}))
     for op, arrays, options in cases:
         expected = op(*arrays, **options)
         for i, array in enumerate(arrays):
@@ -576,6 +579,7 @@ WRONG = [
     (ops.conv2d_forward, (ones(2, 2, 2, 3), ones(3, 3, 3, 2)), {}),  # no output
     (ops.conv2d_forward, (ones(2, 5, 5, 3), ones(3, 3, 3, 2)), {"pad": "full"}),
     (ops.conv2d_forward, (ones(2, 5, 5, 3), ones(3, 3, 3, 2)), {"pad": -1}),
+    (ops.conv2d_forward, (ones(2, 5, 5, 3), ones(3, 3, 3, 2)), {"pad": ([1, 0], [0, 1])}),  # which is right
     (ops.conv2d_forward, (ones(2, 5, 5, 3), ones(3, 3, 3, 2)), {"stride": 0}),
     (ops.conv2d_forward, (ones(2, 5, 5, 3), ones(3, 3, 3, 2)), {"stride": np.int64(2)}),  # which is right
     (ops.conv2d_forward, (ones(2, 5, 5, 3), ones(3, 3, 3, 2)), {"algorithm": "fast"}),
@@ -587,7 +591,9 @@ WRONG = [
     (ops.conv2d_backward, (ones(2, 4, 4, 2), ones(2, 5, 5, 3), ones(3, 3, 3, 2)), {}),
     (ops.conv2d_backward, (ones(2, 3, 3, 2), ones(2, 5, 5, 3), ones(3, 3, 3, 2)), {"dw": ones(3, 3, 3, 2)}),  # frozen
     (ops.conv2d_backward, (ones(2, 3, 3, 2), ones(2, 5, 5, 3), ones(3, 3, 3, 2)), {"dw": np.ones((3, 3, 3, 1))}),
-    (fused.conv2d_add_relu, (ones(2, 5, 5, 3), ones(3, 3, 3, 2), None, ones(2, 5, 5, 2)), {}),
+    (fused.conv2d_add_relu, (ones(2, 5, 5, 3), cpu.Weights(ones(3, 3, 3, 2)), None, ones(2, 5, 5, 2)), {}),
+    (fused.conv2d_add_relu, (ones(2, 5, 5, 3), cpu.Weights(ones(3, 3, 3, 2)), ones(3), ones(2, 3, 3, 2)), {}),
+    (fused.conv2d_add_relu, (ones(2, 5, 5, 3, dtype=np.float32), cpu.Weights(ones(3, 3, 3, 2))), {}),  # mixed
     (ops.dense_forward, (ones(2, 3), ones(4, 2)), {}),
     (ops.dense_forward, (ones(2, 3), ones(3, 2), ones(3)), {}),
     (ops.dense_forward, (ones(2, 2, 3), ones(3, 2)), {}),

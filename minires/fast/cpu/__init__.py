@@ -107,14 +107,20 @@ def compiled(op):
 def _known(args):
     """Whether kernels take these: the first an array that is not empty, all of one type, at addresses that suit it."""
     first = args[0]
-    if type(first) is not np.ndarray or first.dtype not in FLOATS or min(first.shape, default=0) < 1:
+    if type(first) is not np.ndarray or first.dtype not in FLOATS or not first.size:
         return False
-    return all(type(a) is not np.ndarray or (a.dtype == first.dtype and a.flags.aligned) for a in args)
+    for a in args:  # noqa: SIM110 (a generator takes three times as long, in front of each op)
+        if type(a) is np.ndarray and (a.dtype != first.dtype or not a.flags.aligned):
+            return False
+    return True
 
 
 def _fit(*pairs):
     """Whether each array, where it is given, has the shape beside it."""
-    return all(a is None or a.shape == shape for a, shape in pairs)
+    for a, shape in pairs:  # noqa: SIM110
+        if a is not None and a.shape != shape:
+            return False
+    return True
 
 
 def _rows(x):
@@ -150,6 +156,7 @@ class _Convolution:
         self.forward, self.back = (
             self._choose(*ends, algorithm, lanes, limit) for ends in ((self.x, self.y), (self.y, self.x))
         )
+        self.calls = self._call(False), self._call(True)
 
     def _choose(self, source, result, asked, lanes, limit):
         """'winograd' or 'direct'. Winograd's weights are four times as many: they want enough tiles to pay."""
@@ -159,15 +166,18 @@ class _Convolution:
         room = not limit or 36 * source[3] * result[3] * 8 <= limit
         return "winograd" if fits and (asked == "winograd" or (asked is None and pays and room)) else "direct"
 
-    def run(self, x, w, y, *, back=False, packed=None, b=None, add=None, relu=False):
-        """Write y from x, or, `back`, the gradient of the image from that of the output."""
+    def _call(self, back):
+        """The kernel's name and its numbers, up to whether there is a ReLU."""
         (N, H, W, K), (_, P, Q, O), (top, left) = *((self.y, self.x) if back else (self.x, self.y)), self.start
         if (self.back if back else self.forward) == "winograd":
             top, left = (2 - top, 2 - left) if back else (top, left)
-            _kernels.winograd(x, w, packed, b, add, y, N, H, W, K, P, Q, O, top, left, int(back), int(relu))
-        else:
-            window = *self.window, *self.stride, top, left, 1, 1
-            _kernels.conv2d(x, w, packed, b, add, y, N, H, W, K, P, Q, O, *window, int(back), int(relu))
+            return "winograd", (N, H, W, K, P, Q, O, top, left, int(back))
+        return "conv2d", (N, H, W, K, P, Q, O, *self.window, *self.stride, top, left, 1, 1, int(back))
+
+    def run(self, x, w, y, *, back=False, packed=None, b=None, add=None, relu=False):
+        """Write y from x, or, `back`, the gradient of the image from that of the output."""
+        name, numbers = self.calls[back]
+        getattr(_kernels, name)(x, w, packed, b, add, y, *numbers, int(relu))
 
     def weights(self, x, dy, dw):
         """Write the gradient of the weights."""
@@ -184,8 +194,8 @@ def _convolution(x, w, stride, pad, algorithm=None):
     """The convolution of x with w, or None where that is no business of the kernels."""
     if x.ndim != 4 or w.ndim != 4:
         return None
-    if type(pad) is list:
-        pad = tuple(map(pair, pad))
+    if not isinstance(pad, int | str):
+        pad = tuple(map(pair, pair(pad)))  # lists among them have no place in the cache
     lanes = VECTOR_BYTES[_State.isa] // x.itemsize
     conv = _cached(x.shape, w.shape, pair(stride), pad, algorithm, lanes, workspace_limit())
     return conv if conv.fits else None
@@ -215,7 +225,6 @@ class Weights:
         self.shape, self.dtype, self.ndim = w.shape, w.dtype, w.ndim
         self.w, self.packed, self.transformed = whole(w), None, None
         self.lock = threading.Lock()
-        self.wide = 2 * VECTOR_BYTES.get(_State.isa, 0) // w.itemsize  # columns of a panel
 
     def plain(self):
         """The weights as they were given."""
@@ -243,13 +252,15 @@ class Weights:
 
     def _packed(self, w):
         R, S, C, O = self.shape
+        self.wide = 2 * VECTOR_BYTES[_State.isa] // self.dtype.itemsize  # columns of a panel
         packed = np.empty(R * S * C * -(-O // self.wide) * self.wide, self.dtype)
         _kernels.conv2d_pack(w, packed, R * S, C, O)
         return packed
 
     def _transformed(self, w):
         _, _, C, O = self.shape
-        size = 36 * -(-O // self.wide) * (C * self.wide + 64 // self.dtype.itemsize)
+        wide = 2 * VECTOR_BYTES[_State.isa] // self.dtype.itemsize
+        size = 36 * -(-O // wide) * (C * wide + 64 // self.dtype.itemsize)
         if size * self.dtype.itemsize > self.KEPT:
             return None
         transformed = np.empty(size, self.dtype)
@@ -259,7 +270,8 @@ class Weights:
 
 def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0):
     conv = _convolution(x, weights, stride, pad)
-    if conv is None or not weights.wide or not _fit((b, weights.shape[3:]), (shortcut, conv.shape)):
+    fits = conv and weights.dtype == x.dtype
+    if not fits or not _fit((b, weights.shape[3:]), (shortcut, conv.shape)):
         return NotImplemented
     x, y, b = whole(x), np.empty(conv.shape, x.dtype), None if b is None else whole(b)
     w, packed = weights.of(conv.forward)

@@ -193,7 +193,12 @@ typedef void (*kernel_fn)(const union arg *args);
 
 #include "geometry.h"
 
-#if defined(__x86_64__)
+/* For tests: MINIRES_BASE compiles what other processors get, MINIRES_WIDE AVX-512's code in AVX2's instructions. */
+#if defined(__x86_64__) && !defined(MINIRES_BASE)
+#define X86
+#endif
+
+#ifdef X86
 
 #define ISA sse2
 #define BYTES 16
@@ -220,7 +225,7 @@ typedef void (*kernel_fn)(const union arg *args);
 #undef ISA
 #undef BYTES
 #undef ROWS
-#ifndef MINIRES_WIDE /* for tests: the code for AVX-512 in instructions of AVX2, where there are no others */
+#ifndef MINIRES_WIDE
 #ifdef __clang__
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), apply_to = function)
@@ -261,7 +266,7 @@ static const struct isa {
     const char *name;
     const kernel_fn *tables[2]; /* float, double */
 } isas[] = {
-#if defined(__x86_64__)
+#ifdef X86
     {"sse2", {table_sse2_float, table_sse2_double}},
     {"avx2", {table_avx2_float, table_avx2_double}},
     {"avx512", {table_avx512_float, table_avx512_double}},
@@ -276,7 +281,7 @@ static const struct isa *chosen = isas;
 
 /* How many of `isas`, from the first on, this processor has. */
 static int known_isas(void) {
-#if defined(__x86_64__)
+#ifdef X86
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 1;
     int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512bw");
