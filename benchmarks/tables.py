@@ -141,7 +141,7 @@ def brief_steps(records) -> str:
     """One row for each case of `minires bench step`, task and processor: minires over each peer, in C and in NumPy."""
     rows = []
     for (title, processor), run in fullest(records, lambda r: (step_of(r), f"{r['cpu']}, {r['cores']} cores")).items():
-        called = {"ours": "C", "numpy": "NumPy"} if {"ours", "numpy"} <= run.keys() else {}
+        called = {"ours": "C" if "numpy" in run else "", "numpy": "NumPy"}
         others = [run[name]["peak_mib"] for name in PEERS[:3] if name in run]
         for name in ("ours", "numpy"):
             if name not in run:
@@ -153,7 +153,7 @@ def brief_steps(records) -> str:
             ]
             memory = f"{peak} / {min(others):.0f}" if others else peak
             floor = f"{time / run[name]['floor_seconds']:.2f}"
-            rows.append((title, called.get(name, ""), processor, ms(time), *over, floor, memory))
+            rows.append((title, called[name], processor, ms(time), *over, floor, memory))
     columns = ["minires over", "by", "processor", "ms", *(NAMES[name] for name in PEERS), "times the floor"]
     return _filled([*columns, "peak MiB, minires / PyTorch"], rows)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from minires.fast import cpu
 from minires.look.summary import show_bytes, summarize
 from minires.nn import resnet, resnet50
 
@@ -106,7 +107,8 @@ def test_total_bounds_the_peak_of_a_step():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     predicted = memory.gradients + memory.activations + memory.workspace
-    assert 0.6 * predicted < peak + x.nbytes < 1.05 * predicted
+    least = 0.5 if cpu.enabled() else 0.6  # kernels copy no columns
+    assert least * predicted < peak + x.nbytes < 1.05 * predicted
 
 
 def test_memory_follows_optimiser_batch_and_precision():

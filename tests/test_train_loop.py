@@ -12,6 +12,7 @@ import pytest
 from minires import resnet
 from minires.data import ArrayDataset, Augment
 from minires.errors import CheckpointError, ConfigError, DataError, DivergedError
+from minires.fast import cpu
 from minires.train import Classifier, Preprocess, Recipe, evaluate, fit, load_classifier, resume, save_checkpoint
 from minires.train.progress import Reporter
 
@@ -71,8 +72,11 @@ def test_it_learns(tmp_path):
 
 
 def test_a_run_says_how_its_steps_were_computed():
-    assert fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1)).how.startswith("each batch shared between")
-    assert fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1), fused=False).how.startswith("layer by layer, each")
+    assert fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1)).how == f"fused, {cpu.description()}"
+    assert (
+        fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1), fused=False).how
+        == f"layer by layer, {cpu.description()}"
+    )
     with pytest.raises(TypeError, match="fussed"):
         fit(classifier(), TRAIN, None, RECIPE, fussed=False)
 

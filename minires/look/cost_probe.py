@@ -79,6 +79,8 @@ class Trial:
             for shape in (place.before, place.after)
         )
         self.times: list[tuple] = []
+        self.net.forward(self.x)  # what the first time alone is kept for good
+        self.net.backward(self.dy, need_dx=True)
         self._watch(self.x, self.dy)
 
     def _watch(self, x, dy):

@@ -22,7 +22,7 @@ class Maths:
 
     def sources(self) -> dict[str, str]:
         """Name -> source code of each op."""
-        return {op.__qualname__: textwrap.dedent(inspect.getsource(op)) for op in self.ops}
+        return {op.__qualname__: textwrap.dedent(inspect.getsource(op)).removeprefix("@compiled\n") for op in self.ops}
 
 
 def _both(forward: tuple, backward: tuple) -> dict[str, Maths]:

@@ -10,6 +10,7 @@ import math
 from contextlib import ExitStack
 
 from minires.backend import device_of, get_xp, max_workspace
+from minires.fast import cpu
 from minires.nn.fuse import AsItIs
 from minires.nn.fused import Fused
 from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
@@ -21,12 +22,16 @@ class Step:
     `how` says in words which way it is. Enter the context around the steps.
     """
 
-    how = "layer by layer"
+    way = "layer by layer"
 
     def __init__(self, model, optimizer, label_smoothing=0.0, *, recompute=False, max_workspace=None):
         self.net = AsItIs().copy(model) if recompute else model
         self.optimizer, self.label_smoothing, self.max_workspace = optimizer, label_smoothing, max_workspace
         self.stay = ExitStack()
+
+    @property
+    def how(self):
+        return f"{self.way}, {cpu.description()}" if device_of(self.optimizer.weights) == "cpu" else self.way
 
     def __enter__(self):
         self.stay.enter_context(max_workspace(self.max_workspace))
@@ -58,7 +63,7 @@ class Step:
 class FusedStep(Step):
     """On a CPU: each normalisation, add and ReLU as one (nn/fused.py)."""
 
-    how = "fused"
+    way = "fused"
 
     def __init__(self, model, optimizer, label_smoothing=0.0, *, recompute=False, **settings):
         super().__init__(model, optimizer, label_smoothing, **settings)

@@ -223,7 +223,7 @@ class Weights:
 
     def __init__(self, w):
         self.shape, self.dtype, self.ndim = w.shape, w.dtype, w.ndim
-        self.w, self.packed, self.transformed = whole(w), None, None
+        self.w, self.packed, self.transformed = w, None, None
         self.lock = threading.Lock()
 
     def plain(self):
@@ -248,13 +248,15 @@ class Weights:
                 self.w, self.packed = self.plain(), None
             if algorithm == "winograd" and self.transformed is None:
                 self.transformed = self._transformed(self.w)
-            return self.w, self.packed if algorithm == "direct" else self.transformed
+            return whole(
+                self.w
+            ) if self.w is not None else None, self.packed if algorithm == "direct" else self.transformed
 
     def _packed(self, w):
         R, S, C, O = self.shape
         self.wide = 2 * VECTOR_BYTES[_State.isa] // self.dtype.itemsize  # columns of a panel
         packed = np.empty(R * S * C * -(-O // self.wide) * self.wide, self.dtype)
-        _kernels.conv2d_pack(w, packed, R * S, C, O)
+        _kernels.conv2d_pack(whole(w), packed, R * S, C, O)
         return packed
 
     def _transformed(self, w):
@@ -264,7 +266,7 @@ class Weights:
         if size * self.dtype.itemsize > self.KEPT:
             return None
         transformed = np.empty(size, self.dtype)
-        _kernels.winograd_pack(w, transformed, C, O)
+        _kernels.winograd_pack(whole(w), transformed, C, O)
         return transformed
 
 
@@ -324,7 +326,7 @@ def channel_sum(x):
 
 def batchnorm_statistics(x):
     x = whole(x)
-    mean, var = np.empty((2, x.shape[-1]), x.dtype)
+    mean, var = (np.empty(x.shape[-1], x.dtype) for _ in range(2))
     _kernels.statistics(x, mean, var, *_rows(x))
     return mean, var
 
@@ -346,7 +348,7 @@ def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=Tru
         return NotImplemented
     dy, x, dx = whole(dy), whole(x), _like(x)
     g = None if not need_g else _like(x) if relu else dy
-    dgamma, dbeta = np.empty((2, x.shape[-1]), x.dtype)
+    dgamma, dbeta = (np.empty(x.shape[-1], x.dtype) for _ in range(2))
     kept = g if relu else None
     arrays = dy, x, whole(y) if relu else None, *map(whole, (gamma, mean, rstd)), dx, kept, dgamma, dbeta
     _kernels.norm_add_relu_backward(*arrays, *_rows(x), int(training))

@@ -371,8 +371,8 @@ static void NAME(weights_task)(void *job, ptrdiff_t task) {
     int from = (ptrdiff_t)panels * group / c->groups, to = (ptrdiff_t)panels * (group + 1) / c->groups;
     int first = from * WIDE, stop = to * WIDE < c->O ? to * WIDE : c->O, taps = c->R * c->S, depth = taps * c->C;
     T *dw = c->slices > 1 ? c->parts + (ptrdiff_t)slice * depth * c->O : c->dw;
-    int classes = c->v.groups * c->h.groups;
-    for (int k = 0; k < depth && classes > 1; k++) memset(dw + (ptrdiff_t)k * c->O + first, 0, sizeof(T) * (stop - first));
+    int classes = c->v.groups * c->h.groups, alone = classes == 1 && c->v.group->taps * c->h.group->taps == taps;
+    for (int k = 0; k < depth && !alone; k++) memset(dw + (ptrdiff_t)k * c->O + first, 0, sizeof(T) * (stop - first));
     T *g = scratch(2, sizeof(T) * NAME(STRIP) * ((to - from) * WIDE + NAME(PIECE) + ROWS) + sizeof(struct NAME(run)) * taps);
     T *packed = g + NAME(STRIP) * (to - from) * WIDE;
     struct NAME(run) *run = (void *)(packed + NAME(STRIP) * (NAME(PIECE) + ROWS));
@@ -383,7 +383,7 @@ static void NAME(weights_task)(void *job, ptrdiff_t task) {
         int runs = NAME(find_runs)(v, h, c->W, c->C, c->S, run);
         for (ptrdiff_t row = start; row < end; row += NAME(STRIP)) {
             ptrdiff_t source[NAME(STRIP)], place[NAME(STRIP)];
-            int count = end - row < NAME(STRIP) ? end - row : NAME(STRIP), fresh = classes == 1 && row == start;
+            int count = end - row < NAME(STRIP) ? end - row : NAME(STRIP), fresh = alone && row == start;
             NAME(place_rows)(v, h, row, count, c->H, c->W, c->C, c->P, c->Q, c->O, source, place);
             for (int panel = from; panel < to; panel++) {
                 int n = c->O - panel * WIDE, width = NAME(width)(n);
@@ -1009,7 +1009,7 @@ struct NAME(update) {
     const T *g;
     double *sums;
     ptrdiff_t size;
-    T lr, first, second, epsilon, decay, scale, shrink;
+    T lr, first, second, rest_first, rest_second, epsilon, decay, scale, shrink; /* rest: 1 - first, as double */
     int nesterov;
 };
 
@@ -1067,7 +1067,7 @@ static void NAME(adam_task)(void *job, ptrdiff_t task) {
     for (; i < end; i += VL) {
         int n = end - i < VL ? end - i : VL;
         V w = LOAD(c->w + i, n) * c->shrink, g = LOAD(c->g + i, n) * c->scale + c->decay * w, root;
-        V m = c->first * LOAD(c->m + i, n) + (1 - c->first) * g, v = c->second * LOAD(c->v + i, n) + (1 - c->second) * (g * g);
+        V m = c->first * LOAD(c->m + i, n) + c->rest_first * g, v = c->second * LOAD(c->v + i, n) + c->rest_second * (g * g);
         for (int j = 0; j < VL; j++) root[j] = sizeof(T) == 4 ? sqrtf(v[j]) : sqrt(v[j]);
         STORE(c->m + i, m, n);
         STORE(c->v + i, v, n);
@@ -1079,7 +1079,7 @@ static void NAME(adam_task)(void *job, ptrdiff_t task) {
 static void NAME(adam)(const union arg *a) {
     enum { W, G, MEAN, SQUARE, SIZE, LR, B1, B2, EPSILON, DECAY, SHRINK, SCALE };
     struct NAME(update) c = {.w = a[W].p, .g = a[G].p, .m = a[MEAN].p, .v = a[SQUARE].p, .size = a[SIZE].i, .lr = a[LR].f,
-                             .first = a[B1].f, .second = a[B2].f, .epsilon = a[EPSILON].f, .decay = a[DECAY].f,
+                             .first = a[B1].f, .second = a[B2].f, .rest_first = 1 - a[B1].f, .rest_second = 1 - a[B2].f, .epsilon = a[EPSILON].f, .decay = a[DECAY].f,
                              .shrink = a[SHRINK].f, .scale = a[SCALE].f};
     share(NAME(adam_task), &c, (c.size + NAME(PART) - 1) / NAME(PART));
 }
