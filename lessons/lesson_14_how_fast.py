@@ -149,9 +149,9 @@ LESSON = Lesson(
         winograd,
         both_ways,
         CFunction("dot"),
-        CFunction("inputs"),
-        CFunction("taps"),
-        CFunction("outputs"),
+        CFunction("inputs", "winograd.c"),
+        CFunction("taps", "winograd.c"),
+        CFunction("outputs", "winograd.c"),
     ),
     quick={"seeds": 2, "rounds": 1},
 )

@@ -32,7 +32,7 @@ def _keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next array instead of handing it back to the system.
 
     A training step frees and takes hundreds of megabytes; fresh pages for each array, filled with zeros by
-    the kernel, cost a quarter of it. All threads take from one arena, since those of other threads give whole
+    the system, cost a quarter of it. All threads take from one arena, since those of other threads give whole
     heaps back all the same. Elsewhere than on glibc nothing happens.
     """
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -40,12 +40,6 @@ def _keep_freed_memory() -> None:
         _libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
         _libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         _libc.mallopt(M_ARENA_MAX, 1)
-
-
-def give_back_freed_memory() -> None:
-    """Hand back what is kept now, where it will not be needed again."""
-    if _libc:
-        _libc.malloc_trim(0)
 
 
 _keep_freed_memory()
@@ -175,18 +169,6 @@ def _blas() -> ThreadpoolController:
 def thread_count() -> int:
     """How many threads the matrix products use now."""
     return max((lib.num_threads for lib in _blas().lib_controllers if lib.user_api == "blas"), default=1)
-
-
-@cache
-def unpacked_product(turned: bool = False) -> int:
-    """The multiplications up to which the BLAS leaves out the packing of its operands; 1 where it never does.
-
-    turned: with the second operand transposed. OpenBLAS does so on AVX-512 (its `sgemm_small_matrix_permit`).
-    """
-    small = {"SkylakeX", "Cooperlake", "SapphireRapids"}
-    if not any(lib.info().get("architecture") in small for lib in _blas().lib_controllers):
-        return 1
-    return 64**3 if turned else 100**3
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from minires.commands import (
 )
 from minires.commands.common import err
 from minires.errors import MiniresError
+from minires.fast import cpu
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; returns its exit status."""
     args = parser().parse_args(argv)
     try:
+        cpu.enabled()  # a setting in the environment that cannot be ends every command, whether it computes or not
         return args.run(args)
     except MiniresError as error:
         err.print(f"minires: {error}", style="red")

@@ -139,7 +139,6 @@ def op_cases() -> dict[str, list]:
         "batchnorm_forward": [call(x, gamma, beta, mean, rstd), call(rows, gamma, beta, mean, rstd)],
         "batchnorm_backward": [call(same, x, gamma, mean, rstd), call(flat, rows, gamma, mean, rstd)],
         "batchnorm_sums": [call(same, x, mean, rstd), call(flat, rows, mean, rstd)],
-        "batchnorm_dx": [call(same, x, gamma, mean, rstd, beta, mean, 80)],
         "batchnorm_eval_backward": [call(same, x, gamma, mean, rstd)],
         "relu_forward": [call(x)],
         "relu_backward": [call(same, frozen(np.maximum(x, 0)))],

@@ -330,7 +330,7 @@ def test_several_python_threads_at_once():
     """Who finds the workers busy works alone, to the same bits; meanwhile another one keeps changing their number."""
     tasks = [call for dtype in (np.float32, np.float64) for call in calls(dtype).values()]
     expected = [bits(call()) for call in tasks]
-    order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(tasks)), 4))
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(tasks)), 3))
     done = threading.Event()
 
     def change():

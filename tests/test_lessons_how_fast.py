@@ -135,12 +135,12 @@ def c_functions():
 
 @pytest.mark.parametrize("item", c_functions(), ids=shown.name)
 def test_a_function_of_c_is_cut_whole_from_the_file_that_is_compiled(item):
-    text = files("minires.fast.cpu").joinpath("kernels.c").read_text(encoding="utf-8")
+    text = files("minires.fast.cpu").joinpath(item.file).read_text(encoding="utf-8")
     assert text.count(item.source) == 1
     assert item.source.count("{") == item.source.count("}")
     assert len(re.findall(r"^\}", item.source, re.MULTILINE)) == 1, "one function alone"
     assert (shown.short(item), shown.language(item)) == (item.name, "c")
-    assert shown.name(item) == f"minires.fast.cpu/kernels.c: {item.name}"
+    assert shown.name(item) == f"minires.fast.cpu/{item.file}: {item.name}"
 
 
 def test_a_function_of_c_that_is_not_there_is_named():

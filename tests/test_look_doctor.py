@@ -1,14 +1,20 @@
 """The doctor finds what was broken on purpose, and says how to mend it."""
 
+import os
+import re
+import subprocess
+import sys
 from importlib import metadata
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from minires.cores import explain_cores
 from minires.data import make_signs, write_signs
 from minires.data.dataset import ArrayDataset
 from minires.errors import DeviceError
+from minires.fast import cpu
 from minires.look import doctor
 from minires.look.doctor import Finding, diagnose, print_findings
 
@@ -45,6 +51,30 @@ def test_missing_old_and_broken_packages(monkeypatch):
 
     monkeypatch.setattr(doctor, "import_module", broken)
     assert "libhdf5.so" in found(doctor._packages)["numpy"].detail
+
+
+def test_what_runs_the_ops(monkeypatch):
+    ops = found(doctor._ops)["ops"]
+    assert ops.status == "ok" or cpu._kernels is None
+    assert ops.detail.startswith(cpu.description())
+    assert ops.detail.endswith(f" ({explain_cores()[1]})")
+    with cpu.as_read():
+        monkeypatch.setattr(cpu, "_kernels", None)
+        monkeypatch.setattr(doctor.os, "name", "posix")
+        ops = found(doctor._ops)["ops"]
+        assert (ops.status, "not compiled" in ops.detail, "C compiler" in ops.fix) == ("warn", True, True)
+        monkeypatch.setattr(doctor.os, "name", "nt")
+        assert found(doctor._ops)["ops"].status == "ok"
+
+
+@pytest.mark.parametrize("name", ["MINIRES_KERNELS", "MINIRES_ISA", "MINIRES_THREADS"])
+@pytest.mark.parametrize("kernels", ["auto", "numpy"])
+def test_a_wrong_setting_ends_every_command_with_a_line(name, kernels):
+    command = [sys.executable, "-m", "minires.cli", "summary", "resnet8"]
+    environment = {**os.environ, "MINIRES_KERNELS": kernels, name: "fast"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(f"minires: {name}: expected .*, got 'fast': change or unset it\n", result.stderr)
 
 
 def test_versions_compare_as_numbers():

@@ -21,7 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from minires.backend import choose_device
+from minires.cores import explain_cores
 from minires.errors import MiniresError
+from minires.fast import cpu
 from minires.look.summary import show_bytes, summarize
 
 # used where minires runs from a source tree that was never installed: import name by distribution name
@@ -47,7 +49,7 @@ def diagnose(data: str | None = None) -> list[Finding]:
     Takes a second or two, more for large data. Never raises for what it finds: a check that breaks is itself
     a finding.
     """
-    checks = [_python, _packages, _blas, _memory, _disk, _gpu, _pictures, _hdf5, _terminal]
+    checks = [_python, _packages, _ops, _blas, _memory, _disk, _gpu, _pictures, _hdf5, _terminal]
     findings = []
     for check in checks:
         findings += _guarded(check)
@@ -130,6 +132,15 @@ def _release(version: str) -> tuple[int, ...]:
     while numbers and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)
+
+
+def _ops():
+    """What runs the ops on the CPU, on how many workers, and why so many."""
+    missing = cpu._kernels is None and os.name == "posix"  # elsewhere there is nothing to compile: they use pthreads
+    again = "pip install --force-reinstall --no-deps --no-cache-dir"
+    fix = f"install a C compiler (gcc or clang), then `{again} minires`, or `{again} -e .` in its folder"
+    detail = f"{cpu.description()} ({explain_cores()[1]})"
+    yield Finding("ops", "warn" if missing else "ok", detail, fix if missing else "")
 
 
 def _blas():

@@ -100,14 +100,9 @@ def batchnorm_backward(dy, x, gamma, mean, rstd):
     The two subtracted terms are what flows back through the mean and through the variance; they make dx sum
     to zero over each channel and stand orthogonal to x_hat.
     """
-    dgamma, dbeta = batchnorm_sums(dy, x, mean, rstd)
-    return batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, x.size // x.shape[-1]), dgamma, dbeta
-
-
-def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
-    """dx of `batchnorm_backward` from the sums over the m values of a channel, of which x may be a part."""
     xp = get_xp(x)
-    shape = x.shape
+    dgamma, dbeta = batchnorm_sums(dy, x, mean, rstd)
+    shape, m = x.shape, x.size // x.shape[-1]
     x, W, chunks = _rows(x)
     dy = dy.reshape(x.shape)
     slope = _tiled(rstd * dgamma / m, W)  # x_hat * dgamma / m = (x - mean) * slope
@@ -120,7 +115,7 @@ def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
         part += dy[rows]
         part -= shift
         part *= scale
-    return dx.reshape(shape)
+    return dx.reshape(shape), dgamma, dbeta
 
 
 @compiled

@@ -19,6 +19,7 @@ import minires
 from minires.backend import choose_device, device_of, thread_count, to_device
 from minires.data.dataset import Dataset, load
 from minires.errors import CheckpointError
+from minires.fast import cpu
 from minires.files import write_text
 from minires.look.gradflow import gradflow
 from minires.look.report import write_report
@@ -56,6 +57,7 @@ def environment(device: str) -> dict:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "blas threads": thread_count(),
+            "ops": cpu.description(),
             "device": device if device == "cpu" else f"gpu: {choose_device('gpu')[1]}",
         },
     }

@@ -44,10 +44,12 @@ def enabled() -> bool:
     """Whether the kernels are there and switched on. ConfigError where the environment asks for what cannot be."""
     if _State.enabled is None:
         wanted = _setting("MINIRES_KERNELS", ("auto", "numpy")) == "auto" and _kernels is not None
+        isa = _setting("MINIRES_ISA", tuple(_kernels.instruction_sets()[::-1] if _kernels else VECTOR_BYTES))
+        workers = usable_cores()  # all settings are read, so that none can be wrong without a word
         if wanted:
-            _State.isa = _setting("MINIRES_ISA", tuple(_kernels.instruction_sets()[::-1]))
-            _kernels.use(_State.isa)
-            _kernels.set_threads(usable_cores())
+            _State.isa = isa
+            _kernels.use(isa)
+            _kernels.set_threads(workers)
         _State.enabled = wanted
     return _State.enabled
 

@@ -1,0 +1,295 @@
+/* Winograd's F(4x4, 3x3): 36 multiplications for 144. Part of kernels.c.
+
+   A tile of 4x4 outputs sees 6x6 inputs:  y = A^T [(G w G^T) * (B^T x B)] A, summed over the channels; * is cell by cell, so
+   that for each of the 36 cells the tiles times the channels are one product. Points 0, +-a, +-b and infinity with
+   a = 1/sqrt(2), b = sqrt(2): they round less than the usual 0, +-1, +-2 (lesson 14 derives the matrices and measures it).
+   The gradients are the transposed maps. A. Lavin, S. Gray, arXiv:1509.09308. */
+
+#define CELLS 36
+#define ROOT ((T)1.41421356237309504880)
+
+/* B^T d: six numbers of a row or column of inputs; A^T m: six products to four outputs; and A y: four to six. */
+INLINE void NAME(inputs)(const V *d, V *e) {
+    V even_a = d[4] - 2 * d[2], odd_a = (d[3] - 2 * d[1]) * (ROOT / 2), even_b = d[4] - d[2] / 2, odd_b = (d[3] - d[1] / 2) * ROOT;
+    e[0] = d[0] - (T)2.5 * d[2] + d[4];
+    e[1] = even_a + odd_a;
+    e[2] = even_a - odd_a;
+    e[3] = even_b + odd_b;
+    e[4] = even_b - odd_b;
+    e[5] = d[1] - (T)2.5 * d[3] + d[5];
+}
+
+INLINE void NAME(outputs)(const V *m, V *y) {
+    V sum_a = m[1] + m[2], apart_a = (m[1] - m[2]) * (ROOT / 2), sum_b = m[3] + m[4], apart_b = (m[3] - m[4]) * ROOT;
+    y[0] = m[0] + sum_a + sum_b;
+    y[1] = apart_a + apart_b;
+    y[2] = sum_a / 2 + 2 * sum_b;
+    y[3] = apart_a / 2 + 2 * apart_b + m[5];
+}
+
+INLINE void NAME(outputs_back)(const V *y, V *m) {
+    V even_a = y[0] + y[2] / 2, odd_a = (y[1] + y[3] / 2) * (ROOT / 2), even_b = y[0] + 2 * y[2], odd_b = (y[1] + 2 * y[3]) * ROOT;
+    m[0] = y[0];
+    m[1] = even_a + odd_a;
+    m[2] = even_a - odd_a;
+    m[3] = even_b + odd_b;
+    m[4] = even_b - odd_b;
+    m[5] = y[3];
+}
+
+/* G g: three taps to six; and its transpose, six to three. */
+INLINE void NAME(taps)(const V *g, V *u) {
+    V even_a = (g[0] + g[2] / 2) * (T)(-2. / 3), odd_a = g[1] * (ROOT / 2 * (T)(-2. / 3));
+    V even_b = (g[0] + 2 * g[2]) * (T)(1. / 6), odd_b = g[1] * (ROOT * (T)(1. / 6));
+    u[0] = g[0];
+    u[1] = even_a + odd_a;
+    u[2] = even_a - odd_a;
+    u[3] = even_b + odd_b;
+    u[4] = even_b - odd_b;
+    u[5] = g[2];
+}
+
+INLINE void NAME(taps_back)(const V *u, V *g) {
+    V sum_a = (u[1] + u[2]) * (T)(-2. / 3), sum_b = (u[3] + u[4]) * (T)(1. / 6);
+    g[0] = u[0] + sum_a + sum_b;
+    g[1] = (u[1] - u[2]) * (ROOT / 2 * (T)(-2. / 3)) + (u[3] - u[4]) * (ROOT * (T)(1. / 6));
+    g[2] = sum_a / 2 + 2 * sum_b + u[5];
+}
+
+/* `line` over each row of an array (n x n) of vectors, then over each column of what that gives: (m x m). In both, a row lies
+   `down` numbers behind the one above, a column `along` numbers behind the one before. */
+#define BOTH_WAYS(line, n, m, from, from_down, from_along, to, to_down, to_along)                                       \
+    do {                                                                                                                \
+        V half_[n][m];                                                                                                  \
+        _Pragma("GCC unroll 6") for (int i_ = 0; i_ < n; i_++) {                                                        \
+            V in_[n];                                                                                                   \
+            _Pragma("GCC unroll 6") for (int j_ = 0; j_ < n; j_++)                                                      \
+                in_[j_] = *(const V *)((from) + i_ * (ptrdiff_t)(from_down) + j_ * (ptrdiff_t)(from_along));            \
+            line(in_, half_[i_]);                                                                                       \
+        }                                                                                                               \
+        _Pragma("GCC unroll 6") for (int j_ = 0; j_ < m; j_++) {                                                        \
+            V in_[n], out_[m];                                                                                          \
+            _Pragma("GCC unroll 6") for (int i_ = 0; i_ < n; i_++) in_[i_] = half_[i_][j_];                             \
+            line(in_, out_);                                                                                            \
+            _Pragma("GCC unroll 6") for (int i_ = 0; i_ < m; i_++)                                                      \
+                *(V *)((to) + i_ * (ptrdiff_t)(to_down) + j_ * (ptrdiff_t)(to_along)) = out_[i_];                       \
+        }                                                                                                               \
+    } while (0)
+
+struct NAME(tiles) {
+    int H, W, top, left, across, each; /* tiles in a row of a map, and in a map */
+};
+
+/* Where the size x size pixels of a tile start, and how far apart its rows are, `K` being what is between two pixels of a row;
+   a tile that reaches over the edge of the map is copied to `edge`, zeros outside. */
+INLINE const T *NAME(find_tile)(const T *x, const struct NAME(tiles) * t, int K, ptrdiff_t tile, const int size, T *edge,
+                                ptrdiff_t *down) {
+    int n = tile / t->each, i = tile % t->each, h = i / t->across * 4 - t->top, w = i % t->across * 4 - t->left;
+    const T *at = x + (((ptrdiff_t)n * t->H + h) * t->W + w) * K;
+    *down = (ptrdiff_t)t->W * K;
+    if (h >= 0 && w >= 0 && h + size <= t->H && w + size <= t->W) return at;
+    for (int r = 0; r < size; r++)
+        for (int s = 0; s < size; s++) {
+            T *to = edge + ((ptrdiff_t)r * size + s) * K;
+            const T *pixel = at + r * *down + s * K;
+            int inside = h + r >= 0 && h + r < t->H && w + s >= 0 && w + s < t->W;
+            for (int k = 0; k < K; k += VL) *(V *)(to + k) = inside ? *(const V *)(pixel + k) : (V){};
+        }
+    *down = (ptrdiff_t)size * K;
+    return edge;
+}
+
+struct NAME(winograd) {
+    const T *x, *w, *b, *add;
+    T *U, *y;
+    int N, H, W, K, P, Q, O, backward, relu, block, blocks, panel_tasks;
+    struct NAME(tiles) tiles;
+    ptrdiff_t count;
+};
+
+enum { NAME(TAKE) = 32 };
+
+/* The numbers of U for a cell of a panel. */
+INLINE ptrdiff_t NAME(cell_of)(int K) { return (ptrdiff_t)K * WIDE + LINE; }
+
+/* U (panels, 36, K, columns of a panel) = G w G^T, for a panel and TAKE channels of the source. */
+static void NAME(transform_weights)(void *job, ptrdiff_t task) {
+    const struct NAME(winograd) *c = job;
+    int pieces = (c->K + NAME(TAKE) - 1) / NAME(TAKE), o0 = task / pieces * WIDE, k0 = task % pieces * NAME(TAKE);
+    int width = NAME(width)(c->O - o0);
+    for (int k = k0; k < k0 + NAME(TAKE) && k < c->K; k++)
+        for (int o = o0; o < o0 + width; o += VL) {
+            ptrdiff_t cell = NAME(cell_of)(c->K), tap = (ptrdiff_t)c->K * c->O;
+            T *to = c->U + o0 / WIDE * CELLS * cell + (ptrdiff_t)k * width + (o - o0), turned[9 * VL];
+            const T *from = c->w + (ptrdiff_t)k * c->O + o;
+            for (int i = 0; c->backward && i < 9; i++)
+                *(V *)(turned + i * VL) = NAME(column)(c->w + ((8 - i) * c->O + o) * (ptrdiff_t)c->K + k, c->K, VL);
+            if (c->backward) from = turned, tap = VL;
+            BOTH_WAYS(NAME(taps), 3, 6, from, 3 * tap, tap, to, 6 * cell, cell);
+        }
+}
+
+static void NAME(winograd_task)(void *job, ptrdiff_t task) {
+    const struct NAME(winograd) *c = job;
+    int block = task / c->panel_tasks, group = task % c->panel_tasks, panels = NAME(panels)(c->O), K = c->K, size = c->block;
+    ptrdiff_t first = c->count * block / c->blocks, tiles = c->count * (block + 1) / c->blocks - first;
+    ptrdiff_t x_cell = (ptrdiff_t)size * K + LINE, m_cell = (ptrdiff_t)size * WIDE + LINE;
+    T *X = scratch(2, sizeof(T) * CELLS * (x_cell + m_cell + K)), *products = X + CELLS * x_cell, *edge = products + CELLS * m_cell;
+    for (ptrdiff_t t = 0; t < tiles; t++) {
+        ptrdiff_t down;
+        const T *from = NAME(find_tile)(c->x, &c->tiles, K, first + t, 6, edge, &down);
+        for (int k = 0; k < K; k += VL) BOTH_WAYS(NAME(inputs), 6, 6, from + k, down, K, X + t * K + k, 6 * x_cell, x_cell);
+    }
+    ptrdiff_t from[size], to[size];
+    for (int panel = (ptrdiff_t)panels * group / c->panel_tasks; panel < (ptrdiff_t)panels * (group + 1) / c->panel_tasks; panel++) {
+        int o0 = panel * WIDE, width = NAME(width)(c->O - o0);
+        const T *U = c->U + panel * CELLS * NAME(cell_of)(K);
+        for (int t = 0; t < tiles; t++) from[t] = (ptrdiff_t)t * K, to[t] = (ptrdiff_t)t * width;
+        for (int cell = 0; cell < CELLS; cell++) {
+            struct NAME(run) run = {0, 0, K};
+            struct NAME(end) end = {products + cell * m_cell, NULL, NULL, 0, 1, 1};
+            NAME(panel)(X + cell * x_cell, from, &run, 1, U + cell * NAME(cell_of)(K), &end, to, 0, width, tiles);
+        }
+        for (ptrdiff_t t = 0; t < tiles; t++) {
+            int n = (first + t) / c->tiles.each, i = (first + t) % c->tiles.each;
+            int p = i / c->tiles.across * 4, q = i % c->tiles.across * 4;
+            ptrdiff_t at = (((ptrdiff_t)n * c->P + p) * c->Q + q) * c->O + o0;
+            for (int o = 0; o < width; o += VL) {
+                T y[16 * VL] __attribute__((aligned(64)));
+                const T *m = products + t * width + o;
+                int whole = p + 4 <= c->P && q + 4 <= c->Q;
+                if (whole && !c->b && !c->add && !c->relu) {
+                    BOTH_WAYS(NAME(outputs), 6, 4, m, 6 * m_cell, m_cell, c->y + at + o, c->Q * c->O, c->O);
+                    continue;
+                }
+                BOTH_WAYS(NAME(outputs), 6, 4, m, 6 * m_cell, m_cell, y, 4 * VL, VL);
+                for (int r = 0; r < 4 && p + r < c->P; r++)
+                    for (int s = 0; s < 4 && q + s < c->Q; s++) {
+                        ptrdiff_t pixel = at + ((ptrdiff_t)r * c->Q + s) * c->O + o;
+                        V v = *(const V *)(y + (r * 4 + s) * VL);
+                        if (c->b) v += *(const V *)(c->b + o0 + o);
+                        if (c->add) v += *(const V *)(c->add + pixel);
+                        if (c->relu) v = NAME(positive)(v);
+                        *(V *)(c->y + pixel) = v;
+                    }
+            }
+        }
+    }
+}
+
+/* As conv2d, for 3x3 kernels with stride 1 and channels that are multiples of VL. U: made already, or NULL. */
+static void NAME(winograd)(const union arg *a) {
+    enum { X, WEIGHTS, MADE, B, ADD, Y, N, H, W, K, P, Q, O, TOP, LEFT, BACKWARD, RELU };
+    struct NAME(winograd) c = {a[X].p, a[WEIGHTS].p, a[B].p, a[ADD].p, a[MADE].p, a[Y].p, a[N].i, a[H].i, a[W].i,
+                               a[K].i, a[P].i, a[Q].i, a[O].i, a[BACKWARD].i, a[RELU].i};
+    int panels = NAME(panels)(c.O), across = (c.Q + 3) / 4, down = (c.P + 3) / 4;
+    c.tiles = (struct NAME(tiles)){c.H, c.W, a[TOP].i, a[LEFT].i, across, across * down};
+    c.count = (ptrdiff_t)c.N * c.tiles.each;
+    int most = 10240 / sizeof(T) / c.K / ROWS * ROWS; /* transformed tiles that stay in the cache */
+    most = most < 3 * ROWS ? 3 * ROWS : most > 16 * ROWS ? 16 * ROWS : most;
+    c.blocks = (c.count + most - 1) / most;
+    if (c.blocks > 1 && c.blocks < 8 * pool.size) c.blocks = (c.blocks + pool.size - 1) / pool.size * pool.size;
+    if (c.blocks > c.count) c.blocks = c.count;
+    c.block = (c.count + c.blocks - 1) / c.blocks;
+    int rest = (pool.size + c.blocks - 1) / c.blocks;
+    c.panel_tasks = rest < panels ? rest : panels;
+    if (!c.U) {
+        c.U = scratch(0, sizeof(T) * CELLS * panels * NAME(cell_of)(c.K));
+        share(NAME(transform_weights), &c, (ptrdiff_t)panels * ((c.K + NAME(TAKE) - 1) / NAME(TAKE)));
+    }
+    share(NAME(winograd_task), &c, (ptrdiff_t)c.blocks * c.panel_tasks);
+}
+
+static void NAME(winograd_pack)(const union arg *a) {
+    enum { WEIGHTS, U, K, O };
+    struct NAME(winograd) c = {.w = a[WEIGHTS].p, .U = a[U].p, .K = a[K].i, .O = a[O].i};
+    share(NAME(transform_weights), &c, (ptrdiff_t)NAME(panels)(c.O) * ((c.K + NAME(TAKE) - 1) / NAME(TAKE)));
+}
+
+/* dw = G^T [sum over tiles of (B^T x B)^T (A dy A^T)] G. A chunk of tiles is transformed by all, X (C / VL, 36, tiles, VL)
+   and D (O / VL, 36, tiles, VL); then each task makes some rows and columns of the 36 products and turns them back at
+   once, so that transformed gradients never go to memory. */
+struct NAME(gradient) {
+    const T *x, *dy;
+    T *dw, *X, *D;
+    int C, O, tiles, more;
+    ptrdiff_t first, cell; /* numbers of a cell of X or D */
+    struct NAME(tiles) in, out;
+};
+
+enum { NAME(SHARE) = 4 };
+
+static void NAME(transform_both)(void *job, ptrdiff_t task) {
+    const struct NAME(gradient) *c = job;
+    T *edge = scratch(2, sizeof(T) * CELLS * (c->C > c->O ? c->C : c->O));
+    for (int t = task * NAME(SHARE); t < (task + 1) * NAME(SHARE) && t < c->tiles; t++) {
+        ptrdiff_t down, cell = c->cell;
+        const T *from = NAME(find_tile)(c->x, &c->in, c->C, c->first + t, 6, edge, &down);
+        for (int k = 0; k < c->C; k += VL)
+            BOTH_WAYS(NAME(inputs), 6, 6, from + k, down, c->C, c->X + k / VL * CELLS * cell + t * VL, 6 * cell, cell);
+        from = NAME(find_tile)(c->dy, &c->out, c->O, c->first + t, 4, edge, &down);
+        for (int o = 0; o < c->O; o += VL)
+            BOTH_WAYS(NAME(outputs_back), 4, 6, from + o, down, c->O, c->D + o / VL * CELLS * cell + t * VL, 6 * cell, cell);
+    }
+}
+
+#define SOME (VL < 4 ? VL : VL < 8 ? 4 : VL / 2) /* rows of a tile here: they divide a vector */
+
+INLINE void NAME(cells)(const struct NAME(gradient) * c, const int nr, const T *x, const T *d, T (*products)[SOME * WIDE]) {
+    for (int i = 0; i < CELLS; i++, x += c->cell, d += c->cell) {
+        V acc[SOME][2] = {};
+        for (int t = 0; t < c->tiles; t++) {
+            V v0 = *(const V *)(d + t * VL), v1 = nr > 1 ? *(const V *)(d + CELLS * c->cell + t * VL) : v0;
+#pragma GCC unroll 16
+            for (int j = 0; j < SOME; j++) {
+                acc[j][0] += x[t * VL + j] * v0;
+                if (nr > 1) acc[j][1] += x[t * VL + j] * v1;
+            }
+        }
+        for (int j = 0; j < SOME; j++) {
+            *(V *)(products[i] + j * WIDE) = acc[j][0];
+            if (nr > 1) *(V *)(products[i] + j * WIDE + VL) = acc[j][1];
+        }
+    }
+}
+
+static void NAME(gradient_task)(void *job, ptrdiff_t task) {
+    const struct NAME(gradient) *c = job;
+    int group = task % (c->C / VL), o0 = task / (c->C / VL) * WIDE, nr = c->O - o0 > VL ? 2 : 1;
+    for (int k = 0; k < VL; k += SOME) {
+        T products[CELLS][SOME * WIDE] __attribute__((aligned(64)));
+        const T *x = c->X + group * CELLS * c->cell + k, *d = c->D + o0 / VL * CELLS * c->cell;
+        if (nr > 1) NAME(cells)(c, 2, x, d, products);
+        else NAME(cells)(c, 1, x, d, products);
+        for (int j = 0; j < SOME; j++)
+            for (int o = 0; o < nr * VL; o += VL) {
+                T g[9 * VL] __attribute__((aligned(64)));
+                BOTH_WAYS(NAME(taps_back), 6, 3, products[0] + j * WIDE + o, 6 * SOME * WIDE, SOME * WIDE, g, 3 * VL, VL);
+                for (int tap = 0; tap < 9; tap++) {
+                    T *dw = c->dw + ((ptrdiff_t)tap * c->C + group * VL + k + j) * c->O + o0 + o;
+                    V sum = *(const V *)(g + tap * VL);
+                    if (c->more) sum += *(const V *)dw;
+                    *(V *)dw = sum;
+                }
+            }
+    }
+}
+
+static void NAME(winograd_weights)(const union arg *a) {
+    enum { X, DY, DW, N, H, W, C, P, Q, O, TOP, LEFT };
+    struct NAME(gradient) c = {.x = a[X].p, .dy = a[DY].p, .dw = a[DW].p, .C = a[C].i, .O = a[O].i};
+    int across = (a[Q].i + 3) / 4, each = across * ((a[P].i + 3) / 4);
+    c.in = (struct NAME(tiles)){a[H].i, a[W].i, a[TOP].i, a[LEFT].i, across, each};
+    c.out = (struct NAME(tiles)){a[P].i, a[Q].i, 0, 0, across, each};
+    ptrdiff_t count = a[N].i * each, most = 24000 / sizeof(T) / (c.C + c.O);
+    most = most < 16 ? 16 : most > 256 ? 256 : most;
+    if (most > count) most = count;
+    c.cell = most * VL + LINE;
+    c.X = scratch(0, sizeof(T) * CELLS * c.cell * ((c.C + c.O) / VL));
+    c.D = c.X + CELLS * c.cell * (c.C / VL);
+    for (c.first = 0; c.first < count; c.first += most, c.more = 1) {
+        c.tiles = count - c.first < most ? count - c.first : most;
+        share(NAME(transform_both), &c, (c.tiles + NAME(SHARE) - 1) / NAME(SHARE));
+        share(NAME(gradient_task), &c, (ptrdiff_t)(c.C / VL) * NAME(panels)(c.O));
+    }
+}
