@@ -60,10 +60,10 @@ def test_what_runs_the_ops(monkeypatch):
     assert ops.detail.endswith(f" ({explain_cores()[1]})")
     with cpu.as_read():
         monkeypatch.setattr(cpu, "_kernels", None)
-        monkeypatch.setattr(doctor.os, "name", "posix")
+        monkeypatch.setattr(doctor.sys, "platform", "linux")
         ops = found(doctor._ops)["ops"]
         assert (ops.status, "not compiled" in ops.detail, "C compiler" in ops.fix) == ("warn", True, True)
-        monkeypatch.setattr(doctor.os, "name", "nt")
+        monkeypatch.setattr(doctor.sys, "platform", "win32")
         assert found(doctor._ops)["ops"].status == "ok"
 
 

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _ops():
     """What runs the ops on the CPU, on how many workers, and why so many."""
-    missing = cpu._kernels is None and os.name == "posix"  # elsewhere there is nothing to compile: they use pthreads
+    missing = cpu._kernels is None and sys.platform != "win32"  # there is nothing to compile there: they use pthreads
     again = "pip install --force-reinstall --no-deps --no-cache-dir"
     fix = f"install a C compiler (gcc or clang), then `{again} minires`, or `{again} -e .` in its folder"
     detail = f"{cpu.description()} ({explain_cores()[1]})"

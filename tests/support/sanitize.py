@@ -33,7 +33,6 @@ MEMORY = Check(
     "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -DMINIRES_WIDE",
     "libasan.so",
     {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},  # Python keeps memory until it ends
-    "not sse2",
 )
 RACES = Check(
     "races between threads (ThreadSanitizer)",

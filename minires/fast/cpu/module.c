@@ -193,22 +193,25 @@ typedef void (*kernel_fn)(const union arg *args);
 
 #include "geometry.h"
 
-/* For tests: MINIRES_BASE compiles what other processors get, MINIRES_WIDE AVX-512's code in AVX2's instructions. */
+/* For tests: MINIRES_BASE compiles what other processors get; MINIRES_WIDE, from AVX2 on, with AVX-512's code in AVX2's
+   instructions. */
 #if defined(__x86_64__) && !defined(MINIRES_BASE)
 #define X86
 #endif
 
 #ifdef X86
 
+#define ROWS 6
+#ifndef MINIRES_WIDE
 #define ISA sse2
 #define BYTES 16
-#define ROWS 6
 #define T float
 #include "kernels.c"
 #define T double
 #include "kernels.c"
 #undef ISA
 #undef BYTES
+#endif
 
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
@@ -267,7 +270,9 @@ static const struct isa {
     const kernel_fn *tables[2]; /* float, double */
 } isas[] = {
 #ifdef X86
+#ifndef MINIRES_WIDE
     {"sse2", {table_sse2_float, table_sse2_double}},
+#endif
     {"avx2", {table_avx2_float, table_avx2_double}},
     {"avx512", {table_avx512_float, table_avx512_double}},
 #else
@@ -281,16 +286,13 @@ static const struct isa *chosen = isas;
 
 /* How many of `isas`, from the first on, this processor has. */
 static int known_isas(void) {
-#ifdef X86
+#if defined(X86) && !defined(MINIRES_WIDE)
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 1;
     int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512bw");
-#ifdef MINIRES_WIDE
-    wide = 1;
-#endif
     return wide ? 3 : 2;
 #else
-    return 1;
+    return ISA_COUNT;
 #endif
 }
 
