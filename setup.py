@@ -4,7 +4,10 @@
 Without a C compiler the kernels are left out: everything then runs on NumPy, and `minires doctor` says so.
 """
 
+from pathlib import Path
+
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 BESIDE = ("lessons", "benchmarks")
 CPU = "minires/fast/cpu"
@@ -14,11 +17,27 @@ kernels = Extension(
     [f"{CPU}/module.c"],
     depends=[f"{CPU}/{name}" for name in ("kernels.c", "winograd.c", "passes.c", "geometry.h")],
     # the loops that matter are unrolled by hand: -O3 is no faster and takes twice as long to compile
-    extra_compile_args=["-O2", "-fno-math-errno", "-fno-trapping-math", "-pthread"],
+    extra_compile_args=["-O2", "-g0", "-fno-math-errno", "-fno-trapping-math", "-pthread"],
     extra_link_args=["-pthread"],
     py_limited_api=True,
     optional=True,
 )
+
+
+class Build(build_ext):
+    """In a checkout the kernels stay beside their sources: compiled again only where those are newer."""
+
+    def build_extension(self, ext):
+        beside, sources = Path(self.get_ext_filename(ext.name)), [*ext.sources, *ext.depends, __file__]
+        if self.editable_mode and beside.exists():
+            if beside.stat().st_mtime > max(Path(source).stat().st_mtime for source in sources):
+                target = Path(self.get_ext_fullpath(ext.name))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.copy_file(str(beside), str(target))
+                return
+            beside.unlink()  # for good, should there be no compiler any more
+        super().build_extension(ext)
+
 
 setup(
     packages=[
@@ -27,5 +46,6 @@ setup(
     ],
     package_dir={f"minires.{folder}": folder for folder in BESIDE},
     ext_modules=[kernels],
+    cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -87,6 +87,7 @@ def test_the_theme_is_kept_from_page_to_page(visit):
     assert opened.locator("h1").inner_text() == "Do the weights starve too?"
     assert paper() == dark
     opened.get_by_role("link", name="Step through").click()
+    opened.wait_for_load_state()  # the page's script names the theme
     assert opened.locator("#theme").inner_text() == "Dark"
     assert paper() == dark
 
