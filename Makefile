@@ -30,7 +30,7 @@ bench: .venv/peers  ## two minutes: the machine's limits, a step and an inferenc
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/core: .venv/python pyproject.toml setup.py
+.venv/core: .venv/python pyproject.toml setup.py $(wildcard minires/fast/cpu/*.[ch])
 	$(PIP) --editable .
 	touch $@
 

@@ -4,6 +4,7 @@
 Without a C compiler the kernels are left out: everything then runs on NumPy, and `minires doctor` says so.
 """
 
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -47,5 +48,6 @@ setup(
     package_dir={f"minires.{folder}": folder for folder in BESIDE},
     ext_modules=[kernels],
     cmdclass={"build_ext": Build},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    # one wheel for Python 3.11 and all that follow; without the GIL there is no limited API yet, and no kernels
+    options={} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )

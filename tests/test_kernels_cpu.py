@@ -28,7 +28,7 @@ from minires.train.optim import adam_update, sgd_update, square_sum
 if not cpu.enabled():
     pytest.skip("there are no compiled kernels, or MINIRES_KERNELS=numpy leaves them out", allow_module_level=True)
 
-few = settings(max_examples=max(1, settings.get_profile("minires").max_examples // 6))
+few = settings(max_examples=max(1, settings.get_profile("minires").max_examples // 2))
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 DTYPES = st.sampled_from([np.float32, np.float64])
 SEEDS = st.integers(0, 2**32)

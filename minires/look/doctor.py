@@ -139,7 +139,8 @@ def _ops():
     """What runs the ops on the CPU, on how many workers, and why so many."""
     missing = cpu._kernels is None and sys.platform != "win32"  # there is nothing to compile there: they use pthreads
     again = "pip install --force-reinstall --no-deps --no-cache-dir"
-    fix = f"install a C compiler (gcc or clang), then `{again} minires`, or `{again} -e .` in its folder"
+    compiler = "install a C compiler and Python's headers (gcc, python3-dev)"
+    fix = f"{compiler}, then `{again} minires`, or in a checkout `{again} -e .`"
     detail = f"{cpu.description()} ({explain_cores()[1]})"
     yield Finding("ops", "warn" if missing else "ok", detail, fix if missing else "")
 

@@ -25,7 +25,7 @@ class Check(NamedTuple):
     library: str = ""  # the sanitizer's, which must be loaded before Python
     environment: dict = {}  # noqa: RUF012
     select: str = ""  # of the tests, as pytest's -k
-    examples: int = 30  # of each property
+    examples: int = 12  # twice as many as each property gets here
 
 
 MEMORY = Check(
