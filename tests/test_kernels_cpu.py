@@ -101,6 +101,37 @@ def test_convolution_is_the_loops(algorithm, data):
     assert np.array_equal(weights.plain(), w)
 
 
+# N, H, W, C, O, kernel, stride, pad: several panels, parts of the sum, slices of the rows and blocks of tiles
+LARGER = [
+    (2, 9, 8, 144, 80, 3, 1, 1),
+    (2, 13, 12, 130, 70, 3, 2, "same"),
+    (3, 14, 13, 70, 130, 1, 1, 0),
+    (2, 9, 9, 300, 41, 1, 2, 0),
+    (2, 33, 31, 3, 64, 7, 2, 3),
+    (2, 40, 40, 5, 9, 3, 1, 1),
+    (2, 40, 40, 16, 16, 3, 1, (2, 0)),
+    (33, 4, 4, 48, 32, 3, 1, 1),
+    (65, 2, 2, 32, 48, 3, 1, 1),
+    (7, 1, 1, 300, 200, 3, 1, 1),
+    (2, 5, 50, 20, 20, (1, 5), (1, 2), (0, 2)),
+    (1, 21, 20, 7, 5, (6, 2), (4, 1), ((3, 2), (0, 1))),
+]
+
+
+@both
+@pytest.mark.parametrize("algorithm", [None, *cpu.ALGORITHMS])
+@pytest.mark.parametrize("case", LARGER)
+def test_larger_convolutions_are_numpys(case, algorithm, dtype):
+    N, H, W, C, O, kernel, stride, pad = case
+    rng, options = np.random.default_rng(9), {"stride": stride, "pad": pad}
+    x, w, b = normal(rng, (N, H, W, C), dtype), normal(rng, (*pair(kernel), C, O), dtype), normal(rng, O, dtype)
+    y = ops.conv2d_forward.as_read(x, w, b, **options)
+    assert_same(ops.conv2d_forward(x, w, b, **options, algorithm=algorithm), y)
+    dy, dw = normal(rng, y.shape, dtype), np.full(w.shape, np.nan, dtype)
+    expected = ops.conv2d_backward.as_read(dy, x, w, **options)
+    assert_same(ops.conv2d_backward(dy, x, w, **options, dw=dw, algorithm=algorithm), expected)
+
+
 @both
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 1), (2, 2)])
 def test_taps_that_meet_no_pixel_get_no_gradient(size, dtype):
@@ -267,13 +298,17 @@ def calls(dtype):
     flat = [new(100_003) for _ in range(3)]
     flat.append(frozen(flat[2] ** 2))
     rates = {"lr": 0.1, "decay": 0.1, "scale": 0.5}
+
+    def tiled():
+        return {"pad": 1, "algorithm": "winograd" if cpu.enabled() else None}
+
     return {
         "conv2d": lambda: ops.conv2d_forward(image, stem, stride=2, pad=3),
         "conv2d_pack": lambda: fused.conv2d_add_relu(image, cpu.Weights(stem), None, dstem, stride=2, pad=3),
         "conv2d_weights": lambda: ops.conv2d_backward(dstem, image, stem, stride=2, pad=3),
-        "winograd": lambda: ops.conv2d_forward(x, w, b, pad=1, algorithm="winograd"),
+        "winograd": lambda: ops.conv2d_forward(x, w, b, **tiled()),
         "winograd_pack": lambda: fused.conv2d_add_relu(x, cpu.Weights(w), b, dy, pad=1),
-        "winograd_weights": lambda: ops.conv2d_backward(dy, x, w, pad=1, algorithm="winograd"),
+        "winograd_weights": lambda: ops.conv2d_backward(dy, x, w, **tiled()),
         "sums": lambda: channel_sum(wide),
         "statistics": lambda: ops.batchnorm_statistics(wide),
         "norm_add_relu": lambda: fused.norm_add_relu_forward(wide, gamma, beta, mean, rstd, dwide),
@@ -312,6 +347,15 @@ def test_every_kernel_is_called_here(monkeypatch):
             patch.setattr(cpu._kernels, kernel, lambda *a, run=run, called=called: called.append(1) or run(*a))
             call()
         assert called, f"the row of {kernel} calls another"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@both
+def test_what_takes_several_tasks_is_numpys(kernel, dtype):
+    call = calls(dtype)[kernel]
+    with cpu.as_read():
+        expected = call()
+    assert_same(call(), expected)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
