@@ -33,6 +33,7 @@ MEMORY = Check(
     "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -DMINIRES_WIDE",
     "libasan.so",
     {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},  # Python keeps memory until it ends
+    "not rounding",
 )
 RACES = Check(
     "races between threads (ThreadSanitizer)",
@@ -57,9 +58,10 @@ def run(check: Check) -> bool:
         # a sanitizer's report goes past Python, to a file that pytest would drop
         options = ["-p", "no:cacheprovider", "--capture=sys", *(["-k", check.select] if check.select else [])]
         tests = [sys.executable, HERE / "build_kernels.py", library, TESTS, *options]
-        result = subprocess.run(tests, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    except (subprocess.CalledProcessError, OSError) as error:
-        print(f"FAILED to build: {check.name}: {error}", flush=True)
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        result = subprocess.run(tests, env=environment, text=True, timeout=900, **both)
+    except (subprocess.SubprocessError, OSError) as error:
+        print(f"FAILED: {check.name}: {error}", flush=True)
         return False
     if result.returncode:
         print(result.stdout)

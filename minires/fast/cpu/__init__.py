@@ -126,7 +126,8 @@ def _fit(*pairs):
 
 
 def _rows(x):
-    return x.size // x.shape[-1], x.shape[-1]
+    channels = x.shape[-1] if x.ndim else 1
+    return x.size // channels, channels
 
 
 def _like(x):
@@ -230,8 +231,9 @@ class Weights:
 
     def plain(self):
         """The weights as they were given."""
-        if self.w is not None:
-            return self.w
+        w = self.w  # once: another thread may pack meanwhile
+        if w is not None:
+            return w
         R, S, C, O = self.shape
         panels = np.split(self.packed, range(R * S * C * self.wide, self.packed.size, R * S * C * self.wide))
         columns = [panel[: R * S * C * self._width(i)].reshape(R * S * C, -1) for i, panel in enumerate(panels)]
@@ -369,7 +371,7 @@ def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
 
 def relu_forward(x):
     x, y = whole(x), _like(x)
-    _kernels.norm_add_relu(x, None, None, None, None, None, y, 1, x.size, 1)
+    _kernels.norm_add_relu(x, None, None, None, None, None, y, *_rows(x), 1)
     return y
 
 
@@ -385,7 +387,7 @@ def add_forward(branch, shortcut):
     if branch.shape != shortcut.shape:
         return NotImplemented
     branch, shortcut, y = whole(branch), whole(shortcut), _like(branch)
-    _kernels.norm_add_relu(branch, None, None, None, None, shortcut, y, 1, branch.size, 0)
+    _kernels.norm_add_relu(branch, None, None, None, None, shortcut, y, *_rows(branch), 0)
     return y
 
 
