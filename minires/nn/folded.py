@@ -5,12 +5,15 @@ convolution x = u w + b it disappears: y = u w' + b' with w' = w * gamma * rstd,
 b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, section 3.2.
 """
 
-from contextlib import nullcontext
+import copy
+from itertools import pairwise
 
 from minires.fast.cpu import Weights
+from minires.fast.cpu.replay import Replay
+from minires.geometry import resolve_padding
 from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
 from minires.nn.gpu import InferenceOnGpu, OnGpu
-from minires.nn.layers import ReLU
+from minires.nn.layers import Conv2d, ReLU, ZeroPad2d
 from minires.nn.module import Module, Sequential, inference
 from minires.ops.fused import conv2d_add_relu
 
@@ -20,7 +23,7 @@ class FoldedConv(Module):
 
     def __init__(self, conv, norm, relu: bool):
         super().__init__(conv.name)
-        self.check_input, self.window, self.relu = conv.check_input, {"stride": conv.stride, "pad": conv.pad}, relu
+        self.check_input, self.relu, self.window = conv.check_input, relu, {"stride": conv.stride, "pad": conv.pad}
         w, self.b = folded(conv, norm)
         self.weights = Weights(w)
 
@@ -29,7 +32,21 @@ class FoldedConv(Module):
         return conv2d_add_relu(x, self.weights, self.b, shortcut, self.relu, **self.window)
 
 
+def _padding_taken_in(layers: list) -> list:
+    """Zeros around the image, then a convolution that adds none: the convolution adds them, and nothing is copied."""
+    layers = list(layers)
+    for i, (pad, conv) in enumerate(pairwise(layers)):
+        if isinstance(pad, ZeroPad2d) and isinstance(conv, Conv2d) and conv.pad in ("valid", 0):
+            conv = copy.copy(conv)
+            conv.pad = resolve_padding(pad.pad, (1, 1), (1, 1), (1, 1))
+            return [*layers[:i], *_padding_taken_in([conv, *layers[i + 2 :]])]
+    return layers
+
+
 class _Folder(Rewriter):
+    def chain(self, layers):
+        return super().chain(_padding_taken_in(layers))
+
     def normalised(self, conv, norm, relu):
         if conv is not None:
             return [FoldedConv(conv, norm, relu)]
@@ -52,10 +69,13 @@ class Predictor:
         if self.fused:  # a copy of ours, whose modes nobody changes
             for module in self.net.modules():
                 module.training = module.keeps = False
+            self.forward = Replay(self.net.forward)
 
     def __call__(self, x):
         """Logits (N, K) for the network's input x (N, H, W, C)."""
         if self.on_gpu:
             return self.on_gpu(x)
-        with nullcontext() if self.fused else inference(self.net):
+        if self.fused:
+            return self.forward(x)
+        with inference(self.net):
             return self.net.forward(x)

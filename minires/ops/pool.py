@@ -73,6 +73,7 @@ def _avgpool_setup(shape, kernel, stride, pad, count_include_pad, like):
     return kernel, stride, pads, sum(_windows(ones, kernel, stride))[0]
 
 
+@compiled
 def avgpool_forward(x, *, kernel, stride=None, pad=0, count_include_pad=True):
     """y = the mean of the window. Zeros of the padding count, as in PyTorch, unless told otherwise, as in Keras."""
     kernel, stride, pads, cells = _avgpool_setup(x.shape, kernel, stride, pad, count_include_pad, x)
@@ -95,6 +96,7 @@ def avgpool_backward(dy, shape, *, kernel, stride=None, pad=0, count_include_pad
     return zero_pad2d_backward(dpadded, pads)
 
 
+@compiled
 def global_avgpool_forward(x):
     """y[n, c] = the mean over the map. M. Lin et al., "Network In Network", arXiv:1312.4400, section 3.2."""
     return x.mean(axis=(1, 2))

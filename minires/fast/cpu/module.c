@@ -176,8 +176,8 @@ union arg {
 
 #define KERNELS(X)                                                                                                      \
     X(conv2d) X(conv2d_pack) X(conv2d_weights) X(winograd) X(winograd_pack) X(winograd_weights) X(statistics)           \
-    X(norm_add_relu) X(norm_add_relu_backward) X(sums) X(relu_backward) X(maxpool) X(maxpool_backward) X(square_sum)    \
-    X(sgd) X(adam)
+    X(norm_add_relu) X(norm_add_relu_backward) X(sums) X(relu_backward) X(maxpool) X(maxpool_backward) X(avgpool)       \
+    X(square_sum) X(sgd) X(adam)
 
 enum { KERNEL_COUNT = 0
 #define COUNT(name) +1
@@ -298,7 +298,74 @@ static int known_isas(void) {
 
 /* --- the module -------------------------------------------------------------------------------------------------------- */
 
-enum { MOST_ARGS = 32 };
+enum { MOST_ARGS = 32, INTERFACE = 2 }; /* INTERFACE: raised whenever what engine.py may expect of this file changes */
+
+/* --- calls that were written down, to be made again at once ---
+
+   While a list is recorded, each call is appended to it. A replay makes the same calls with the same arrays, without
+   Python between them. */
+struct call {
+    kernel_fn kernel;
+    union arg args[MOST_ARGS];
+};
+
+struct replay {
+    struct call *calls;
+    Py_ssize_t count, room;
+    PyObject *arrays; /* that must live as long, but for those in the memory of bytearrays: whoever recorded keeps these */
+};
+
+static _Thread_local struct replay *recording;
+
+static int is_borrowed(PyObject *array) {
+    PyObject *base = PyObject_GetAttrString(array, "base");
+    int is = base && PyByteArray_Check(base);
+    Py_XDECREF(base);
+    PyErr_Clear();
+    return is;
+}
+
+static int write_down(kernel_fn kernel, const union arg *args, PyObject *const *given, Py_ssize_t count) {
+    struct replay *r = recording;
+    if (r->count == r->room) {
+        struct call *more = realloc(r->calls, sizeof *more * (r->room = 2 * r->room + 64));
+        if (!more) return PyErr_NoMemory(), -1;
+        r->calls = more;
+    }
+    r->calls[r->count].kernel = kernel;
+    memcpy(r->calls[r->count++].args, args, sizeof(union arg) * MOST_ARGS);
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (PyObject_CheckBuffer(given[i]) && !is_borrowed(given[i]) && PyList_Append(r->arrays, given[i])) return -1;
+    return 0;
+}
+
+static void free_replay(PyObject *capsule) {
+    struct replay *r = PyCapsule_GetPointer(capsule, "replay");
+    if (recording == r) recording = NULL;
+    free(r->calls);
+    Py_XDECREF(r->arrays);
+    free(r);
+}
+
+static PyObject *record(PyObject *self, PyObject *unused) {
+    struct replay *r = calloc(1, sizeof *r);
+    if (!r || !(r->arrays = PyList_New(0))) return free(r), PyErr_NoMemory();
+    PyObject *capsule = PyCapsule_New(r, "replay", free_replay);
+    if (capsule) recording = r;
+    return capsule;
+}
+
+static PyObject *stop_recording(PyObject *self, PyObject *unused) {
+    recording = NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *replay(PyObject *self, PyObject *capsule) {
+    const struct replay *r = PyCapsule_GetPointer(capsule, "replay");
+    if (!r) return NULL;
+    Py_BEGIN_ALLOW_THREADS for (Py_ssize_t i = 0; i < r->count; i++) r->calls[i].kernel(r->calls[i].args);
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
 
 /* kernel(*args): arrays, None, ints and floats, in the order that the kernel names them. The first array's type decides. */
 static PyObject *run(PyObject *self, PyObject *const *given, Py_ssize_t count) {
@@ -337,6 +404,7 @@ static PyObject *run(PyObject *self, PyObject *const *given, Py_ssize_t count) {
         kernel_fn kernel = chosen->tables[type][PyLong_AsLong(self)];
         Py_BEGIN_ALLOW_THREADS kernel(args);
         Py_END_ALLOW_THREADS
+        if (recording && write_down(kernel, args, given, count)) goto done;
     }
     result = Py_NewRef(Py_None);
 done:
@@ -390,6 +458,9 @@ static PyMethodDef methods[] = {
     {"set_threads", set_threads, METH_O, "Let so many threads share each kernel's loops; how many it will be."},
     {"threads", threads, METH_NOARGS, "How many threads share each kernel's loops."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "The instruction sets that there are kernels for and this processor has."},
+    {"record", record, METH_NOARGS, "Write down this thread's calls from now on, into what is returned."},
+    {"stop_recording", stop_recording, METH_NOARGS, "Write no more of them down."},
+    {"replay", replay, METH_O, "Make all calls again that were recorded."},
     {"use", use, METH_O, "Take the kernels of this instruction set from now on."},
     {NULL},
 };
@@ -405,6 +476,7 @@ PyMODINIT_FUNC PyInit__kernels(void) {
         if (!function || PyModule_AddObjectRef(module, kernels[i].ml_name, function)) return NULL;
         Py_DECREF(function);
     }
+    PyModule_AddIntConstant(module, "interface", INTERFACE);
     pthread_key_create(&scratch_key, free_scratch);
     pthread_atfork(NULL, NULL, after_fork);
     chosen = &isas[known_isas() - 1];

@@ -261,6 +261,36 @@ static void NAME(maxpool_backward)(const union arg *a) {
     share(NAME(maxpool_backward_task), &c, a[N].i);
 }
 
+struct NAME(average) {
+    struct NAME(pool) pool;
+    int padding; /* whether its zeros count */
+};
+
+static void NAME(avgpool_task)(void *job, ptrdiff_t task) {
+    const struct NAME(average) *average = job;
+    const struct NAME(pool) *c = &average->pool;
+    const T *x = c->x + task / c->P * c->H * c->W * c->C;
+    T *y = c->to + task * c->Q * c->C;
+    int p = task % c->P;
+    for (int q = 0; q < c->Q; q++)
+        for (int k = 0; k < c->C; k += VL) {
+            V sum = (V){};
+            int cells = 0;
+            WINDOW_CELLS {
+                sum += LOAD(x + ((ptrdiff_t)h * c->W + w) * c->C + k, c->C - k);
+                cells++;
+            }
+            STORE(y + q * c->C + k, sum / (T)(average->padding ? c->R * c->S : cells), c->C - k);
+        }
+}
+
+static void NAME(avgpool)(const union arg *a) {
+    enum { X, Y, N, H, W, C, P, Q, R, S, SV, SH, TOP, LEFT, PADDING };
+    struct NAME(average) c = {{a[X].p, NULL, NULL, a[Y].p, a[H].i, a[W].i, a[C].i, a[P].i,
+                               a[Q].i, a[R].i, a[S].i, a[SV].i, a[SH].i, a[TOP].i, a[LEFT].i}, a[PADDING].i};
+    share(NAME(avgpool_task), &c, a[N].i * c.pool.P);
+}
+
 /* --- the optimiser: one pass over the flat buffers ---------------------------------------------------------------------- */
 
 enum { NAME(PART) = 1 << 15 };

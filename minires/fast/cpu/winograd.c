@@ -188,7 +188,7 @@ static void NAME(winograd)(const union arg *a) {
     int most = 10240 / sizeof(T) / c.K / ROWS * ROWS; /* transformed tiles that stay in the cache */
     most = most < 3 * ROWS ? 3 * ROWS : most > 16 * ROWS ? 16 * ROWS : most;
     c.blocks = (c.count + most - 1) / most;
-    if (c.blocks > 1 && c.blocks < 8 * pool.size) c.blocks = (c.blocks + pool.size - 1) / pool.size * pool.size;
+    if ((c.blocks > 1 || panels < pool.size) && c.blocks < 8 * pool.size) c.blocks = (c.blocks + pool.size - 1) / pool.size * pool.size;
     if (c.blocks > c.count) c.blocks = c.count;
     c.block = (c.count + c.blocks - 1) / c.blocks;
     int rest = (pool.size + c.blocks - 1) / c.blocks;
