@@ -94,7 +94,7 @@ def test_convolution_is_the_loops(algorithm, data):
     assert_same(dw, expected[1])
     assert_same(ops.conv2d_backward(dy, x, w, **way, need_dx=False, need_db=False), (None, expected[1], None))
     onto = normal(np.random.default_rng(1), x.shape, x.dtype)
-    assert_same(cpu.conv2d_backward_add(dy, x, w, onto, **way), (expected[0] + onto, expected[1], None))
+    assert_same(fused.conv2d_backward_add(dy, x, w, onto, **way), (expected[0] + onto, expected[1], None))
     weights, y = cpu.Weights(w), naive.relu_forward(y + shortcut)
     for _ in range(2):  # packs the weights, then finds them packed
         assert_same(fused.conv2d_add_relu(x, weights, b, shortcut, **options), y)
@@ -232,6 +232,10 @@ def test_max_pooling_is_the_loops(data, C, dtype, seed):
     assert np.array_equal(ops.maxpool_forward(x, **options), y)
     dy = normal(rng, y.shape, dtype)
     assert_same(ops.maxpool_backward(dy, x, y, **options), naive.maxpool_backward(dy, x, y, **options))
+    for padding in (True, False):
+        average = naive.avgpool_forward(x, **options, count_include_pad=padding)
+        assert_same(ops.avgpool_forward(x, **options, count_include_pad=padding), average)
+    assert_same(ops.global_avgpool_forward(x), naive.global_avgpool_forward(x))
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 61, 2**15 + 5])
@@ -316,6 +320,7 @@ def calls(dtype):
         "relu_backward": lambda: ops.relu_backward(dwide, relued),
         "maxpool": lambda: ops.maxpool_forward(wide, **window),
         "maxpool_backward": lambda: ops.maxpool_backward(new_like(pooled), wide, pooled, **window),
+        "avgpool": lambda: ops.avgpool_forward(wide, **window),
         "square_sum": lambda: np.asarray(square_sum(flat[1])),
         "sgd": lambda: _updated(sgd_update, *flat[:3], **rates, momentum=0.9, nesterov=True),
         "adam": lambda: _updated(adam_update, *flat, **rates, betas=(0.9, 0.99), epsilon=1e-8, steps=2, decoupled=True),
@@ -479,6 +484,8 @@ def test_nan_and_infinity_are_numpys(dtype, seed):
         (ops.add_forward, (x, shortcut), {}),
         (ops.maxpool_forward, (x,), window),
         (ops.maxpool_backward, (dpooled, x, pooled), window),
+        (ops.avgpool_forward, (x,), window),
+        (ops.global_avgpool_forward, (x,), {}),
         (channel_sum, (x,), {}),
         (ops.batchnorm_forward, (x, gamma, beta, mean, rstd), {}),
         (fused.norm_add_relu_forward, (x, gamma, beta, mean, rstd, shortcut), {}),

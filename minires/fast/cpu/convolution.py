@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from minires.backend import workspace_limit
-from minires.fast.cpu.engine import VECTOR_BYTES, _kernels, _State, empty, enabled, fit, like, rows, takes, whole
+from minires.fast.cpu.engine import VECTOR_BYTES, _kernels, _State, empty, enabled, fit, like, takes, whole
 from minires.fast.cpu.passes import channel_sum
 from minires.geometry import output_size, pair, resolve_padding
 

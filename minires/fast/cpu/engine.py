@@ -92,7 +92,7 @@ def as_read():
         _State.enabled = before
 
 
-# --- what the wrappers of the kernels share ----------------------------------------------------------------------------
+# --- what the wrappers of the kernels share -------------------------------------------------------------------------
 
 whole = np.ascontiguousarray
 _taking = threading.local()  # `taking.empty`: where this thread's results come from, if not from NumPy

@@ -112,15 +112,14 @@ enum { NAME(TAKE) = 32 };
 /* The numbers of U for a cell of a panel. */
 INLINE ptrdiff_t NAME(cell_of)(int K) { return (ptrdiff_t)K * WIDE + LINE; }
 
-/* U (panels, 36, K, columns of a panel) = G w G^T, for a panel and TAKE channels of the source. */
-static void NAME(transform_weights)(void *job, ptrdiff_t task) {
-    const struct NAME(winograd) *c = job;
-    int pieces = (c->K + NAME(TAKE) - 1) / NAME(TAKE), o0 = task / pieces * WIDE, k0 = task % pieces * NAME(TAKE);
-    int width = NAME(width)(c->O - o0);
-    for (int k = k0; k < k0 + NAME(TAKE) && k < c->K; k++)
+/* U (36, K, columns of a panel) = G w G^T for a panel, its rows k0 .. k1. */
+static void NAME(transform_panel)(const struct NAME(winograd) * c, int panel, int k0, int k1, T *U) {
+    int o0 = panel * WIDE, width = NAME(width)(c->O - o0);
+    ptrdiff_t cell = NAME(cell_of)(c->K);
+    for (int k = k0; k < k1; k++)
         for (int o = o0; o < o0 + width; o += VL) {
-            ptrdiff_t cell = NAME(cell_of)(c->K), tap = (ptrdiff_t)c->K * c->O;
-            T *to = c->U + o0 / WIDE * CELLS * cell + (ptrdiff_t)k * width + (o - o0), turned[9 * VL];
+            ptrdiff_t tap = (ptrdiff_t)c->K * c->O;
+            T *to = U + (ptrdiff_t)k * width + (o - o0), turned[9 * VL];
             const T *from = c->w + (ptrdiff_t)k * c->O + o;
             for (int i = 0; c->backward && i < 9; i++)
                 *(V *)(turned + i * VL) = NAME(column)(c->w + ((8 - i) * c->O + o) * (ptrdiff_t)c->K + k, c->K, VL);
@@ -129,12 +128,22 @@ static void NAME(transform_weights)(void *job, ptrdiff_t task) {
         }
 }
 
+/* All panels, TAKE rows of one to a task. */
+static void NAME(transform_weights)(void *job, ptrdiff_t task) {
+    const struct NAME(winograd) *c = job;
+    int pieces = (c->K + NAME(TAKE) - 1) / NAME(TAKE), panel = task / pieces, k0 = task % pieces * NAME(TAKE);
+    int k1 = k0 + NAME(TAKE) < c->K ? k0 + NAME(TAKE) : c->K;
+    NAME(transform_panel)(c, panel, k0, k1, c->U + panel * CELLS * NAME(cell_of)(c->K));
+}
+
 static void NAME(winograd_task)(void *job, ptrdiff_t task) {
     const struct NAME(winograd) *c = job;
     int block = task / c->panel_tasks, group = task % c->panel_tasks, panels = NAME(panels)(c->O), K = c->K, size = c->block;
     ptrdiff_t first = c->count * block / c->blocks, tiles = c->count * (block + 1) / c->blocks - first;
     ptrdiff_t x_cell = (ptrdiff_t)size * K + LINE, m_cell = (ptrdiff_t)size * WIDE + LINE;
-    T *X = scratch(2, sizeof(T) * CELLS * (x_cell + m_cell + K)), *products = X + CELLS * x_cell, *edge = products + CELLS * m_cell;
+    ptrdiff_t own = c->U ? 0 : NAME(cell_of)(K); /* where each panel has one task, its weights stay in that core's cache */
+    T *X = scratch(2, sizeof(T) * CELLS * (x_cell + m_cell + K + own)), *products = X + CELLS * x_cell;
+    T *edge = products + CELLS * m_cell, *transformed = edge + CELLS * K;
     for (ptrdiff_t t = 0; t < tiles; t++) {
         ptrdiff_t down;
         const T *from = NAME(find_tile)(c->x, &c->tiles, K, first + t, 6, edge, &down);
@@ -143,7 +152,8 @@ static void NAME(winograd_task)(void *job, ptrdiff_t task) {
     ptrdiff_t from[size], to[size];
     for (int panel = (ptrdiff_t)panels * group / c->panel_tasks; panel < (ptrdiff_t)panels * (group + 1) / c->panel_tasks; panel++) {
         int o0 = panel * WIDE, width = NAME(width)(c->O - o0);
-        const T *U = c->U + panel * CELLS * NAME(cell_of)(K);
+        const T *U = c->U ? c->U + panel * CELLS * NAME(cell_of)(K) : transformed;
+        if (!c->U) NAME(transform_panel)(c, panel, 0, K, transformed);
         for (int t = 0; t < tiles; t++) from[t] = (ptrdiff_t)t * K, to[t] = (ptrdiff_t)t * width;
         for (int cell = 0; cell < CELLS; cell++) {
             struct NAME(run) run = {0, 0, K};
@@ -193,7 +203,7 @@ static void NAME(winograd)(const union arg *a) {
     c.block = (c.count + c.blocks - 1) / c.blocks;
     int rest = (pool.size + c.blocks - 1) / c.blocks;
     c.panel_tasks = rest < panels ? rest : panels;
-    if (!c.U) {
+    if (!c.U && c.blocks > 1) {
         c.U = scratch(0, sizeof(T) * CELLS * panels * NAME(cell_of)(c.K));
         share(NAME(transform_weights), &c, (ptrdiff_t)panels * ((c.K + NAME(TAKE) - 1) / NAME(TAKE)));
     }
