@@ -85,7 +85,7 @@ def test_the_formula_knows_the_price_of_winograd():
 @pytest.fixture
 def no_compiler(monkeypatch):
     """As installed where there was none."""
-    monkeypatch.setattr(cpu, "_kernels", None)
+    monkeypatch.setattr(cpu.engine, "_kernels", None)
     monkeypatch.setattr(cpu._State, "enabled", None)
 
 

@@ -59,7 +59,7 @@ def test_what_runs_the_ops(monkeypatch):
     assert ops.detail.startswith(cpu.description())
     assert ops.detail.endswith(f" ({explain_cores()[1]})")
     with cpu.as_read():
-        monkeypatch.setattr(cpu, "_kernels", None)
+        monkeypatch.setattr(cpu.engine, "_kernels", None)
         monkeypatch.setattr(doctor.sys, "platform", "linux")
         ops = found(doctor._ops)["ops"]
         assert (ops.status, "not compiled" in ops.detail, "C compiler" in ops.fix) == ("warn", True, True)

@@ -137,7 +137,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _ops():
     """What runs the ops on the CPU, on how many workers, and why so many."""
-    missing = cpu._kernels is None and sys.platform != "win32"  # there is nothing to compile there: they use pthreads
+    missing = cpu.engine._kernels is None and sys.platform != "win32"  # there is nothing to compile there: they use pthreads
     again = "pip install --force-reinstall --no-deps --no-cache-dir"
     compiler = "install a C compiler and Python's headers (gcc, python3-dev)"
     fix = f"{compiler}, then `{again} minires`, or in a checkout `{again} -e .`"
