@@ -102,7 +102,7 @@ def describe(name, arguments, result):
 @contextmanager
 def recorded():
     """A Recorder of all that this thread calls inside."""
-    from minires.train.optim import Optimizer
+    from minires.optim import Optimizer
 
     recorder, wrapped = Recorder(), {}
     for info in pkgutil.iter_modules(ops.__path__):

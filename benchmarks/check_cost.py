@@ -25,9 +25,9 @@ TASKS = ("training", "inference")
 
 def build(name, task, options):
     """'training', as `fit` does it, or 'inference' of the case; or 'nothing': the smallest training step there is."""
-    from minires.nn.folded import Predictor
+    from minires.fast.inference import Predictor
+    from minires.fast.step import make_step
     from minires.train import Recipe
-    from minires.train.step import make_step
 
     arch, size, batch = ("resnet8", 8, 1) if name == "nothing" else options["case"]
     model = resnet(arch, (size, size, 3), 6)

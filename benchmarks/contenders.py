@@ -97,9 +97,9 @@ def build_ours(task, options, fused=True, stay=None):
 
     stay: an ExitStack for what has to be entered (default: for good).
     """
+    from minires.fast.inference import Predictor
+    from minires.fast.step import make_step
     from minires.nn import inference
-    from minires.nn.folded import Predictor
-    from minires.train.step import make_step
 
     model, (x, labels), stay = network(options), batch(options), stay or ExitStack()
     if task == "training":

@@ -127,8 +127,8 @@ class Cupy(Lane):
 
     def make(self, name, case):
         from minires.backend import to_device
-        from minires.nn.folded import Predictor
-        from minires.train.step import make_step
+        from minires.fast.inference import Predictor
+        from minires.fast.step import make_step
 
         tf32, model = case["precision"] == "tf32", network(case).to("gpu")
         x, labels = (to_device(array, "gpu") for array in contenders.batch(case))

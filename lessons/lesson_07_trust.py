@@ -18,8 +18,8 @@ from minires.data import make_signs
 from minires.look.probe import cosine
 from minires.look.style import BLUE, INK, MUTED, ORANGE, figure, legend
 from minires.nn import Block, resnet
+from minires.optim import SGD
 from minires.train import Preprocess
-from minires.train.optim import SGD
 
 LESSON = Lesson(
     number=7,

@@ -25,9 +25,9 @@ from minires.benchmarks.harness import Spread, Unavailable
 
 from minires import backend, cli, resnet
 from minires.fast.cpu import enabled
+from minires.fast.step import make_step
 from minires.ops import conv
 from minires.train import Adam
-from minires.train.step import make_step
 
 CONVOLUTION = bench_ops.Case("conv", (6, 6, 4), (3, 3, 4, 8), (("stride", (1, 1)), ("pad", (1, 1))))
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"

@@ -18,8 +18,8 @@ from data_helpers import random_set
 
 from minires import backend, nn, ops, resnet
 from minires.look.probe import probe
+from minires.optim import OPTIMIZERS
 from minires.train import Classifier, Preprocess, Recipe, Schedule, evaluate, fit, loop, predict_logits
-from minires.train.optim import OPTIMIZERS
 from minires.train.schedule import KINDS
 
 NUMBERS_ONLY = {"pair", "resolve_padding", "output_size"}  # public in ops, but they take no array

@@ -6,13 +6,13 @@ import pytest
 from minires import nn, ops, resnet
 from minires.errors import ShapeError
 from minires.fast import cpu
+from minires.fast import fused_ops as fused
+from minires.fast.checkpointing import Recomputed
+from minires.fast.fuse import AsItIs
+from minires.fast.inference import Predictor
+from minires.fast.training import Fused, FusedNorm
 from minires.look.probe import probe
-from minires.nn.folded import Predictor
-from minires.nn.fuse import AsItIs
-from minires.nn.fused import Fused, FusedNorm
 from minires.nn.module import inference
-from minires.nn.recompute import Recomputed
-from minires.ops import fused
 from minires.ops import softmax_cross_entropy_backward as loss_backward
 from minires.ops import softmax_cross_entropy_forward as loss_forward
 

@@ -17,14 +17,14 @@ from test_fused import NETWORKS, batch, network
 
 from minires.data import Augment
 from minires.errors import StateError
-from minires.nn.folded import Predictor
-from minires.nn.gpu import OnGpu
+from minires.fast.gpu import kernels
+from minires.fast.gpu.network import OnGpu
+from minires.fast.gpu.step import GpuStep
+from minires.fast.inference import Predictor
+from minires.fast.step import make_step
 from minires.nn.module import inference
-from minires.ops import kernels
+from minires.optim import OPTIMIZERS
 from minires.train import Recipe, fit, resume
-from minires.train.gpu import GpuStep
-from minires.train.optim import OPTIMIZERS
-from minires.train.step import make_step
 
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 

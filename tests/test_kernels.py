@@ -12,8 +12,8 @@ from minires import ops
 from minires.data import ArrayDataset, Augment, Batches
 from minires.data.augment import warp
 from minires.errors import ShapeError
+from minires.fast.gpu import kernels
 from minires.geometry import pair
-from minires.ops import kernels
 
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 

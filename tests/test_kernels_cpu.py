@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from minires import ops
 from minires.errors import MiniresError
-from minires.fast import cpu
+from minires.fast import cpu, naive
+from minires.fast import fused_ops as fused
 from minires.geometry import output_size, pair, resolve_padding
-from minires.ops import fused, naive
 from minires.ops.norm import channel_sum
-from minires.train.optim import adam_update, sgd_update, square_sum
+from minires.optim import adam_update, sgd_update, square_sum
 
 if not cpu.enabled():
     pytest.skip("there are no compiled kernels, or MINIRES_KERNELS=numpy leaves them out", allow_module_level=True)

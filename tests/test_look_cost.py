@@ -10,12 +10,12 @@ from rich.console import Console
 
 from minires import cli
 from minires.errors import ConfigError
+from minires.fast.training import Fused
 from minires.look import cost as cost_module
 from minires.look import cost_probe
 from minires.look.cost import predict_cost
 from minires.look.summary import summarize
 from minires.nn import resnet, resnet50
-from minires.nn.fused import Fused
 from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from minires.train import Recipe
 

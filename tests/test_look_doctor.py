@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from minires.cores import explain_cores
 from minires.data import make_signs, write_signs
 from minires.data.dataset import ArrayDataset
 from minires.errors import DeviceError
 from minires.fast import cpu
+from minires.fast.cores import explain_cores
 from minires.look import doctor
 from minires.look.doctor import Finding, diagnose, print_findings
 

@@ -10,8 +10,8 @@ from minires import ops
 from minires.backend import max_workspace
 from minires.fast import cpu
 from minires.fast.cpu.replay import KEPT, Replay
+from minires.fast.inference import Predictor
 from minires.nn import resnet
-from minires.nn.folded import Predictor
 
 if not cpu.enabled():
     pytest.skip("there are no compiled kernels, or MINIRES_KERNELS=numpy leaves them out", allow_module_level=True)

@@ -7,9 +7,9 @@ import pytest
 
 from minires import resnet
 from minires.errors import CheckpointError, ConfigError, StateError
+from minires.fast.step import make_step
 from minires.nn import Param
 from minires.train import SGD, Adam, AdamW, Schedule
-from minires.train.step import make_step
 
 
 def make_params(dtype=np.float64):

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.peers import keras_course_resnet50, to_torch, torch_gradients
 from minires import nn, ops, resnet
-from minires.train.optim import SGD, Adam
+from minires.optim import SGD, Adam
 from minires.weights import export_weights
 
 CLASSES, STEPS, LR = 6, 3, 1e-3

@@ -11,7 +11,7 @@ from minires.commands import common
 from minires.commands.common import out
 from minires.nn import ARCHITECTURES, resnet
 from minires.nn.init import INITIALISERS
-from minires.train.optim import OPTIMIZERS
+from minires.optim import OPTIMIZERS
 
 
 def summary(args) -> int:

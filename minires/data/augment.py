@@ -7,7 +7,7 @@ import numpy as np
 
 from minires.backend import device_of
 from minires.errors import DataError
-from minires.ops import kernels
+from minires.fast.gpu import kernels
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from minires.fast import cpu
 from minires.look.cost_probe import Trial, places, time_update
 from minires.look.summary import Summary, show_bytes, summarize
 from minires.nn import ResNet
-from minires.train.optim import OPTIMIZERS
+from minires.optim import OPTIMIZERS
 
 BUDGET = 2.0  # seconds of the probe
 

@@ -13,10 +13,10 @@ from time import perf_counter
 
 import numpy as np
 
+from minires.fast.inference import Predictor
+from minires.fast.training import Fused
 from minires.nn import ResNet
 from minires.nn.blocks import Block
-from minires.nn.folded import Predictor
-from minires.nn.fused import Fused
 from minires.nn.module import Module, Param, Sequential, inference
 from minires.train import Recipe
 

@@ -22,9 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from minires.backend import choose_device
-from minires.cores import explain_cores
 from minires.errors import MiniresError
 from minires.fast import cpu
+from minires.fast.cores import explain_cores
 from minires.look.summary import show_bytes, summarize
 
 # used where minires runs from a source tree that was never installed: import name by distribution name
@@ -137,7 +137,9 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _ops():
     """What runs the ops on the CPU, on how many workers, and why so many."""
-    missing = cpu.engine._kernels is None and sys.platform != "win32"  # there is nothing to compile there: they use pthreads
+    missing = (
+        cpu.engine._kernels is None and sys.platform != "win32"
+    )  # there is nothing to compile there: they use pthreads
     again = "pip install --force-reinstall --no-deps --no-cache-dir"
     compiler = "install a C compiler and Python's headers (gcc, python3-dev)"
     fix = f"{compiler}, then `{again} minires`, or in a checkout `{again} -e .`"

@@ -10,8 +10,8 @@ import numpy as np
 from minires.backend import device_of, get_xp, to_device, to_numpy
 from minires.data.dataset import Dataset, chunks
 from minires.errors import DataError
+from minires.fast.inference import Predictor
 from minires.nn import ResNet
-from minires.nn.folded import Predictor
 from minires.ops import softmax_cross_entropy_forward
 
 EVAL_BATCH = 64  # images a forward pass in evaluation; the result does not depend on it

@@ -20,14 +20,14 @@ from minires.backend import device_of, get_xp, to_device
 from minires.data.batches import Batches
 from minires.data.dataset import Dataset
 from minires.errors import CheckpointError, DivergedError
+from minires.fast.gpu import kernels
+from minires.fast.step import make_step
 from minires.files import write_text
 from minires.look.gradflow import first_nonfinite
-from minires.ops import kernels
 from minires.train.checkpoint import Snapshot, load_checkpoint, save_checkpoint
 from minires.train.classifier import Classifier, evaluate
 from minires.train.progress import Reporter
 from minires.train.recipe import Recipe
-from minires.train.step import make_step
 
 # Steps between two looks at the loss on a GPU: each look waits for the device.
 LOOK_EVERY = 10

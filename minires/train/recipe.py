@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from minires.data.augment import Augment
 from minires.errors import ConfigError
-from minires.train.optim import OPTIMIZERS, Optimizer
+from minires.optim import OPTIMIZERS, Optimizer
 from minires.train.schedule import Schedule
 
 # optimiser -> learning rate and weight decay, for batches of 32

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from minires.cores import usable_cores
 from minires.errors import ConfigError
+from minires.fast.cores import usable_cores
 
 try:
     from minires.fast.cpu import _kernels

@@ -1,6 +1,5 @@
 """What walks over memory once, by kernels: normalisation, ReLU, add, pooling, the optimiser's update."""
 
-
 from minires.fast.cpu.engine import _kernels, empty, fit, like, rows, whole
 from minires.geometry import output_size, pair, resolve_padding
 

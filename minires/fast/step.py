@@ -11,8 +11,8 @@ from contextlib import ExitStack
 
 from minires.backend import device_of, get_xp, max_workspace
 from minires.fast import cpu
-from minires.nn.fuse import AsItIs
-from minires.nn.fused import Fused
+from minires.fast.fuse import AsItIs
+from minires.fast.training import Fused
 from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
 
@@ -61,7 +61,7 @@ class Step:
 
 
 class FusedStep(Step):
-    """On a CPU: each normalisation, add and ReLU as one (nn/fused.py)."""
+    """On a CPU: each normalisation, add and ReLU as one (fast/training.py)."""
 
     way = "fused"
 
@@ -76,12 +76,12 @@ def make_step(
     """The step that trains `model`, whose parameters `optimizer` holds, fastest on their device.
 
     fused: False takes the layers as they are, with the plain ops.
-    graph, tf32: on a GPU, see train/gpu.py; a CPU has neither.
-    recompute: memory for time, for large images or batches (nn/recompute.py); the same gradients to the bit.
+    graph, tf32: on a GPU, see fast/gpu/step.py; a CPU has neither.
+    recompute: memory for time, for large images or batches (fast/checkpointing.py); the same gradients to the bit.
     max_workspace: bytes that one op may take beside its arguments and results; None: as each op likes.
     Make it anew after `.to` or `.astype`, like the optimiser.
     """
-    from minires.train.gpu import GpuStep  # it builds on Step
+    from minires.fast.gpu.step import GpuStep  # it builds on Step
 
     optimizer.check()
     memory = {"recompute": recompute, "max_workspace": max_workspace}

@@ -2,10 +2,10 @@
 
 from minires import ops
 from minires.backend import get_xp
-from minires.nn.fuse import FusedSequential, Rewriter, rewritable
+from minires.fast.fuse import FusedSequential, Rewriter, rewritable
+from minires.fast.fused_ops import conv2d_backward_add, norm_add_relu_backward, norm_add_relu_forward
 from minires.nn.layers import BatchNorm, Conv2d
 from minires.nn.module import Module, Param
-from minires.ops.fused import conv2d_backward_add, norm_add_relu_backward, norm_add_relu_forward
 
 
 class FusedConv(Conv2d):
@@ -75,7 +75,7 @@ class _Trainer(Rewriter):
 class Fused:
     """`model`, fused: forward and backward in training mode; its parameters' gradients are those of the batch.
 
-    recompute: blocks keep their input alone and are computed again on the way back (nn/recompute.py).
+    recompute: blocks keep their input alone and are computed again on the way back (fast/checkpointing.py).
     Make it anew after `.to` or `.astype`. A convolution's bias before a normalisation gets the gradient that it has in
     exact arithmetic, zero, where the plain layers get what rounding leaves.
     """

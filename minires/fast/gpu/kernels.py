@@ -13,8 +13,8 @@ import numpy as np
 
 from minires.backend import get_xp, to_device, workspace
 from minires.errors import ShapeError
+from minires.fast.gpu.cublas import matmul
 from minires.geometry import output_size, pair, resolve_padding
-from minires.ops.blas import matmul
 from minires.ops.conv import GPU_WORKSPACE
 from minires.ops.norm import channel_sum
 from minires.ops.pool import _geometry

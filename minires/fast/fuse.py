@@ -1,16 +1,16 @@
 """Rewriting a network for speed: its copy, with each convolution, normalisation, add and ReLU brought together.
 
 A `Rewriter` walks over the module tree and asks its subclass for what takes the place of a run of layers
-[convolution,] normalisation [, ReLU]; nn/parallel.py does so for training, nn/folded.py for inference.
+[convolution,] normalisation [, ReLU]; nn/parallel.py does so for training, fast/inference.py for inference.
 """
 
 import copy
 
 from minires.backend import get_xp
+from minires.fast.checkpointing import Recomputed
 from minires.nn.blocks import Block
 from minires.nn.layers import BatchNorm, Conv2d, ReLU
 from minires.nn.module import Module, Param, Sequential
-from minires.nn.recompute import Recomputed
 
 
 def rewritable(model: Module) -> bool:
@@ -86,7 +86,7 @@ class FusedBlock(Module):
 class Rewriter:
     """Copies a module tree; subclasses say what becomes of parameters and of normalised runs.
 
-    recompute: blocks keep their input alone (nn/recompute.py).
+    recompute: blocks keep their input alone (fast/checkpointing.py).
     """
 
     recompute = False

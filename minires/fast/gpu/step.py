@@ -7,16 +7,16 @@ corrections, in `rates`.
 from functools import partial
 
 from minires.backend import get_xp
-from minires.graph import Replay
-from minires.nn.gpu import OnGpu
-from minires.ops import kernels
-from minires.ops.blas import tensor_cores
-from minires.train.optim import SGD, Adam, AdamW
-from minires.train.step import Step
+from minires.fast.gpu import kernels
+from minires.fast.gpu.cublas import tensor_cores
+from minires.fast.gpu.graph import Replay
+from minires.fast.gpu.network import OnGpu
+from minires.fast.step import Step
+from minires.optim import SGD, Adam, AdamW
 
 
 class GpuStep(Step):
-    """By kernels (nn/gpu.py), with the update as one of them; replayed from the second step of a shape on.
+    """By kernels (fast/gpu/network.py), with the update as one of them; replayed from the second step of a shape on.
 
     graph: False issues every kernel anew. `how` tells why where a graph was wanted and is not used.
     tf32: let the products of float32 matrices round their inputs to TF32.

@@ -2,15 +2,15 @@
 
 For training the copy shares parameters and buffers with the network it was made from, for inference batch
 normalisation is folded into the convolutions. It gives what the network gives, up to the order of summation.
-What has no kernel of its own (ops/kernels.py) runs as it is: the plain ops take CuPy arrays.
+What has no kernel of its own (fast/gpu/kernels.py) runs as it is: the plain ops take CuPy arrays.
 """
 
 from minires.backend import get_xp
-from minires.graph import Replay
-from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
+from minires.fast.fuse import FusedSequential, Rewriter, folded, rewritable
+from minires.fast.gpu import kernels
+from minires.fast.gpu.graph import Replay
 from minires.nn.layers import BatchNorm, Conv2d, Dense, Dropout, MaxPool2d
 from minires.nn.module import Module, Param
-from minires.ops import kernels
 
 
 class KernelConv(Module):
@@ -161,7 +161,7 @@ class _Folder(_Copier):
 class OnGpu:
     """`model` by kernels: forward and backward in training mode; its parameters' gradients are those of the batch.
 
-    recompute: blocks keep their input alone and are computed again on the way back (nn/recompute.py).
+    recompute: blocks keep their input alone and are computed again on the way back (fast/checkpointing.py).
     Make it anew after `.to` or `.astype`, and after an optimiser was made. A convolution's bias before a
     normalisation gets the gradient that it has in exact arithmetic, zero.
     """

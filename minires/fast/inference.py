@@ -10,12 +10,12 @@ from itertools import pairwise
 
 from minires.fast.cpu import Weights
 from minires.fast.cpu.replay import Replay
+from minires.fast.fuse import FusedSequential, Rewriter, folded, rewritable
+from minires.fast.fused_ops import conv2d_add_relu
+from minires.fast.gpu.network import InferenceOnGpu, OnGpu
 from minires.geometry import resolve_padding
-from minires.nn.fuse import FusedSequential, Rewriter, folded, rewritable
-from minires.nn.gpu import InferenceOnGpu, OnGpu
 from minires.nn.layers import Conv2d, ReLU, ZeroPad2d
 from minires.nn.module import Module, Sequential, inference
-from minires.ops.fused import conv2d_add_relu
 
 
 class FoldedConv(Module):
@@ -57,7 +57,7 @@ class Predictor:
     """A network as it is now, for inference: `predictor(x)` gives the logits.
 
     Later changes to the model's weights do not reach it. Nothing is kept for a backward pass. A network with
-    layers of the user's own runs as it is. On a GPU it runs by kernels, replayed as a graph (nn/gpu.py).
+    layers of the user's own runs as it is. On a GPU it runs by kernels, replayed as a graph (fast/gpu/network.py).
     """
 
     def __init__(self, model: Sequential):

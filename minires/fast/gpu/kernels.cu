@@ -1,4 +1,4 @@
-// The CUDA kernels of ops/kernels.py, which says what each computes; reading this file is optional.
+// The CUDA kernels of fast/gpu/kernels.py, which says what each computes; reading this file is optional.
 //
 // Compiled for each REAL (float, double) and WIDTH, the channels that a thread takes together: one access of 16
 // bytes where the channels allow it, else one number. NHWC: the rows of a matrix (rows, C) are pixels, C / V packs long.
