@@ -3,29 +3,25 @@
 from importlib import import_module
 
 _HOMES = {
-    "checkpoint": (
+    "minires.optim": ("SGD", "Adam", "AdamW"),
+    "minires.train.checkpoint": (
         "load_classifier",
         "save_checkpoint",
     ),
-    "classifier": (
+    "minires.train.classifier": (
         "Classifier",
         "Evaluation",
         "Preprocess",
         "evaluate",
         "predict_logits",
     ),
-    "loop": (
+    "minires.train.loop": (
         "fit",
         "resume",
     ),
-    "optim": (
-        "SGD",
-        "Adam",
-        "AdamW",
-    ),
-    "progress": ("ConsoleReporter",),
-    "recipe": ("Recipe",),
-    "schedule": ("Schedule",),
+    "minires.train.progress": ("ConsoleReporter",),
+    "minires.train.recipe": ("Recipe",),
+    "minires.train.schedule": ("Schedule",),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 
@@ -34,5 +30,5 @@ def __getattr__(name):
     """Each name when it is first asked for: who needs an optimiser alone does not load all that training needs."""
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(f"minires.train.{home}"), name)
+            return getattr(import_module(home), name)
     raise AttributeError(f"module 'minires.train' has no attribute {name!r}")
