@@ -66,7 +66,7 @@ def environment(name, options):
 def build(name, task, options):
     """One turn's work of a contender, and what its library tells; what it computes stays in its process."""
     if name in OURS:
-        work = build_ours(task, options, fused=name != "plain")
+        work = build_ours(task, options, by_layers=name == "plain")
     elif name == "textbook":
         work = build_textbook(task, options)
     elif name == "keras":
@@ -92,29 +92,21 @@ def make_optimizer(params, options):
     return Adam(params) if options["optimizer"] == "adam" else SGD(params, momentum=0.9)
 
 
-def build_ours(task, options, fused=True, stay=None):
+def build_ours(task, options, by_layers=False, stay=None):
     """A step or an inference in minires, as `fit` and `evaluate` run it, or layer by layer.
 
     stay: an ExitStack for what has to be entered (default: for good).
     """
     from minires.fast.inference import Predictor
     from minires.fast.step import make_step
-    from minires.nn import inference
 
     model, (x, labels), stay = network(options), batch(options), stay or ExitStack()
     if task == "training":
-        step = make_step(model, make_optimizer(model.params(), options), fused=fused)
+        step = make_step(model, make_optimizer(model.params(), options), by_layers=by_layers)
         stay.enter_context(step)
         return lambda: step(x, labels, LEARNING_RATE)[0]
-    if fused:
-        predictor = Predictor(model)
-        return lambda: predictor(x)
-
-    def infer():
-        with inference(model):
-            return model.forward(x)
-
-    return infer
+    predictor = Predictor(model, by_layers=by_layers)
+    return lambda: predictor(x)
 
 
 def build_textbook(task, options):

@@ -7,7 +7,7 @@ measurement; on a CPU by the clock. The batch lies on the device; copying it the
 
 import gc
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from copy import deepcopy
 from functools import cache
 from itertools import pairwise
@@ -107,9 +107,9 @@ def _loss(told):
 
 def _how(predictor) -> str:
     """The way a Predictor computes on a GPU, in words."""
-    if not predictor.on_gpu:
+    if predictor.reason:
         return "plain ops"
-    reason = predictor.on_gpu.replay.reason
+    reason = predictor.replay.reason
     return "CUDA kernels, " + (f"no graph: {reason}" if reason else "replayed as a graph")
 
 
@@ -127,6 +127,7 @@ class Cupy(Lane):
 
     def make(self, name, case):
         from minires.backend import to_device
+        from minires.fast.cpu import as_read
         from minires.fast.inference import Predictor
         from minires.fast.step import make_step
 
@@ -142,9 +143,14 @@ class Cupy(Lane):
 
             return infer, lambda: _how(predictor)
         optimizer = contenders.make_optimizer(model.params(), case)
-        step = make_step(model, optimizer, fused=name != "plain", graph=name == "ours", tf32=tf32)
+        step = make_step(model, optimizer, by_layers=name == "plain", graph=name == "ours", tf32=tf32)
         self.stay.enter_context(step)
-        return (lambda: step(x, labels, contenders.LEARNING_RATE)[0]), lambda: step.how
+
+        def train():
+            with as_read() if name == "plain" else nullcontext():
+                return step(x, labels, contenders.LEARNING_RATE)[0]
+
+        return train, lambda: step.how
 
     def clock(self, call, count):
         events = [self.cupy.cuda.Event() for _ in range(count + 1)]

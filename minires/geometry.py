@@ -32,3 +32,16 @@ def output_size(size, kernel, stride, pad) -> tuple[int, int]:
     """(P, Q): P = floor((H + top + bottom - R) / stride) + 1, Q alike; may be < 1 when the image is too small."""
     pads = resolve_padding(pad, size, kernel, stride)
     return tuple((n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, pads, kernel, stride, strict=True))
+
+
+def pool_window(size, kernel, stride, pad):
+    """(kernel, stride, padding) of a pooling, each in full; the stride is the kernel's where none is given.
+
+    ShapeError where a window would lie in the padding alone.
+    """
+    kernel = pair(kernel)
+    stride = pair(stride if stride is not None else kernel)
+    pads = resolve_padding(pad, size, kernel, stride)
+    if any(max(p) >= k for p, k in zip(pads, kernel, strict=True)):
+        raise ShapeError(f"pooling: padding {pads} leaves a {kernel} window without a pixel: pad less")
+    return kernel, stride, pads

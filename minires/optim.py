@@ -7,7 +7,7 @@ one line. Parameters with weight decay come first in the buffer, so that decay i
 
 from minires.backend import get_xp, row_chunks, to_numpy
 from minires.errors import CheckpointError, StateError
-from minires.fast.cpu import compiled
+from minires.fast.dispatch import compiled
 from minires.nn.module import Param
 
 

@@ -93,7 +93,8 @@ class MovingBatchNorm(BatchNorm):
 
     def forward(self, x):
         if not self.training:
-            self._update_running(*ops.batchnorm_statistics(x), x.size // x.shape[-1])
+            m, running = x.size // x.shape[-1], (self.mean.data, self.var.data)
+            ops.batchnorm_running(*running, *ops.batchnorm_statistics(x), m, momentum=self.momentum)
         return super().forward(x)
 
 

@@ -226,7 +226,7 @@ def test_every_product_of_a_step_is_seen_and_counted():
     model = resnet("resnet8", (16, 16, 3), 6)
     x, labels = np.random.default_rng(0).standard_normal((4, 16, 16, 3), np.float32), np.array([0, 1, 2, 3])
     original = ops.conv2d_forward
-    make = make_step(model, Adam(model.params()), fused=False)
+    make = make_step(model, Adam(model.params()), by_layers=True)
     with make as step, breakdown.recorded() as recorder:
         step(x, labels, 1e-3)
     tallies = breakdown.summed(recorder.tallies)

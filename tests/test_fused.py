@@ -7,8 +7,8 @@ from minires import nn, ops, resnet
 from minires.errors import ShapeError
 from minires.fast import cpu
 from minires.fast import fused_ops as fused
-from minires.fast.checkpointing import Recomputed
-from minires.fast.fuse import AsItIs
+from minires.fast.checkpointing import Checkpointed, checkpointed
+from minires.fast.fuse import reason_against
 from minires.fast.inference import Predictor
 from minires.fast.training import Fused, FusedNorm
 from minires.look.probe import probe
@@ -138,7 +138,7 @@ def test_a_large_mean_costs_no_digits(mean, tolerance, engine):
 def test_recomputed_blocks_give_the_same_bits(arch, shape, options):
     """Logits, gradients and running statistics, fused and layer by layer."""
     x, labels = batch(shape)
-    for pair in ((Fused, lambda m: Fused(m, recompute=True)), (lambda m: m, AsItIs().copy)):
+    for pair in ((Fused, lambda m: Fused(m, recompute=True)), (lambda m: m, checkpointed)):
         told = []
         for way in pair:
             model = network(arch, shape, options)
@@ -150,9 +150,9 @@ def test_recomputed_blocks_give_the_same_bits(arch, shape, options):
 
 def test_recomputed_blocks_keep_their_input_alone():
     model = network(*NETWORKS[0])
-    net = AsItIs().copy(model)
+    net = checkpointed(model)
     net.forward(batch((16, 16, 3))[0])
-    blocks = [m for m in net.modules() if isinstance(m, Recomputed)]
+    blocks = [m for m in net.modules() if isinstance(m, Checkpointed)]
     assert len(blocks) == sum(isinstance(m, nn.Block) for m in model.modules()) == 3
     for block in blocks:
         (x,) = block._slot
@@ -185,11 +185,11 @@ class Halved(nn.ReLU):
 
 def test_a_layer_of_the_users_own_is_never_replaced():
     model, (x, _) = network(*NETWORKS[0]), batch((16, 16, 3))
-    assert Fused.fits(model)
+    assert reason_against(model) == ""
     with probe(model):
-        assert not Fused.fits(model)
+        assert "was replaced" in reason_against(model)
     model.layers[0].layers[-1] = Halved("halved")
-    assert not Fused.fits(model)
+    assert reason_against(model) == "halved is a Halved of your own"
     with inference(model):
         expected = model.forward(x)
     np.testing.assert_allclose(Predictor(model)(x), expected, rtol=1e-12)

@@ -17,8 +17,7 @@ from test_fused import NETWORKS, batch, network
 
 from minires.data import Augment
 from minires.errors import StateError
-from minires.fast.gpu import kernels
-from minires.fast.gpu.network import OnGpu
+from minires.fast import training
 from minires.fast.gpu.step import GpuStep
 from minires.fast.inference import Predictor
 from minires.fast.step import make_step
@@ -51,7 +50,7 @@ def test_a_step_by_kernels_is_the_step_of_the_layers(case, kernels_run):
     here = network(arch, shape, kind).train()
     there = copy.deepcopy(here).to("gpu")
     steps = [
-        make_step(model, loaded(name, model, **options), fused=model is there, graph=False, label_smoothing=0.1)
+        make_step(model, loaded(name, model, **options), by_layers=model is here, graph=False, label_smoothing=0.1)
         for model in (here, there)
     ]
     assert isinstance(steps[1], GpuStep)
@@ -83,7 +82,7 @@ def test_a_float32_network_is_trained_in_float32(kernels_run):
     there = copy.deepcopy(here).to("gpu")
     told = []
     for model, send in ((here, tuple), (there, sent)):
-        step = make_step(model, loaded("sgd", model), graph=False, fused=model is there)
+        step = make_step(model, loaded("sgd", model), graph=False, by_layers=model is here)
         told.append([step(*send(batch((16, 16, 3), 5, np.float32)), 0.01) for _ in range(3)])
     assert np.array(fetched(told[1], kernels_run)) == pytest.approx(np.array(told[0], float), rel=1e-5)
     state = fetched(there.state(), kernels_run)
@@ -107,10 +106,10 @@ def test_what_kernels_cannot_do_is_done_by_the_layers(kernels_run):
         """An update of the user's own."""
 
     model = network(*NETWORKS[0]).to("gpu").train()
-    assert type(make_step(model, Mine(model.params()))).__name__ == "Step"
-    assert type(make_step(model, loaded("sgd", model), fused=False)).__name__ == "Step"
+    assert type(make_step(model, Mine(model.params()))).__name__ == "FusedStep"
+    assert type(make_step(model, loaded("sgd", model), by_layers=True)).__name__ == "Step"
     model.layers[0].layers[-1].forward = lambda x: x
-    assert not OnGpu.fits(model)
+    assert type(make_step(model, loaded("sgd", model))).__name__ == "Step"
 
 
 def test_a_model_that_was_moved_is_refused(kernels_run):
@@ -145,7 +144,7 @@ def test_inference_by_kernels_is_that_of_the_layers(kind, n, kernels_run):
             expected = model.forward(x)
         logits = fetched(predictor(sent(x)), kernels_run)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
-    assert predictor.on_gpu is not None
+    assert predictor.how == "folded"
 
 
 # --- the graph, which only a GPU has -----------------------------------------------------------------------
@@ -209,14 +208,14 @@ def test_dropout_is_not_captured(cupy):
 
 
 def test_what_cannot_be_captured_is_issued_with_a_reason(cupy, monkeypatch):
-    forward, asked = kernels.norm_statistics, []
+    forward, asked = training.norm_statistics, []
 
     def curious(x, *args, **options):
         asked.append(float(x.sum()))  # waits for the device
         return forward(x, *args, **options)
 
     expected, told, _ = trained(NETWORKS[0], np.float32, OPTIMISERS[2], [4] * 4, graph=False)
-    monkeypatch.setattr(kernels, "norm_statistics", curious)
+    monkeypatch.setattr(training, "norm_statistics", curious)
     state, ours, step = trained(NETWORKS[0], np.float32, OPTIMISERS[2], [4] * 4)
     assert "no graph: " in step.how
     assert "captur" in step.how.lower()
@@ -228,7 +227,7 @@ def test_inference_is_replayed(cupy):
     predictor = Predictor(network(*NETWORKS[0], np.float32).to("gpu"))
     x = sent(batch((16, 16, 3), 4, np.float32)[0])
     first, second, third = (predictor(x) for _ in range(3))
-    assert not predictor.on_gpu.replay.reason
+    assert not predictor.replay.reason
     assert bool((first == second).all() and (first == third).all())
     assert len({a.data.ptr for a in (first, second, third)}) == 3  # each call's result is the caller's own
 

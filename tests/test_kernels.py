@@ -131,7 +131,8 @@ def test_a_large_mean_costs_no_digits(mean, tolerance, kernels_run):
     x, gamma, beta, dy, *running, dgamma, dbeta = sent((x, gamma, beta, dy, *[np.zeros(8, np.float32)] * 4))
     near = kernels.norm_statistics(x, *running, epsilon=0, momentum=0.9)
     y = kernels.norm_add_relu_forward(x, gamma, beta, *near, relu=False)
-    dx, _ = kernels.norm_add_relu_backward(dy, x, None, gamma, *near, dgamma, dbeta)
+    sums, options = {"dgamma": dgamma, "dbeta": dbeta}, {"relu": False, "need_g": False}
+    dx, *_ = kernels.norm_add_relu_backward(dy, x, None, gamma, *near, **sums, **options)
     for ours, theirs in zip(fetched((y, dx, dgamma, dbeta), kernels_run), exact, strict=True):
         assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
     assert_equal(fetched(running[1], kernels_run), (0.1 * v64).astype(np.float32), 5)
@@ -157,7 +158,8 @@ def test_norm_add_relu(shape, added, relu, dtype, kernels_run):
     assert_equal(fetched(there, kernels_run), y.astype(dtype), 5)
     dgamma, dbeta = sent((np.full(C, 7, dtype), np.full(C, 7, dtype)))
     y = sent(y.astype(dtype)) if relu else None
-    dx, ours = kernels.norm_add_relu_backward(sent(dy), sent(x), y, *near, dgamma, dbeta, need_g=True)
+    options = {"dgamma": dgamma, "dbeta": dbeta, "relu": relu}
+    dx, ours, *_ = kernels.norm_add_relu_backward(sent(dy), sent(x), y, *near, **options)
     for actual, e in zip(fetched((dx, dgamma, dbeta, ours), kernels_run), expected, strict=True):
         assert_equal(actual, e, 20)
 
@@ -171,9 +173,9 @@ def test_max_pooling_and_its_ties(shape, window, dtype, kernels_run):
     x = np.round(draw(0, shape, dtype=dtype)[0])
     y = ops.maxpool_forward(x, **window)
     (dy,) = draw(1, y.shape, dtype=dtype)
-    there, winner = kernels.maxpool_forward(sent(x), **window)
+    there = kernels.maxpool_forward(sent(x), **window)
     assert np.array_equal(fetched(there, kernels_run), y)
-    dx = kernels.maxpool_backward(sent(dy), winner, shape, **window)
+    dx = kernels.maxpool_backward(sent(dy), sent(x), there, **window)
     assert_equal(fetched(dx, kernels_run), ops.maxpool_backward(dy, x, y, **window))
     with pytest.raises(ShapeError, match="window without a pixel"):
         kernels.maxpool_forward(sent(x), kernel=2, stride=2, pad=2)

@@ -1,14 +1,17 @@
-"""Memory for time: blocks that keep their input alone and compute the rest again on the way back.
+"""Gradient checkpointing, memory for time: blocks that keep their input alone and compute the rest again backwards.
 
 T. Chen, B. Xu, C. Zhang, C. Guestrin, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 3,
 with one segment a residual block. A second forward pass of the same numbers gives the same numbers, so gradients are
 those of the network as it was, to the bit.
 """
 
-from minires.nn.module import Module
+import copy
+
+from minires.nn.blocks import Block
+from minires.nn.module import Module, Sequential
 
 
-class Recomputed(Module):
+class Checkpointed(Module):
     """`block`, which forgets what it saved as soon as its output is there."""
 
     def __init__(self, block: Module):
@@ -35,3 +38,14 @@ class Recomputed(Module):
 
     def output_shape(self, shape):
         return self.block.output_shape(shape)
+
+
+def checkpointed(module: Module) -> Module:
+    """`module` as it stands, but for its blocks, each of which is checkpointed."""
+    if isinstance(module, Block):
+        return Checkpointed(module)
+    if not isinstance(module, Sequential):
+        return module
+    same = copy.copy(module)
+    same.layers = [checkpointed(layer) for layer in module.layers]
+    return same

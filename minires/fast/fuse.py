@@ -1,35 +1,60 @@
-"""Rewriting a network for speed: its copy, with each convolution, normalisation, add and ReLU brought together.
+"""Bringing layers together: a network's convolutions, normalisations, adds and ReLUs as fewer, larger steps.
 
-A `Rewriter` walks over the module tree and asks its subclass for what takes the place of a run of layers
-[convolution,] normalisation [, ReLU]; nn/parallel.py does so for training, fast/inference.py for inference.
+A fused network is made of the layers themselves, over the same parameters; what is new in it are the containers and
+what takes the place of [convolution,] normalisation [, add] [, ReLU]. A `Fuser` says what that is: training.py and
+inference.py have one each. Only layers whose meaning was proven are brought together: see `reason_against`.
 """
 
 import copy
+import inspect
 
-from minires.backend import get_xp
-from minires.fast.checkpointing import Recomputed
-from minires.nn.blocks import Block
+from minires import nn, ops
+from minires.fast import proven
+from minires.nn.blocks import Add, Block
 from minires.nn.layers import BatchNorm, Conv2d, ReLU
-from minires.nn.module import Module, Param, Sequential
+from minires.nn.module import Module, Sequential
+
+PROVEN = (
+    *(Add, Block, Sequential, nn.ResNet),
+    *(nn.AvgPool2d, BatchNorm, Conv2d, nn.Dense, nn.Dropout, nn.Flatten, nn.GlobalAvgPool2d, nn.MaxPool2d, ReLU),
+    nn.ZeroPad2d,
+)
 
 
-def rewritable(model: Module) -> bool:
-    """Whether every part is the library's own: of one that somebody wrote or changed, nobody knows what it computes."""
-    return all(
-        type(m).__module__.startswith("minires.nn.") and not {"forward", "backward"} & vars(m).keys()
-        for m in model.modules()
-    )
+def methods(cls) -> dict:
+    """Name -> function of every method of a class, also of those above it."""
+    return dict(inspect.getmembers(cls, inspect.isfunction))
 
 
-def folded(conv: Conv2d, norm: BatchNorm) -> tuple:
-    """(w', b') of the convolution that does what conv and then norm do in evaluation.
+# as they are written: a notebook may give a class another forward, or ops another function, at any time
+WRITTEN = {cls: methods(cls) for cls in PROVEN}
+OPS = {name: getattr(ops, name) for name in ops.__all__}
 
-    w' = w * gamma * rstd, o by o, and b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877,
-    section 3.2.
-    """
-    slope = norm.gamma.data / get_xp(norm.var.data).sqrt(norm.var.data + norm.epsilon)
-    bias = -norm.mean.data if conv.b is None else conv.b.data - norm.mean.data
-    return conv.w.data * slope, norm.beta.data + bias * slope
+
+def replaced(written: dict) -> str:
+    """'Conv2d.forward' where that is another function than `written` says, class by class; else ''."""
+    for cls, methods in written.items():
+        for name, method in methods.items():
+            if getattr(cls, name, None) is not method:
+                return f"{cls.__name__}.{name}"
+    return ""
+
+
+def reason_against(model: Module) -> str:
+    """Why `model` must run as it stands, in words; "" where all of its parts are what was proven."""
+    if files := proven.edited():
+        return f"minires/{files[0]} was edited"
+    for name, op in OPS.items():
+        if getattr(ops, name) is not op:
+            return f"ops.{name} was replaced"
+    if method := replaced(WRITTEN):
+        return f"{method} was replaced"
+    for module in model.modules():
+        if type(module) not in WRITTEN:
+            return f"{module.name or 'the network'} is a {type(module).__name__} of your own"
+        if own := WRITTEN[type(module)].keys() & vars(module).keys():
+            return f"{module.name}.{min(own)} was replaced"
+    return "" if hasattr(model, "layers") else f"{model.name} is no sequence of layers"
 
 
 class FusedSequential(Sequential):
@@ -83,49 +108,26 @@ class FusedBlock(Module):
         return dx if identity else self.shortcut.backward_onto(dshortcut, dx)
 
 
-class Rewriter:
-    """Copies a module tree; subclasses say what becomes of parameters and of normalised runs.
-
-    recompute: blocks keep their input alone (fast/checkpointing.py).
-    """
-
-    recompute = False
+class Fuser:
+    """Walks over a network and brings its layers together."""
 
     def normalised(self, conv: Conv2d | None, norm: BatchNorm, relu: bool) -> list[Module]:
         """What takes the place of [conv,] norm [, ReLU]."""
         raise NotImplementedError
 
-    def param(self, param: Param) -> Param:
-        return param
-
-    def copy(self, module: Module) -> Module:
-        """The copy of a module and of all below it."""
-        if isinstance(module, Sequential):
-            return FusedSequential(*self.chain(module.layers), name=module.name)
-        if isinstance(module, Block):
-            block = self.fused(module) if _ends_in_norm(module) else self.layer(module)
-            return Recomputed(block) if self.recompute else block
-        return self.layer(module)
-
-    def fused(self, block: Block) -> Module:
-        """The copy of a block that ends in normalisation, add and ReLU."""
-        branch = FusedSequential(*self.chain([*block.branch.layers, block.after]), name=block.branch.name)
-        shortcut = block.shortcut
-        return FusedBlock(block.name, branch, self.copy(shortcut) if isinstance(shortcut, Module) else shortcut)
-
     def layer(self, module: Module) -> Module:
-        """A copy of one layer, or of a block that cannot be fused."""
-        twin = copy.copy(module)
-        twin.release()
-        for key, value in vars(module).items():
-            if isinstance(value, Module):
-                setattr(twin, key, self.copy(value))
-            elif isinstance(value, Param):
-                setattr(twin, key, self.param(value))
-        return twin
+        """What takes the place of any other layer."""
+        return module
+
+    def block(self, block: Module) -> Module:
+        """What takes the place of a block that was brought together."""
+        return block
+
+    def network(self, model: Sequential) -> FusedSequential:
+        return FusedSequential(*self.chain(model.layers), name=model.name)
 
     def chain(self, layers: list[Module]) -> list[Module]:
-        """The copies of layers that follow one another."""
+        """What takes the place of layers that follow one another."""
         result, rest = [], list(layers)
         while rest:
             conv = rest.pop(0) if isinstance(rest[0], Conv2d) else None
@@ -135,25 +137,20 @@ class Rewriter:
                 del rest[: int(relu)]
                 result += self.normalised(conv, norm, relu)
             else:
-                result.append(self.copy(conv or rest.pop(0)))
+                result.append(self._one(conv or rest.pop(0)))
         return result
 
+    def _one(self, module: Module) -> Module:
+        if isinstance(module, Sequential):
+            return self.network(module)
+        return self._block(module) if isinstance(module, Block) else self.layer(module)
 
-class LayerByLayer(Rewriter):
-    """Copies a network as it is."""
-
-    def chain(self, layers):
-        return [self.copy(layer) for layer in layers]
-
-    def fused(self, block: Block):
-        return self.layer(block)
-
-
-class AsItIs(LayerByLayer):
-    """Copies a network layer by layer, with its blocks recomputed; parameters and buffers are shared."""
-
-    recompute = True
-
-
-def _ends_in_norm(block: Block) -> bool:
-    return block.before is None and block.after is not None and isinstance(block.branch.layers[-1], BatchNorm)
+    def _block(self, block: Block) -> Module:
+        shortcut = self._one(block.shortcut) if isinstance(block.shortcut, Module) else block.shortcut
+        if block.before is None and block.after is not None and isinstance(block.branch.layers[-1], BatchNorm):
+            branch = FusedSequential(*self.chain([*block.branch.layers, block.after]), name=block.branch.name)
+            return self.block(FusedBlock(block.name, branch, shortcut))
+        same = copy.copy(block)
+        same.branch, same.shortcut = self.network(block.branch), shortcut
+        same.before = None if block.before is None else self.network(block.before)
+        return self.block(same)

@@ -1,12 +1,26 @@
-"""Ops that follow one another, as one: in C a single walk over memory; reading this file is optional.
+"""Ops that follow one another, as one: in C and in CUDA a single walk over memory.
 
-Each says what it is made of, and without a compiler runs just so.
+Each says what it is made of, and without a kernel runs just so.
 """
 
-from minires.fast.cpu import compiled
+from minires.backend import get_xp
+from minires.fast.dispatch import compiled
 from minires.ops.activation import add_forward, relu_backward, relu_forward
 from minires.ops.conv import conv2d_backward, conv2d_forward
-from minires.ops.norm import batchnorm_backward, batchnorm_forward
+from minires.ops.norm import batchnorm_backward, batchnorm_forward, batchnorm_running, batchnorm_statistics
+
+
+@compiled
+def norm_statistics(x, running_mean, running_var, *, epsilon, momentum, unbiased=False, bias=None):
+    """(mean, rstd) of each channel; the running statistics move on, as in nn.BatchNorm.
+
+    bias: of the convolution before, where it was left out: it moves the running mean and nothing else.
+    """
+    mean, var = batchnorm_statistics(x)
+    moved = mean if bias is None else mean + bias
+    m = x.size // x.shape[-1]
+    batchnorm_running(running_mean, running_var, moved, var, m, momentum=momentum, unbiased=unbiased)
+    return mean, 1 / get_xp(x).sqrt(var + epsilon)
 
 
 @compiled
@@ -19,11 +33,17 @@ def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
 
 
 @compiled
-def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True):
-    """(dx, g, dgamma, dbeta); g = dy where y > 0, else 0, is the gradient of the shortcut. None unless needed."""
+def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None):
+    """(dx, g, dgamma, dbeta); g = dy where y > 0, else 0, is the gradient of the shortcut: None unless needed.
+
+    dgamma and dbeta are written where they are given.
+    """
     g = relu_backward(dy, y) if relu else dy
-    dx, dgamma, dbeta = batchnorm_backward(g, x, gamma, mean, rstd)
-    return dx, g if need_g else None, dgamma, dbeta
+    dx, *sums = batchnorm_backward(g, x, gamma, mean, rstd)
+    for out, value in zip((dgamma, dbeta), sums, strict=True):
+        if out is not None:
+            out[...] = value
+    return dx, g if need_g else None, *sums
 
 
 @compiled

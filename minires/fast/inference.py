@@ -6,35 +6,54 @@ b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, sectio
 """
 
 import copy
+from functools import partial
 from itertools import pairwise
 
+from minires.backend import device_of, get_xp
+from minires.fast import fuse
 from minires.fast.cpu import Weights
 from minires.fast.cpu.replay import Replay
-from minires.fast.fuse import FusedSequential, Rewriter, folded, rewritable
-from minires.fast.fused_ops import conv2d_add_relu
-from minires.fast.gpu.network import InferenceOnGpu, OnGpu
+from minires.fast.fused_ops import conv2d_add_relu, norm_add_relu_forward
+from minires.fast.gpu import kernels
+from minires.fast.gpu.graph import Replay as GraphReplay
 from minires.geometry import resolve_padding
-from minires.nn.layers import Conv2d, ReLU, ZeroPad2d
-from minires.nn.module import Module, Sequential, inference
+from minires.nn.layers import BatchNorm, Conv2d, ZeroPad2d
+from minires.nn.module import Module, Param, Sequential, inference
 
 
 class FoldedConv(Module):
     """relu(conv(x, w) + b + shortcut), the last two if asked for; weights of its own."""
 
-    def __init__(self, conv, norm, relu: bool):
+    def __init__(self, conv: Conv2d, norm: BatchNorm, relu: bool):
         super().__init__(conv.name)
         self.check_input, self.relu, self.window = conv.check_input, relu, {"stride": conv.stride, "pad": conv.pad}
-        w, self.b = folded(conv, norm)
-        self.weights = Weights(w)
+        slope = norm.gamma.data * _rstd(norm)
+        bias = -norm.mean.data if conv.b is None else conv.b.data - norm.mean.data
+        self.weights, self.b = Weights(conv.w.data * slope), norm.beta.data + bias * slope
 
     def forward(self, x, shortcut=None):
         self.check_input(x)
         return conv2d_add_relu(x, self.weights, self.b, shortcut, self.relu, **self.window)
 
 
+class FoldedNorm(Module):
+    """Batch normalisation where no convolution is before it, then ReLU if asked for."""
+
+    def __init__(self, norm: BatchNorm, relu: bool):
+        super().__init__(norm.name)
+        state = norm.gamma.data.copy(), norm.beta.data.copy(), norm.mean.data.copy()
+        self.relu, self.constants = relu, (*state, _rstd(norm))
+
+    def forward(self, x, shortcut=None):
+        return norm_add_relu_forward(x, *self.constants, shortcut, self.relu)
+
+
+def _rstd(norm):
+    return 1 / get_xp(norm.var.data).sqrt(norm.var.data + norm.epsilon)
+
+
 def _padding_taken_in(layers: list) -> list:
     """Zeros around the image, then a convolution that adds none: the convolution adds them, and nothing is copied."""
-    layers = list(layers)
     for i, (pad, conv) in enumerate(pairwise(layers)):
         if isinstance(pad, ZeroPad2d) and isinstance(conv, Conv2d) and conv.pad in ("valid", 0):
             conv = copy.copy(conv)
@@ -43,39 +62,55 @@ def _padding_taken_in(layers: list) -> list:
     return layers
 
 
-class _Folder(Rewriter):
+class _Folder(fuse.Fuser):
     def chain(self, layers):
         return super().chain(_padding_taken_in(layers))
 
     def normalised(self, conv, norm, relu):
-        if conv is not None:
-            return [FoldedConv(conv, norm, relu)]
-        return [self.layer(norm), *([ReLU(f"{norm.name}.relu")] if relu else [])]
+        return [FoldedNorm(norm, relu) if conv is None else FoldedConv(conv, norm, relu)]
+
+    def layer(self, module):
+        """A copy of its own, whose weights and modes nobody changes."""
+        twin = copy.copy(module)
+        for key, value in vars(module).items():
+            if isinstance(value, Param):
+                setattr(twin, key, Param(value.name, value.data.copy(), decay=value.decay))
+        return twin
+
+
+def _copied(replay, x):
+    """A graph's result is good until the next call."""
+    return replay(x).copy()
 
 
 class Predictor:
     """A network as it is now, for inference: `predictor(x)` gives the logits.
 
-    Later changes to the model's weights do not reach it. Nothing is kept for a backward pass. A network with
-    layers of the user's own runs as it is. On a GPU it runs by kernels, replayed as a graph (fast/gpu/network.py).
+    Later changes to the model's weights do not reach it. Nothing is kept for a backward pass. Its normalisations are
+    folded and its kernels recorded (cpu/replay.py, or as a graph on a GPU, gpu/graph.py: `graph`). by_layers, or where
+    a part is not the library's own: the layers as they stand; `how` says which and why.
     """
 
-    def __init__(self, model: Sequential):
-        self.on_gpu = InferenceOnGpu(model) if OnGpu.fits(model) else None
-        if self.on_gpu:
+    def __init__(self, model: Sequential, *, by_layers=False, graph=True):
+        self.reason = "asked for" if by_layers else fuse.reason_against(model)
+        self.how = f"layer by layer: {self.reason}" if self.reason else "folded"
+        self.net = model if self.reason else _Folder().network(model)
+        if self.reason:
             return
-        self.fused = rewritable(model)
-        self.net = FusedSequential(*_Folder().chain(model.layers), name=model.name) if self.fused else model
-        if self.fused:  # a copy of ours, whose modes nobody changes
-            for module in self.net.modules():
-                module.training = module.keeps = False
-            self.forward = Replay(self.net.forward)
+        for module in self.net.modules():
+            module.training = module.keeps = False
+        weights = model.params()[0].data
+        if device_of(weights) == "cpu":
+            self.forward = self.replay = Replay(self.net.forward)
+        elif kernels.available(weights):
+            self.replay = GraphReplay(get_xp(weights), self.net.forward, "" if graph else "asked for none")
+            self.forward = partial(_copied, self.replay)
+        else:
+            self.forward = self.net.forward
 
     def __call__(self, x):
         """Logits (N, K) for the network's input x (N, H, W, C)."""
-        if self.on_gpu:
-            return self.on_gpu(x)
-        if self.fused:
+        if not self.reason:
             return self.forward(x)
         with inference(self.net):
             return self.net.forward(x)

@@ -9,29 +9,33 @@
 import math
 from contextlib import ExitStack
 
+import numpy as np
+
+from minires import ops
 from minires.backend import device_of, get_xp, max_workspace
-from minires.fast import cpu
-from minires.fast.fuse import AsItIs
+from minires.fast import communicator, cpu, fuse
+from minires.fast.checkpointing import checkpointed
 from minires.fast.training import Fused
-from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
 
 class Step:
     """The layers one after the other, as one reads them; the base of the faster ways.
 
-    `how` says in words which way it is. Enter the context around the steps.
+    `how` says in words which way it is. Enter the context around the steps. Where other ranks train too
+    (communicator.py), x is this one's share of the batch, and what is told is of the whole.
     """
 
     way = "layer by layer"
 
-    def __init__(self, model, optimizer, label_smoothing=0.0, *, recompute=False, max_workspace=None):
-        self.net = AsItIs().copy(model) if recompute else model
+    def __init__(self, model, optimizer, label_smoothing=0.0, *, reason="", recompute=False, max_workspace=None):
+        self.net = checkpointed(model) if recompute else model
         self.optimizer, self.label_smoothing, self.max_workspace = optimizer, label_smoothing, max_workspace
-        self.stay = ExitStack()
+        self.reason, self.stay = reason, ExitStack()
 
     @property
     def how(self):
-        return f"{self.way}, {cpu.description()}" if device_of(self.optimizer.weights) == "cpu" else self.way
+        way = f"{self.way} ({self.reason})" if self.reason else self.way
+        return f"{way}, {cpu.description()}" if device_of(self.optimizer.weights) == "cpu" else way
 
     def __enter__(self):
         self.stay.enter_context(max_workspace(self.max_workspace))
@@ -46,13 +50,19 @@ class Step:
         x (N, H, W, C) is the network's input, labels (N,) its classes, on the weights' device; the model must be in
         training mode. On the CPU a loss that is not finite ends the step before the update, with a norm of NaN.
         """
-        smoothing = self.label_smoothing
+        smoothing, ranks = self.label_smoothing, communicator.current()
         logits = self.net.forward(x)
-        loss, probs = softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
+        loss, probs = ops.softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
         right = get_xp(logits).count_nonzero(probs.argmax(axis=1) == labels)
+        part = 1.0  # of the batch that is here
+        if ranks.size > 1:
+            part = len(x) / float(ranks.all_reduce(np.array(len(x), "f8")))
+            loss, right = ranks.all_reduce(get_xp(logits).stack([loss * part, right]).astype("f8"))
         if device_of(x) == "cpu" and not math.isfinite(loss):
             return loss, right, math.nan
-        self.net.backward(softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing), need_dx=False)
+        dlogits = ops.softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing)
+        self.net.backward(dlogits if part == 1.0 else dlogits * part, need_dx=False)
+        ranks.all_reduce(self.optimizer.grads)
         return loss, right, self.update(lr)
 
     def update(self, lr):
@@ -61,7 +71,7 @@ class Step:
 
 
 class FusedStep(Step):
-    """On a CPU: each normalisation, add and ReLU as one (fast/training.py)."""
+    """Each normalisation, add and ReLU as one (training.py)."""
 
     way = "fused"
 
@@ -71,23 +81,34 @@ class FusedStep(Step):
 
 
 def make_step(
-    model, optimizer, *, label_smoothing=0.0, fused=True, graph=True, tf32=False, recompute=False, max_workspace=None
+    model,
+    optimizer,
+    *,
+    label_smoothing=0.0,
+    by_layers=False,
+    graph=True,
+    tf32=False,
+    recompute=False,
+    max_workspace=None,
 ) -> Step:
     """The step that trains `model`, whose parameters `optimizer` holds, fastest on their device.
 
-    fused: False takes the layers as they are, with the plain ops.
-    graph, tf32: on a GPU, see fast/gpu/step.py; a CPU has neither.
-    recompute: memory for time, for large images or batches (fast/checkpointing.py); the same gradients to the bit.
+    by_layers: run exactly the modules of `model`, one after the other. So does every network with a part that is not
+    the library's own, or was changed; the step's `how` says which.
+    graph, tf32: on a GPU, see gpu/step.py; a CPU has neither.
+    recompute: memory for time, for large images or batches (checkpointing.py); the same gradients to the bit.
     max_workspace: bytes that one op may take beside its arguments and results; None: as each op likes.
     Make it anew after `.to` or `.astype`, like the optimiser.
     """
     from minires.fast.gpu.step import GpuStep  # it builds on Step
 
     optimizer.check()
-    memory = {"recompute": recompute, "max_workspace": max_workspace}
-    on_cpu = device_of(optimizer.weights) == "cpu"
-    if fused and on_cpu and Fused.fits(model):
-        return FusedStep(model, optimizer, label_smoothing, **memory)
-    if fused and not on_cpu and GpuStep.fits(model, optimizer):
-        return GpuStep(model, optimizer, label_smoothing, graph=graph, tf32=tf32, **memory)
-    return Step(model, optimizer, label_smoothing, **memory)
+    settings = {"recompute": recompute, "max_workspace": max_workspace}
+    reason = "asked for" if by_layers else fuse.reason_against(model)
+    if not reason and communicator.current().size > 1:
+        reason = "the batch is shared with other ranks"
+    if reason:
+        return Step(model, optimizer, label_smoothing, reason=reason, **settings)
+    if device_of(optimizer.weights) != "cpu" and GpuStep.fits(model, optimizer):
+        return GpuStep(model, optimizer, label_smoothing, graph=graph, tf32=tf32, **settings)
+    return FusedStep(model, optimizer, label_smoothing, **settings)

@@ -1,9 +1,9 @@
 """A network for training with each normalisation, add and ReLU brought together, over the same parameters."""
 
-from minires import ops
 from minires.backend import get_xp
-from minires.fast.fuse import FusedSequential, Rewriter, rewritable
-from minires.fast.fused_ops import conv2d_backward_add, norm_add_relu_backward, norm_add_relu_forward
+from minires.fast.checkpointing import Checkpointed
+from minires.fast.fuse import Fuser
+from minires.fast.fused_ops import conv2d_backward_add, norm_add_relu_backward, norm_add_relu_forward, norm_statistics
 from minires.nn.layers import BatchNorm, Conv2d
 from minires.nn.module import Module, Param
 
@@ -34,11 +34,10 @@ class FusedNorm(Module):
         self.norm, self.relu, self.bias, self.tracks = norm, relu, bias, True
 
     def forward(self, x, shortcut=None):
-        norm = self.norm
-        mean, var = ops.batchnorm_statistics(x)
-        if self.tracks:
-            norm._update_running(mean if self.bias is None else mean + self.bias.data, var, x.size // x.shape[-1])
-        rstd = 1 / get_xp(x).sqrt(var + norm.epsilon)
+        norm, bias = self.norm, None if self.bias is None else self.bias.data
+        settings = {"epsilon": norm.epsilon, "unbiased": norm.unbiased, "bias": bias}
+        momentum = norm.momentum if self.tracks else 1.0  # they stay where they are
+        mean, rstd = norm_statistics(x, norm.mean.data, norm.var.data, momentum=momentum, **settings)
         y = norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
         self.save(x, y if self.relu else None, mean, rstd)
         return y
@@ -53,14 +52,14 @@ class FusedNorm(Module):
     def _backward(self, dy, need_g):
         x, y, mean, rstd = self.saved()
         gamma, beta = self.norm.gamma, self.norm.beta
-        options = {"relu": self.relu, "need_g": need_g}
+        options = {"relu": self.relu, "need_g": need_g, "dgamma": gamma.grad, "dbeta": beta.grad}
         dx, g, dgamma, dbeta = norm_add_relu_backward(dy, x, y, gamma.data, mean, rstd, **options)
         gamma.write_grad(dgamma)
         beta.write_grad(dbeta)
         return dx, g
 
 
-class _Trainer(Rewriter):
+class _Trainer(Fuser):
     def __init__(self, recompute):
         self.recompute = recompute
         self.idle: list[Param] = []  # biases that no gradient reaches
@@ -71,11 +70,14 @@ class _Trainer(Rewriter):
         self.idle += [] if conv.b is None else [conv.b]
         return [FusedConv(conv), FusedNorm(norm, relu, conv.b)]
 
+    def block(self, block):
+        return Checkpointed(block) if self.recompute else block
+
 
 class Fused:
     """`model`, fused: forward and backward in training mode; its parameters' gradients are those of the batch.
 
-    recompute: blocks keep their input alone and are computed again on the way back (fast/checkpointing.py).
+    recompute: blocks keep their input alone and are computed again on the way back (checkpointing.py).
     Make it anew after `.to` or `.astype`. A convolution's bias before a normalisation gets the gradient that it has in
     exact arithmetic, zero, where the plain layers get what rounding leaves.
     """
@@ -83,14 +85,8 @@ class Fused:
     def __init__(self, model, *, recompute: bool = False):
         model.release()
         trainer = _Trainer(recompute)
-        self.net = FusedSequential(*trainer.chain(model.layers), name=model.name)
-        self.idle = trainer.idle
+        self.net, self.idle = trainer.network(model), trainer.idle
         self.forward = self.net.forward
-
-    @staticmethod
-    def fits(model) -> bool:
-        """Whether this is a network of the library's own layers, one after the other."""
-        return hasattr(model, "layers") and rewritable(model)
 
     def backward(self, dy, need_dx=False):
         """Write every parameter's gradient; dx only if asked for."""

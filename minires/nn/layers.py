@@ -5,6 +5,7 @@ import numpy as np
 from minires import ops
 from minires.backend import get_xp
 from minires.errors import ConfigError, ShapeError
+from minires.fast import communicator
 from minires.geometry import output_size, pair, resolve_padding
 from minires.nn.init import draw_kernel, generator
 from minires.nn.module import Buffer, Module, Param
@@ -91,27 +92,31 @@ class BatchNorm(Module):
     def forward(self, x):
         _check_channels(self, x.shape[1:], self.gamma.data.size, x.ndim - 1)
         self.check_device(x, self.gamma.data)
+        m = x.size // x.shape[-1]
         if self.training:
             mean, var = ops.batchnorm_statistics(x)
+            ranks = communicator.current()
+            if ranks.size > 1:  # the others' shares of the batch belong to it
+                mean, var, m = ops.batchnorm_pooled(*map(ranks.all_gather, (mean, var, np.asarray(m))))
             if self.tracks:
-                self._update_running(mean, var, x.size // x.shape[-1])
+                running = self.mean.data, self.var.data
+                ops.batchnorm_running(*running, mean, var, m, momentum=self.momentum, unbiased=self.unbiased)
         else:
             mean, var = self.mean.data, self.var.data
         rstd = 1 / get_xp(x).sqrt(var + self.epsilon)
-        self.save(x, mean, rstd, self.training)
+        self.save(x, mean, rstd, m, self.training)
         return ops.batchnorm_forward(x, self.gamma.data, self.beta.data, mean, rstd)
 
-    def _update_running(self, mean, var, m):
-        if self.unbiased and m > 1:
-            var = var * (m / (m - 1))
-        for running, batch in ((self.mean, mean), (self.var, var)):
-            running.data *= self.momentum
-            running.data += (1 - self.momentum) * batch
-
     def backward(self, dy, need_dx=True):
-        x, mean, rstd, training = self.saved()
-        backward = ops.batchnorm_backward if training else ops.batchnorm_eval_backward
-        dx, dgamma, dbeta = backward(dy, x, self.gamma.data, mean, rstd)
+        x, mean, rstd, m, training = self.saved()
+        gamma, ranks = self.gamma.data, communicator.current()
+        if training and ranks.size > 1:
+            sums = ops.batchnorm_sums(dy, x, mean, rstd)  # of this share: the step adds those of all
+            totals = [ranks.all_reduce(s.copy()) for s in sums]
+            dx, (dgamma, dbeta) = ops.batchnorm_dx(dy, x, gamma, mean, rstd, *totals, m), sums
+        else:
+            backward = ops.batchnorm_backward if training else ops.batchnorm_eval_backward
+            dx, dgamma, dbeta = backward(dy, x, gamma, mean, rstd)
         self.gamma.write_grad(dgamma)
         self.beta.write_grad(dbeta)
         return dx
@@ -237,7 +242,7 @@ class Dense(Module):
 
     def backward(self, dy, need_dx=True):
         (x,) = self.saved()
-        dx, dw, db = ops.dense_backward(dy, x, self.w.data, need_dx=need_dx)
+        dx, dw, db = ops.dense_backward(dy, x, self.w.data, need_dx=need_dx, dw=self.w.grad)
         self.w.write_grad(dw)
         if self.b is not None:
             self.b.write_grad(db)

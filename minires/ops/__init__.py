@@ -20,9 +20,13 @@ from minires.ops.dense import dense_backward, dense_forward
 from minires.ops.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from minires.ops.norm import (
     batchnorm_backward,
+    batchnorm_dx,
     batchnorm_eval_backward,
     batchnorm_forward,
+    batchnorm_pooled,
+    batchnorm_running,
     batchnorm_statistics,
+    batchnorm_sums,
 )
 from minires.ops.pool import (
     avgpool_backward,
@@ -39,9 +43,13 @@ __all__ = [
     "avgpool_backward",
     "avgpool_forward",
     "batchnorm_backward",
+    "batchnorm_dx",
     "batchnorm_eval_backward",
     "batchnorm_forward",
+    "batchnorm_pooled",
+    "batchnorm_running",
     "batchnorm_statistics",
+    "batchnorm_sums",
     "conv2d_backward",
     "conv2d_forward",
     "dense_backward",

@@ -1,7 +1,7 @@
 """Elementwise ops: ReLU, the residual add, dropout, flatten."""
 
 from minires.backend import get_xp
-from minires.fast.cpu import compiled
+from minires.fast.dispatch import compiled
 
 
 @compiled

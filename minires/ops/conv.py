@@ -7,7 +7,7 @@ for Document Processing", 2006, section 3; arithmetic of sizes: V. Dumoulin, F. 
 
 from minires.backend import device_of, get_xp, workspace
 from minires.errors import ConfigError
-from minires.fast.cpu import compiled
+from minires.fast.dispatch import compiled
 from minires.geometry import output_size, pair, resolve_padding
 from minires.ops.norm import channel_sum
 

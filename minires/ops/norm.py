@@ -9,7 +9,7 @@ subtracted, so a mean that is large beside the spread costs no digits.
 """
 
 from minires.backend import get_xp, row_chunks
-from minires.fast.cpu import compiled
+from minires.fast.dispatch import compiled
 
 
 def _rows(x):
@@ -62,6 +62,26 @@ def batchnorm_statistics(x):
     return shift + offset, xp.maximum(_fold(squares, W) / m - offset * offset, 0)
 
 
+def batchnorm_pooled(means, variances, counts):
+    """(mean, var, m) of all values, from those of parts of them; each argument (parts, C), or (parts,) for the counts.
+
+    var = sum of counts * (variances + (means - mean)^2) / m. T. Chan et al., as above.
+    """
+    m = counts.sum()
+    weights = (counts / m)[:, None].astype(means.dtype)
+    mean = (weights * means).sum(axis=0)
+    return mean, (weights * (variances + (means - mean) ** 2)).sum(axis=0), m
+
+
+def batchnorm_running(running_mean, running_var, mean, var, m, *, momentum, unbiased=False):
+    """In place: running <- momentum * running + (1 - momentum) * batch; unbiased: with the variance over m - 1."""
+    if unbiased and m > 1:
+        var = var * (m / (m - 1))
+    for running, batch in ((running_mean, mean), (running_var, var)):
+        running *= momentum
+        running += (1 - momentum) * batch
+
+
 @compiled
 def batchnorm_forward(x, gamma, beta, mean, rstd):
     """y = gamma * (x - mean) * rstd + beta, with statistics of the batch (training) or running ones (evaluation)."""
@@ -91,18 +111,9 @@ def batchnorm_sums(dy, x, mean, rstd):
     return _fold(products, W) * rstd, dbeta
 
 
-@compiled
-def batchnorm_backward(dy, x, gamma, mean, rstd):
-    """(dx, dgamma, dbeta) in training, where the mean and the variance depend on x too:
-
-    dx = gamma * rstd * (dy - dbeta / m - x_hat * dgamma / m).
-
-    The two subtracted terms are what flows back through the mean and through the variance; they make dx sum
-    to zero over each channel and stand orthogonal to x_hat.
-    """
-    xp = get_xp(x)
-    dgamma, dbeta = batchnorm_sums(dy, x, mean, rstd)
-    shape, m = x.shape, x.size // x.shape[-1]
+def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
+    """dx = gamma * rstd * (dy - dbeta / m - x_hat * dgamma / m), with the sums over all m values of a channel."""
+    xp, shape = get_xp(x), x.shape
     x, W, chunks = _rows(x)
     dy = dy.reshape(x.shape)
     slope = _tiled(rstd * dgamma / m, W)  # x_hat * dgamma / m = (x - mean) * slope
@@ -115,7 +126,18 @@ def batchnorm_backward(dy, x, gamma, mean, rstd):
         part += dy[rows]
         part -= shift
         part *= scale
-    return dx.reshape(shape), dgamma, dbeta
+    return dx.reshape(shape)
+
+
+@compiled
+def batchnorm_backward(dy, x, gamma, mean, rstd):
+    """(dx, dgamma, dbeta) in training, where the mean and the variance depend on x too: see `batchnorm_dx`.
+
+    The two subtracted terms are what flows back through the mean and through the variance; they make dx sum
+    to zero over each channel and stand orthogonal to x_hat.
+    """
+    dgamma, dbeta = batchnorm_sums(dy, x, mean, rstd)
+    return batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, x.size // x.shape[-1]), dgamma, dbeta
 
 
 @compiled

@@ -3,9 +3,8 @@
 import math
 
 from minires.backend import get_xp
-from minires.errors import ShapeError
-from minires.fast.cpu import compiled
-from minires.geometry import output_size, pair, resolve_padding
+from minires.fast.dispatch import compiled
+from minires.geometry import output_size, pool_window
 from minires.ops.conv import zero_pad2d_backward, zero_pad2d_forward
 
 
@@ -16,19 +15,9 @@ def _windows(x, kernel, stride):
     return [x[:, r : r + sv * (P - 1) + 1 : sv, s : s + sh * (Q - 1) + 1 : sh] for r in range(R) for s in range(S)]
 
 
-def _geometry(size, kernel, stride, pad):
-    """(kernel, stride, padding), each in full; ShapeError where a window would lie in the padding alone."""
-    kernel = pair(kernel)
-    stride = pair(stride if stride is not None else kernel)
-    pads = resolve_padding(pad, size, kernel, stride)
-    if any(max(p) >= k for p, k in zip(pads, kernel, strict=True)):
-        raise ShapeError(f"pooling: padding {pads} leaves a {kernel} window without a pixel: pad less")
-    return kernel, stride, pads
-
-
 def _maxpool_setup(x, kernel, stride, pad):
     """x with minus infinity around it (a pad can never win), and its windows' geometry."""
-    kernel, stride, pads = _geometry(x.shape[1:3], kernel, stride, pad)
+    kernel, stride, pads = pool_window(x.shape[1:3], kernel, stride, pad)
     (top, bottom), (left, right) = pads
     if not (top or bottom or left or right):
         return x, kernel, stride, pads
@@ -66,7 +55,7 @@ def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
 
 def _avgpool_setup(shape, kernel, stride, pad, count_include_pad, like):
     """Geometry, and how many cells each window averages: (P, Q, 1) or a plain number."""
-    kernel, stride, pads = _geometry(shape[1:3], kernel, stride, pad)
+    kernel, stride, pads = pool_window(shape[1:3], kernel, stride, pad)
     if count_include_pad or not any(map(any, pads)):
         return kernel, stride, pads, kernel[0] * kernel[1]
     ones = zero_pad2d_forward(get_xp(like).ones((1, *shape[1:3], 1), like.dtype), pads)

@@ -27,9 +27,10 @@ VECTOR_BYTES = {"base": 16, "sse2": 16, "avx2": 32, "avx512": 64}
 
 
 class _State:
-    """Whether the kernels run (None: nobody has asked yet), and of which instruction set."""
+    """Whether there are kernels to run (None: nobody has asked yet), and of which instruction set."""
 
     enabled = None
+    reading = False
     isa = ""
 
 
@@ -42,8 +43,10 @@ def _setting(name, choices):
 
 def enabled() -> bool:
     """Whether the kernels are there and switched on. ConfigError where the environment asks for what cannot be."""
+    if _State.reading:
+        return False
     if _State.enabled is None:
-        wanted = _setting("MINIRES_KERNELS", ("auto", "numpy")) == "auto" and _kernels is not None
+        wanted = _setting("MINIRES_KERNELS", ("auto", "numpy", "always")) != "numpy" and _kernels is not None
         isa = _setting("MINIRES_ISA", tuple(_kernels.instruction_sets()[::-1] if _kernels else VECTOR_BYTES))
         workers = usable_cores()  # all settings are read, so that none can be wrong without a word
         if wanted:
@@ -82,14 +85,19 @@ def use_threads(count: int):
         _kernels.set_threads(before)
 
 
+def reading() -> bool:
+    """Whether `as_read` holds."""
+    return _State.reading
+
+
 @contextmanager
 def as_read():
-    """Inside, all ops run as they read, in NumPy; for every caller."""
-    before, _State.enabled = _State.enabled, False
+    """Inside, all ops run as they read, on the CPU and on a GPU; for every caller."""
+    before, _State.reading = _State.reading, True
     try:
         yield
     finally:
-        _State.enabled = before
+        _State.reading = before
 
 
 # --- what the wrappers of the kernels share -------------------------------------------------------------------------

@@ -31,12 +31,15 @@ def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
     return y
 
 
-def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, training=True):
-    if not fit(*((v, x.shape[-1:]) for v in (gamma, mean, rstd)), (dy, x.shape), (y, x.shape)) or (relu and y is None):
+def norm_add_relu_backward(
+    dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None, training=True
+):
+    of_channels = ((v, x.shape[-1:]) for v in (gamma, mean, rstd, dgamma, dbeta))
+    if not fit(*of_channels, (dy, x.shape), (y, x.shape)) or (relu and y is None):
         return NotImplemented
     dy, x, dx = whole(dy), whole(x), like(x)
     g = None if not need_g else like(x) if relu else dy
-    dgamma, dbeta = (empty(x.shape[-1], x.dtype) for _ in range(2))
+    dgamma, dbeta = (empty(x.shape[-1], x.dtype) if a is None else a for a in (dgamma, dbeta))
     kept = g if relu else None
     arrays = dy, x, whole(y) if relu else None, *map(whole, (gamma, mean, rstd)), dx, kept, dgamma, dbeta
     _kernels.norm_add_relu_backward(*arrays, *rows(x), int(training))

@@ -14,12 +14,9 @@ import numpy as np
 from minires.backend import get_xp, to_device, workspace
 from minires.errors import ShapeError
 from minires.fast.gpu.cublas import matmul
-from minires.geometry import output_size, pair, resolve_padding
-from minires.ops.conv import GPU_WORKSPACE
-from minires.ops.norm import channel_sum
-from minires.ops.pool import _geometry
+from minires.geometry import output_size, pair, pool_window, resolve_padding
 
-MAX_WORKSPACE = GPU_WORKSPACE  # as in ops/conv.py
+MAX_WORKSPACE = 2**30  # bytes of columns; pieces that fit in the cache are no faster
 THREADS = 256  # of a block, as in kernels.cu
 BLOCKS = 528  # four for each of an H100's multiprocessors; more do the same work in smaller pieces
 NULL = np.uintp(0)  # where a kernel takes an array or none
@@ -28,6 +25,13 @@ NULL = np.uintp(0)  # where a kernel takes an array or none
 def available(x) -> bool:
     """Whether kernels can be compiled for the array `x`: it is CuPy's, in float32 or float64."""
     return hasattr(get_xp(x), "RawModule") and x.dtype.char in "fd"
+
+
+def takes(args) -> bool:
+    """Whether kernels take these: the first an array that is not empty, all of one type."""
+    first = args[0]
+    types = {a.dtype for a in args if hasattr(a, "dtype")}
+    return hasattr(first, "size") and first.size > 0 and len(types) == 1 and available(first)
 
 
 @cache
@@ -122,8 +126,10 @@ class _Columns:
         _launch(name, (_blocks(total),), (THREADS,), target, self.width, source, target, np.uint32(total), *self.window)
 
 
-def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
+def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
     """As ops.conv2d_forward."""
+    if algorithm is not None:
+        return NotImplemented
     xp, stride = get_xp(x), pair(stride)
     (x,) = _contiguous(x)
     columns, O = _Columns(x, w, stride, pad), w.shape[3]
@@ -135,8 +141,10 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0):
     return y
 
 
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None):
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None):
     """As ops.conv2d_backward."""
+    if algorithm is not None:
+        return NotImplemented
     xp, stride = get_xp(x), pair(stride)
     dy, x = _contiguous(dy, x)
     columns, O = _Columns(x, w, stride, pad), w.shape[3]
@@ -153,7 +161,17 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw
             matmul(rows, flat.T, dx.reshape(-1, columns.length))
         elif need_dx:
             columns.back(matmul(rows, flat.T, fields), dx[images])
-    return dx, dw, channel_sum(dy) if need_db else None
+    return dx, dw, dy.reshape(-1, O).sum(axis=0) if need_db else None
+
+
+def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0):
+    """As fused_ops.conv2d_add_relu."""
+    y = conv2d_forward(x, weights.plain(), stride=stride, pad=pad)
+    channels = _Channels(y)
+    shift = get_xp(y).zeros(channels.C, y.dtype) if b is None else b
+    shortcut = NULL if shortcut is None else shortcut
+    channels.walk("shift_add_relu", y, shortcut, shift, *channels.sizes, np.int32(relu))
+    return y
 
 
 def dense_forward(x, w, b=None):
@@ -232,27 +250,19 @@ def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
     return y
 
 
-def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, dgamma, dbeta, *, need_g=False):
-    """(dx, g) with g = dy where y > 0 (y None: everywhere), the shortcut's gradient; dgamma, dbeta are written.
-
-    dbeta = sum g,  dgamma = sum g * x_hat,  dx = gamma * rstd * (g - dbeta / m - x_hat * dgamma / m).
-    """
+def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None):
+    """As fused_ops.norm_add_relu_backward."""
     xp, channels = get_xp(x), _Channels(x)
     (dy,) = _contiguous(dy)
-    y = NULL if y is None else y
-    partials = channels.partials("norm_sums", dy, x, y, mean)
+    dgamma, dbeta = (xp.empty(channels.C, x.dtype) if a is None else a for a in (dgamma, dbeta))
+    gate = y if relu else NULL
+    partials = channels.partials("norm_sums", dy, x, gate, mean)
     channels.end("norm_sums_end", *partials, rstd, dgamma, dbeta, np.int32(channels.C))
-    dx, g = (xp.empty(x.shape, x.dtype) if needed else NULL for needed in (True, need_g))
+    keep = need_g and relu
+    dx, g = (xp.empty(x.shape, x.dtype) if needed else NULL for needed in (True, keep))
     m = x.dtype.type(channels.m)
-    channels.walk("norm_backward", dy, x, y, gamma, mean, rstd, dgamma, dbeta, dx, g, *channels.sizes, m)
-    return dx, g if need_g else None
-
-
-def shift_add_relu(x, shift, shortcut=None, relu=True):
-    """relu(x + shift + shortcut), the last two if asked for, written into x."""
-    channels, shortcut = _Channels(x), NULL if shortcut is None else shortcut
-    channels.walk("shift_add_relu", x, shortcut, shift, *channels.sizes, np.int32(relu))
-    return x
+    channels.walk("norm_backward", dy, x, gate, gamma, mean, rstd, dgamma, dbeta, dx, g, *channels.sizes, m)
+    return dx, g if keep else dy if need_g else None, dgamma, dbeta
 
 
 # --- max pooling ------------------------------------------------------------------------------------------------
@@ -267,21 +277,27 @@ def _pool(name, target, shape, geometry, *arrays):
     _launch(name, (_blocks(total),), (THREADS,), target, width, *arrays, np.uint32(total), *window)
 
 
-def maxpool_forward(x, *, kernel, stride=None, pad=0):
-    """(y, which cell of its window each came from), as ops.maxpool_forward."""
-    (x,) = _contiguous(x)
-    kernel, stride, pads = geometry = _geometry(x.shape[1:3], kernel, stride, pad)
+def _winners(x, geometry):
+    """(y, which cell of its window each came from)."""
+    kernel, stride, pads = geometry
     y = get_xp(x).empty((len(x), *output_size(x.shape[1:3], kernel, stride, pads), x.shape[3]), x.dtype)
     winner = get_xp(x).empty(y.shape, np.int32)
     _pool("maxpool_forward", y, x.shape, geometry, x, y, winner)
     return y, winner
 
 
-def maxpool_backward(dy, winner, shape, *, kernel, stride=None, pad=0):
-    """dx, of the given shape: each dy goes to its window's maximum."""
-    (dy,) = _contiguous(dy)
-    dx = get_xp(dy).empty(shape, dy.dtype)
-    _pool("maxpool_backward", dx, shape, _geometry(shape[1:3], kernel, stride, pad), dy, winner, dx)
+def maxpool_forward(x, *, kernel, stride=None, pad=0):
+    """As ops.maxpool_forward."""
+    (x,) = _contiguous(x)
+    return _winners(x, pool_window(x.shape[1:3], kernel, stride, pad))[0]
+
+
+def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
+    """As ops.maxpool_backward; who won is found once more, which takes less than to keep it."""
+    dy, x = _contiguous(dy, x)
+    geometry = pool_window(x.shape[1:3], kernel, stride, pad)
+    dx = get_xp(dy).empty(x.shape, dy.dtype)
+    _pool("maxpool_backward", dx, x.shape, geometry, dy, _winners(x, geometry)[1], dx)
     return dx
 
 

@@ -7,16 +7,20 @@ corrections, in `rates`.
 from functools import partial
 
 from minires.backend import get_xp
+from minires.fast import fuse
 from minires.fast.gpu import kernels
 from minires.fast.gpu.cublas import tensor_cores
 from minires.fast.gpu.graph import Replay
-from minires.fast.gpu.network import OnGpu
 from minires.fast.step import Step
+from minires.fast.training import Fused
+from minires.nn.layers import Dropout
 from minires.optim import SGD, Adam, AdamW
+
+OPTIMISERS = {cls: fuse.methods(cls) for cls in (SGD, Adam, AdamW)}  # as they are written
 
 
 class GpuStep(Step):
-    """By kernels (fast/gpu/network.py), with the update as one of them; replayed from the second step of a shape on.
+    """The fused network (fast/training.py), the update one kernel; replayed from the second step of a shape on.
 
     graph: False issues every kernel anew. `how` tells why where a graph was wanted and is not used.
     tf32: let the products of float32 matrices round their inputs to TF32.
@@ -26,9 +30,13 @@ class GpuStep(Step):
     def __init__(self, model, optimizer, label_smoothing=0.0, *, graph=True, tf32=False, recompute=False, **settings):
         super().__init__(model, optimizer, label_smoothing, **settings)
         xp = get_xp(optimizer.weights)
-        self.net, self.tf32 = OnGpu(model, recompute=recompute), tf32
+        self.net, self.tf32 = Fused(model, recompute=recompute), tf32
+        for param in self.net.idle:
+            param.grad[...] = 0  # once: nothing here writes it
+        self.net.idle = []
         self.told, self.rates = xp.zeros(3, "f8"), xp.zeros(4, "f8")
-        reason = "dropout draws its masks on the host" if self.net.random else ""
+        random = any(isinstance(m, Dropout) and m.rate for m in model.modules())
+        reason = "dropout draws its masks on the host" if random else ""
         work = partial(_compute, self.net, optimizer, self.told, self.rates, label_smoothing)  # with no way back to us
         self.replay = Replay(xp, work, reason if graph else "asked for none")
         self.states = [*model.params(), *model.buffers()]
@@ -41,8 +49,9 @@ class GpuStep(Step):
 
     @staticmethod
     def fits(model, optimizer) -> bool:
-        """Whether kernels can do it: the library's own layers and optimiser, on CuPy."""
-        return type(optimizer) in (SGD, Adam, AdamW) and OnGpu.fits(model)
+        """Whether kernels can do it: the library's own layers, as they are written, and optimiser, on CuPy."""
+        own = type(optimizer) in OPTIMISERS and not fuse.replaced(OPTIMISERS)
+        return own and kernels.available(optimizer.weights) and not fuse.reason_against(model)
 
     def __call__(self, x, labels, lr):
         """As Step's; nothing waits, and nothing is checked that lies on the device."""
