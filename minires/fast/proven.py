@@ -8,7 +8,7 @@ Comments, docstrings and the layout of lines do not count.
 To let the kernels run again after an edit that they follow:
 
     MINIRES_KERNELS=always python -m pytest tests      # kernels and fusions whatever was edited: do they still agree?
-    python -m minires.fast.proven                      # then take the new fingerprints
+    python -m minires.fast                             # then take the new fingerprints
 """
 
 import hashlib
@@ -73,6 +73,6 @@ def stands(op) -> bool:
     return not edited(name, *SHARED)
 
 
-if __name__ == "__main__":
+def renew() -> None:
+    """Take today's fingerprints."""
     TABLE.write_text(json.dumps(_fingerprints(), indent=1) + "\n", encoding="utf-8")
-    print(f"{TABLE.name}: fingerprints of {len(_fingerprints())} files")

@@ -13,6 +13,6 @@ def dense_forward(x, w, b=None):
 
 @compiled
 def dense_backward(dy, x, w, *, need_dx=True, dw=None):
-    """dx = dy w^T,  dw = x^T dy,  db = the sum of dy's rows; dx is None unless needed. dw is written where one is given."""
+    """dx = dy w^T,  dw = x^T dy,  db = the sum of dy's rows; dx is None unless needed. `dw` is written if given."""
     dx, dw = dy @ w.T if need_dx else None, get_xp(x).matmul(x.T, dy, out=dw)
     return dx, dw, dy.sum(axis=0)

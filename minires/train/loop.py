@@ -65,8 +65,8 @@ def fit(
 
     out: a folder for `model.h5` (the state after the last epoch, or where Ctrl-C stopped it), `best.h5` (the
     epoch of the lowest test loss) and `history.jsonl`; written while the next epoch trains, whole when `fit` returns.
-    ways: how a step is computed, for make_step: `by_layers=True`, exactly the modules; `recompute=True`, `max_workspace=BYTES`,
-    for less memory; on a GPU `graph=False`, `tf32=True`.
+    ways: how a step is computed, for make_step: `by_layers=True`, exactly the modules; `recompute=True`,
+    `max_workspace=BYTES`, for less memory; on a GPU `graph=False`, `tf32=True`.
     Raises DivergedError, naming the layer, when a value is not finite.
     """
     run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, ways)
