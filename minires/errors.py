@@ -38,5 +38,5 @@ class DivergedError(MiniresError, ArithmeticError):
     """Training produced a value that is not finite."""
 
 
-class WorkerError(MiniresError, RuntimeError):
-    """A process that shares the work ended before it was done."""
+class DisagreementError(MiniresError):
+    """The fast way does not compute what the layers say."""

@@ -94,7 +94,8 @@ class MovingBatchNorm(BatchNorm):
     def forward(self, x):
         if not self.training:
             m, running = x.size // x.shape[-1], (self.mean.data, self.var.data)
-            ops.batchnorm_running(*running, *ops.batchnorm_statistics(x), m, momentum=self.momentum)
+            after = ops.batchnorm_running(*running, *ops.batchnorm_statistics(x), m, momentum=self.momentum)
+            self.mean.data[...], self.var.data[...] = after
         return super().forward(x)
 
 

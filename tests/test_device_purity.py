@@ -136,6 +136,9 @@ def op_cases() -> dict[str, list]:
         "zero_pad2d_backward": [call(x, ((1, 0), (2, 3))), call(x, 0)],
         "channel_sum": [call(x), call(rows)],
         "batchnorm_statistics": [call(x), call(rows)],
+        "batchnorm_pooled": [call(normal((4, 3)), frozen(normal((4, 3), 1) ** 2), (7, 5, 5, 1))],
+        "batchnorm_running": [call(gamma, beta, mean, rstd, 9, momentum=0.9, unbiased=u) for u in (True, False)],
+        "batchnorm_dx": [call(same, x, gamma, mean, rstd, beta, mean, 99)],
         "batchnorm_forward": [call(x, gamma, beta, mean, rstd), call(rows, gamma, beta, mean, rstd)],
         "batchnorm_backward": [call(same, x, gamma, mean, rstd), call(flat, rows, gamma, mean, rstd)],
         "batchnorm_sums": [call(same, x, mean, rstd), call(flat, rows, mean, rstd)],
@@ -349,18 +352,19 @@ def test_training_waits_only_to_look_and_to_evaluate(dtype, optimizer, waiting, 
     looks = []
 
     def allowed(function):
-        def call(*args):
+        def call(*args, **options):
             looks.append(function.__name__)
             with waiting():
-                return function(*args)
+                return function(*args, **options)
 
         return call
 
+    monkeypatch.setattr(loop._Run, "check", allowed(loop._Run.check))
     monkeypatch.setattr(loop._Run, "look", allowed(loop._Run.look))
     monkeypatch.setattr(loop, "evaluate", allowed(loop.evaluate))
     there = classifier(dtype, "gpu")
     history = fit(there, TRAIN, TEST, recipe).history[0]
-    assert looks == ["look", "look", "evaluate"]
+    assert looks == ["check", "look", "look", "evaluate"]
     state = fetched(there.model.state(), waiting)
     assert {a.dtype for a in state.values()} == {np.dtype(dtype)}
     if dtype == np.float64:
@@ -371,7 +375,10 @@ def test_training_waits_only_to_look_and_to_evaluate(dtype, optimizer, waiting, 
 def test_prediction_and_evaluation(waiting):
     here, there = classifier(np.float32, "cpu"), classifier(np.float32, "gpu")
     x = normal((5, 8, 8, 3))
+    with waiting():  # compares with the layers before the first batch
+        logits = predict_logits(there.model, sent(x))
     assert_equal(fetched(predict_logits(there.model, sent(x)), waiting), predict_logits(here.model, x))
+    assert_equal(fetched(logits, waiting), predict_logits(here.model, x))
     expected = evaluate(here, TEST)
     with waiting():
         result = evaluate(there, TEST)

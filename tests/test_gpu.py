@@ -142,7 +142,9 @@ def test_inference_by_kernels_is_that_of_the_layers(kind, n, kernels_run):
         x = batch(kind[1], n)[0] + t
         with inference(model):
             expected = model.forward(x)
-        logits = fetched(predictor(sent(x)), kernels_run)
+        with kernels_run() if t == 0 else contextlib.nullcontext():  # the first batch is compared with the layers
+            logits = predictor(sent(x))
+        logits = fetched(logits, kernels_run)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
     assert predictor.how == "folded"
 

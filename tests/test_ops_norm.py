@@ -51,6 +51,26 @@ def test_batchnorm_is_the_loops(case):
         "batchnorm_eval_backward": (dy, x, gamma, mean, rstd),
     }.items():
         assert_same(getattr(ops, name)(*arguments), getattr(naive, name)(*arguments))
+    sums = ops.batchnorm_sums(dy, x, mean, rstd)
+    assert_same(sums, naive.batchnorm_sums(dy, x, mean, rstd))
+    shared = *sums, 3 * x.size // x.shape[-1]  # those of three such batches
+    assert_same(
+        ops.batchnorm_dx(dy, x, gamma, mean, rstd, *shared), naive.batchnorm_dx(dy, x, gamma, mean, rstd, *shared)
+    )
+    for unbiased in (True, False):
+        moved, options = (gamma, rstd, mean, beta, len(x)), {"momentum": 0.7, "unbiased": unbiased}
+        assert_same(ops.batchnorm_running(*moved, **options), naive.batchnorm_running(*moved, **options))
+
+
+@given(batches())
+def test_statistics_of_parts_are_those_of_the_whole(case):
+    x = case[0]
+    parts = [x[:1], x[1:2], x[2:]] if len(x) > 2 else [x]
+    counts = [part.size // part.shape[-1] for part in parts]
+    means, variances = (np.stack(values) for values in zip(*map(ops.batchnorm_statistics, parts), strict=True))
+    pooled = ops.batchnorm_pooled(means, variances, counts)
+    assert_same(pooled, naive.batchnorm_pooled(means, variances, counts))
+    assert_same(pooled, ops.batchnorm_statistics(x))
 
 
 @given(batches())

@@ -75,7 +75,7 @@ def test_a_run_says_how_its_steps_were_computed():
     assert fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1)).how == f"fused, {cpu.description()}"
     assert (
         fit(classifier(), TRAIN, None, replace(RECIPE, epochs=1), by_layers=True).how
-        == f"layer by layer, {cpu.description()}"
+        == f"layer by layer (asked for), {cpu.description()}"
     )
     with pytest.raises(TypeError, match="fussed"):
         fit(classifier(), TRAIN, None, RECIPE, fussed=False)

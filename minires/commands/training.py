@@ -54,7 +54,8 @@ def train(args) -> int:
 def _ways(args) -> dict:
     """How the steps are computed."""
     most = None if args.max_workspace is None else args.max_workspace * 2**20
-    return {"tf32": args.tf32, "recompute": args.recompute, "max_workspace": most}
+    ways = {"tf32": args.tf32, "recompute": args.recompute, "max_workspace": most}
+    return ways | {"by_layers": args.by_layers, "check": args.check}
 
 
 def _finish_run(folder, classifier, parts, progress) -> int:
@@ -93,7 +94,7 @@ def evaluate(args) -> int:
     dataset = parts[args.part]
     if dataset is None:
         raise DataError(f"{source.spec}: there is no {args.part} part: choose the other with --part")
-    result = measure(classifier, dataset)
+    result = measure(classifier, dataset, by_layers=args.by_layers)
     predictions = result.probs.argmax(axis=1)
     per_class = {
         name: {"images": int(here.sum()), "accuracy": float((predictions[here] == i).mean()) if here.any() else None}
@@ -116,10 +117,12 @@ def predict(args) -> int:
     import numpy as np
 
     from minires.data import read_image
+    from minires.fast.inference import Predictor
 
     classifier = _load(args)
     size = classifier.model.config.input_shape[:2]
-    probs = classifier.probs(np.stack([read_image(path, size) for path in args.images]))
+    predictor = Predictor(classifier.model, by_layers=args.by_layers)
+    probs = classifier.probs(np.stack([read_image(path, size) for path in args.images]), predictor)
     rows = [
         {"image": str(path), "class": classifier.classes[p.argmax()], "probability": float(p.max())}
         | {"probabilities": dict(zip(classifier.classes, map(float, p), strict=True))}
@@ -134,6 +137,12 @@ def predict(args) -> int:
         table.add_row(row["image"], row["class"], f"{row['probability']:.1%}", f"{second[0]} ({second[1]:.1%})")
     out.print(table)
     return 0
+
+
+def _add_by_layers(p) -> None:
+    p.add_argument(
+        "--by-layers", action="store_true", help="run exactly the layers, one after the other: nothing fused or folded"
+    )
 
 
 def register(commands, command) -> None:
@@ -179,6 +188,13 @@ def register(commands, command) -> None:
     p.add_argument(
         "--max-workspace", type=common.positive, metavar="MIB", help="what one op may take beside its arrays"
     )
+    _add_by_layers(p)
+    p.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="before the first step, compare what runs with the layers, in float64 (default: do)",
+    )
     p.add_argument("--tf32", action="store_true", help="on a GPU: matrix products rounded to TF32; faster, less exact")
 
     p = command(
@@ -186,6 +202,7 @@ def register(commands, command) -> None:
     )
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
     common.add_data(p, None)
+    _add_by_layers(p)
     p.add_argument("--part", choices=("train", "test"), default="test", help="default: %(default)s")
     p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
     p.add_argument("--json", action="store_true")
@@ -196,6 +213,7 @@ def register(commands, command) -> None:
     )
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
     p.add_argument("images", metavar="IMAGE", nargs="+")
+    _add_by_layers(p)
     p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
     p.add_argument("--json", action="store_true")
     common.add_device(p)

@@ -1,4 +1,4 @@
-"""python -m minires.fast: the kernels and fusions were proven against the ops and layers as they are now (proven.py)."""
+"""python -m minires.fast: kernels and fusions were proven against the ops and layers as they are now (proven.py)."""
 
 from minires.fast import proven
 

@@ -40,6 +40,15 @@ def replaced(written: dict) -> str:
     return ""
 
 
+def own_methods(model: Module) -> str:
+    """'conv1.forward' where one module, not its class, was given another method; else ''."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if callable(value) and callable(getattr(type(module), name, None)):
+                return f"{module.name or type(module).__name__}.{name}"
+    return ""
+
+
 def reason_against(model: Module) -> str:
     """Why `model` must run as it stands, in words; "" where all of its parts are what was proven."""
     if files := proven.edited():
@@ -52,8 +61,8 @@ def reason_against(model: Module) -> str:
     for module in model.modules():
         if type(module) not in WRITTEN:
             return f"{module.name or 'the network'} is a {type(module).__name__} of your own"
-        if own := WRITTEN[type(module)].keys() & vars(module).keys():
-            return f"{module.name}.{min(own)} was replaced"
+    if method := own_methods(model):
+        return f"{method} was replaced"
     return "" if hasattr(model, "layers") else f"{model.name} is no sequence of layers"
 
 

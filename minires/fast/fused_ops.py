@@ -18,8 +18,9 @@ def norm_statistics(x, running_mean, running_var, *, epsilon, momentum, unbiased
     """
     mean, var = batchnorm_statistics(x)
     moved = mean if bias is None else mean + bias
-    m = x.size // x.shape[-1]
-    batchnorm_running(running_mean, running_var, moved, var, m, momentum=momentum, unbiased=unbiased)
+    settings = {"momentum": momentum, "unbiased": unbiased}
+    running = batchnorm_running(running_mean, running_var, moved, var, x.size // x.shape[-1], **settings)
+    running_mean[...], running_var[...] = running
     return mean, 1 / get_xp(x).sqrt(var + epsilon)
 
 

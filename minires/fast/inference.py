@@ -6,11 +6,13 @@ b' = beta + (b - mean) * gamma * rstd. B. Jacob et al., arXiv:1712.05877, sectio
 """
 
 import copy
+import weakref
 from functools import partial
 from itertools import pairwise
 
 from minires.backend import device_of, get_xp
-from minires.fast import fuse
+from minires.fast import cpu, fuse
+from minires.fast.check import check_inference
 from minires.fast.cpu import Weights
 from minires.fast.cpu.replay import Replay
 from minires.fast.fused_ops import conv2d_add_relu, norm_add_relu_forward
@@ -78,6 +80,16 @@ class _Folder(fuse.Fuser):
         return twin
 
 
+def _folded(model):
+    net = _Folder().network(model)
+    for module in net.modules():
+        module.training = module.keeps = False
+    return net
+
+
+_checked = weakref.WeakSet()  # models that were compared with their layers
+
+
 def _copied(replay, x):
     """A graph's result is good until the next call."""
     return replay(x).copy()
@@ -88,17 +100,17 @@ class Predictor:
 
     Later changes to the model's weights do not reach it. Nothing is kept for a backward pass. Its normalisations are
     folded and its kernels recorded (cpu/replay.py, or as a graph on a GPU, gpu/graph.py: `graph`). by_layers, or where
-    a part is not the library's own: the layers as they stand; `how` says which and why.
+    a part is not the library's own: the layers as they stand; `how` says which and why. Before a model's first batch it
+    is compared with the layers (check.py), unless told not to.
     """
 
-    def __init__(self, model: Sequential, *, by_layers=False, graph=True):
+    def __init__(self, model: Sequential, *, by_layers=False, check=True, graph=True):
+        self.unchecked = model if check and model not in _checked else None
         self.reason = "asked for" if by_layers else fuse.reason_against(model)
         self.how = f"layer by layer: {self.reason}" if self.reason else "folded"
-        self.net = model if self.reason else _Folder().network(model)
+        self.net = model if self.reason else _folded(model)
         if self.reason:
             return
-        for module in self.net.modules():
-            module.training = module.keeps = False
         weights = model.params()[0].data
         if device_of(weights) == "cpu":
             self.forward = self.replay = Replay(self.net.forward)
@@ -110,7 +122,15 @@ class Predictor:
 
     def __call__(self, x):
         """Logits (N, K) for the network's input x (N, H, W, C)."""
+        if self.unchecked is not None:
+            self._check(x)
         if not self.reason:
             return self.forward(x)
         with inference(self.net):
             return self.net.forward(x)
+
+    def _check(self, x):
+        model, self.unchecked = self.unchecked, None
+        if len(x) and (not self.reason or device_of(x) == "gpu" or cpu.enabled()):
+            check_inference(model, (lambda twin: twin) if self.reason else _folded, x)
+        _checked.add(model)

@@ -14,6 +14,7 @@ import numpy as np
 from minires import ops
 from minires.backend import device_of, get_xp, max_workspace
 from minires.fast import communicator, cpu, fuse
+from minires.fast.check import Agreement, check_training
 from minires.fast.checkpointing import checkpointed
 from minires.fast.training import Fused
 
@@ -28,14 +29,24 @@ class Step:
     way = "layer by layer"
 
     def __init__(self, model, optimizer, label_smoothing=0.0, *, reason="", recompute=False, max_workspace=None):
-        self.net = checkpointed(model) if recompute else model
-        self.optimizer, self.label_smoothing, self.max_workspace = optimizer, label_smoothing, max_workspace
-        self.reason, self.stay = reason, ExitStack()
+        self.model, self.optimizer, self.label_smoothing = model, optimizer, label_smoothing
+        self.reason, self.recompute, self.max_workspace = reason, recompute, max_workspace
+        self.net, self.stay = self.network(model), ExitStack()
+
+    def network(self, model):
+        """What runs in the place of `model`, over its parameters."""
+        return checkpointed(model) if self.recompute else model
 
     @property
     def how(self):
         way = f"{self.way} ({self.reason})" if self.reason else self.way
         return f"{way}, {cpu.description()}" if device_of(self.optimizer.weights) == "cpu" else way
+
+    def check(self, x, labels) -> Agreement:
+        """Whether that gives what the layers give, in float64, for the first images of x; see check.py."""
+        if self.net is self.model and device_of(x) == "cpu" and not cpu.enabled():
+            return Agreement(skipped="they are what runs")
+        return check_training(self.model, self.network, x, labels)
 
     def __enter__(self):
         self.stay.enter_context(max_workspace(self.max_workspace))
@@ -75,9 +86,8 @@ class FusedStep(Step):
 
     way = "fused"
 
-    def __init__(self, model, optimizer, label_smoothing=0.0, *, recompute=False, **settings):
-        super().__init__(model, optimizer, label_smoothing, **settings)
-        self.net = Fused(model, recompute=recompute)
+    def network(self, model):
+        return Fused(model, recompute=self.recompute)
 
 
 def make_step(

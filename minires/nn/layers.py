@@ -97,10 +97,15 @@ class BatchNorm(Module):
             mean, var = ops.batchnorm_statistics(x)
             ranks = communicator.current()
             if ranks.size > 1:  # the others' shares of the batch belong to it
-                mean, var, m = ops.batchnorm_pooled(*map(ranks.all_gather, (mean, var, np.asarray(m))))
+                counts = ranks.all_gather(np.asarray(m)).tolist()
+                mean, var = ops.batchnorm_pooled(ranks.all_gather(mean), ranks.all_gather(var), counts)
+                m = sum(counts)
             if self.tracks:
-                running = self.mean.data, self.var.data
-                ops.batchnorm_running(*running, mean, var, m, momentum=self.momentum, unbiased=self.unbiased)
+                running, settings = (
+                    (self.mean.data, self.var.data),
+                    {"momentum": self.momentum, "unbiased": self.unbiased},
+                )
+                self.mean.data[...], self.var.data[...] = ops.batchnorm_running(*running, mean, var, m, **settings)
         else:
             mean, var = self.mean.data, self.var.data
         rstd = 1 / get_xp(x).sqrt(var + self.epsilon)
@@ -242,7 +247,7 @@ class Dense(Module):
 
     def backward(self, dy, need_dx=True):
         (x,) = self.saved()
-        dx, dw, db = ops.dense_backward(dy, x, self.w.data, need_dx=need_dx, dw=self.w.grad)
+        dx, dw, db = ops.dense_backward(dy, x, self.w.data, need_dx=need_dx)
         self.w.write_grad(dw)
         if self.b is not None:
             self.b.write_grad(db)

@@ -252,6 +252,44 @@ def batchnorm_backward(dy, x, gamma, mean, rstd):
 
 
 @exact
+def batchnorm_sums(dy, x, mean, rstd):
+    dgamma, dbeta = zeros(x.shape[-1]), zeros(x.shape[-1])
+    for *at, c in ndindex(x.shape):
+        dgamma[c] += dy[*at, c] * (x[*at, c] - mean[c]) * rstd[c]
+        dbeta[c] += dy[*at, c]
+    return dgamma, dbeta
+
+
+@exact
+def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
+    dx = zeros(x.shape)
+    for *at, c in ndindex(x.shape):
+        x_hat = (x[*at, c] - mean[c]) * rstd[c]
+        dx[*at, c] = gamma[c] * rstd[c] * (dy[*at, c] - dbeta[c] / m - x_hat * dgamma[c] / m)
+    return dx
+
+
+@exact
+def batchnorm_pooled(means, variances, counts):
+    m, C = sum(counts), means.shape[1]
+    mean, var = zeros(C), zeros(C)
+    for part, c in ndindex(means.shape):
+        mean[c] += counts[part] * means[part, c] / m
+    for part, c in ndindex(means.shape):
+        var[c] += counts[part] * (variances[part, c] + (means[part, c] - mean[c]) ** 2) / m
+    return mean, var
+
+
+@exact
+def batchnorm_running(running_mean, running_var, mean, var, m, *, momentum, unbiased=False):
+    new_mean, new_var = zeros(len(mean)), zeros(len(mean))
+    for c in range(len(mean)):
+        new_mean[c] = momentum * running_mean[c] + (1 - momentum) * mean[c]
+        new_var[c] = momentum * running_var[c] + (1 - momentum) * var[c] * (m / (m - 1) if unbiased and m > 1 else 1)
+    return new_mean, new_var
+
+
+@exact
 def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
     dx, dgamma, dbeta = zeros(x.shape), zeros(x.shape[-1]), zeros(x.shape[-1])
     for *at, c in ndindex(x.shape):

@@ -63,23 +63,20 @@ def batchnorm_statistics(x):
 
 
 def batchnorm_pooled(means, variances, counts):
-    """(mean, var, m) of all values, from those of parts of them; each argument (parts, C), or (parts,) for the counts.
+    """(mean, var) of all values, from those of parts of them: means and variances (parts, C), counts (parts,) numbers.
 
-    var = sum of counts * (variances + (means - mean)^2) / m. T. Chan et al., as above.
+    var = sum of counts * (variances + (means - mean)^2) / sum of counts. T. Chan et al., as above.
     """
-    m = counts.sum()
-    weights = (counts / m)[:, None].astype(means.dtype)
+    weights = get_xp(means).asarray([count / sum(counts) for count in counts], means.dtype)[:, None]
     mean = (weights * means).sum(axis=0)
-    return mean, (weights * (variances + (means - mean) ** 2)).sum(axis=0), m
+    return mean, (weights * (variances + (means - mean) ** 2)).sum(axis=0)
 
 
 def batchnorm_running(running_mean, running_var, mean, var, m, *, momentum, unbiased=False):
-    """In place: running <- momentum * running + (1 - momentum) * batch; unbiased: with the variance over m - 1."""
+    """(running_mean, running_var) = momentum * running + (1 - momentum) * batch; unbiased: the variance over m - 1."""
     if unbiased and m > 1:
         var = var * (m / (m - 1))
-    for running, batch in ((running_mean, mean), (running_var, var)):
-        running *= momentum
-        running += (1 - momentum) * batch
+    return momentum * running_mean + (1 - momentum) * mean, momentum * running_var + (1 - momentum) * var
 
 
 @compiled

@@ -44,9 +44,9 @@ class Preprocess:
         return images.astype(dtype) * (1 / (255 * std)) - mean / std
 
 
-def predict_logits(model: ResNet, x):
+def predict_logits(model: ResNet, x, *, by_layers=False):
     """Logits (N, K) for the network's input x (N, H, W, C), in evaluation mode; for many batches, keep a Predictor."""
-    return Predictor(model)(x)
+    return Predictor(model, by_layers=by_layers)(x)
 
 
 @dataclass
@@ -101,14 +101,14 @@ class Evaluation:
         return int((self.probs.argmax(axis=1) != self.labels).sum())
 
 
-def evaluate(classifier: Classifier, dataset: Dataset) -> Evaluation:
-    """Loss and accuracy on `dataset`, whose classes must be the classifier's."""
+def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers=False) -> Evaluation:
+    """Loss and accuracy on `dataset`, whose classes must be the classifier's. by_layers: see fast/inference.py."""
     if dataset.classes != classifier.classes:
         raise DataError(
             f"{dataset.source}: its classes are {', '.join(dataset.classes)}, the network was trained on "
             f"{', '.join(classifier.classes)}: give data of the same classes"
         )
-    predictor = Predictor(classifier.model)
+    predictor = Predictor(classifier.model, by_layers=by_layers)
     parts = [classifier.probs(dataset.images(index), predictor) for index in chunks(len(dataset), EVAL_BATCH)]
     probs = np.concatenate(parts)
     right = probs[np.arange(len(probs)), dataset.labels]

@@ -16,10 +16,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from minires.backend import device_of, get_xp, to_device
 from minires.data.batches import Batches
 from minires.data.dataset import Dataset
 from minires.errors import CheckpointError, DivergedError
+from minires.fast.check import IMAGES, Agreement
 from minires.fast.gpu import kernels
 from minires.fast.step import make_step
 from minires.files import write_text
@@ -49,6 +52,7 @@ class Progress:
     history: list = field(default_factory=list)
     stopped: str = ""  # why training ended, if it did
     how: str = ""  # in which way the latest steps were computed
+    check: dict = field(default_factory=dict)  # how far that is from the layers, see fast/check.py
 
 
 def fit(
@@ -59,6 +63,7 @@ def fit(
     *,
     out: Path | None = None,
     reporter: Reporter | None = None,
+    check: bool = True,
     **ways,
 ) -> Progress:
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
@@ -67,15 +72,24 @@ def fit(
     epoch of the lowest test loss) and `history.jsonl`; written while the next epoch trains, whole when `fit` returns.
     ways: how a step is computed, for make_step: `by_layers=True`, exactly the modules; `recompute=True`,
     `max_workspace=BYTES`, for less memory; on a GPU `graph=False`, `tf32=True`.
-    Raises DivergedError, naming the layer, when a value is not finite.
+    check: before the first step, compare what will run with the layers as they stand, in float64 (fast/check.py).
+    Raises DivergedError, naming the layer, when a value is not finite, DisagreementError where that comparison fails.
     """
-    run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, ways)
+    run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, check, ways)
     run.save_before_start()
     return run.go()
 
 
 def resume(
-    out: Path, train: Dataset, test: Dataset | None = None, *, epochs=None, device="cpu", reporter=None, **ways
+    out: Path,
+    train: Dataset,
+    test: Dataset | None = None,
+    *,
+    epochs=None,
+    device="cpu",
+    reporter=None,
+    check=True,
+    **ways,
 ) -> tuple[Classifier, Progress]:
     """Go on with the run in the folder `out`, on the same data; `epochs` may extend it.
 
@@ -99,7 +113,7 @@ def resume(
         )
     progress.stopped = ""
     checkpoint.classifier.model.to(device)
-    run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, ways)
+    run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, check, ways)
     run.optimizer.load_state(checkpoint.optimizer, checkpoint.training["steps"])
     return checkpoint.classifier, run.go()
 
@@ -107,7 +121,7 @@ def resume(
 class _Run:
     """One training run: the objects it works on, and its progress."""
 
-    def __init__(self, classifier, train, test, recipe, progress, out, reporter, ways):
+    def __init__(self, classifier, train, test, recipe, progress, out, reporter, check, ways):
         self.classifier, self.model = classifier, classifier.model
         self.train, self.test, self.recipe, self.progress = train, test, recipe, progress
         self.out = None if out is None else Path(out)
@@ -118,9 +132,18 @@ class _Run:
         self.batches = Batches(train, recipe.batch_size, seed=recipe.seed, augment=recipe.augment, device=there)
         self.schedule = recipe.make_schedule(len(self.batches))
         self.train_step = make_step(self.model, self.optimizer, label_smoothing=recipe.label_smoothing, **ways)
+        self.by_layers = ways.get("by_layers", False)
+        agreement = self.check() if check else Agreement(skipped="not asked for")
+        progress.check = asdict(agreement)
         self.fingerprint = train.fingerprint() if self.out else ""
         self.pending = []  # (loss, right answers, gradient norm, images) still on the device
         self.snapshot, self.saving = Snapshot(), None
+
+    def check(self) -> Agreement:
+        """Whether the step does what the layers say; while the optimiser's state still takes no memory."""
+        few = np.arange(min(IMAGES, len(self.train)))
+        images, labels = (to_device(part, self.device) for part in (self.train.images(few), self.train.labels[few]))
+        return self.train_step.check(self.classifier.preprocess(images, self.optimizer.weights.dtype), labels)
 
     def save_before_start(self):
         """A full disk or a forbidden folder shows before the first step, not after the first epoch."""
@@ -252,7 +275,7 @@ class _Run:
         }
         better = True
         if self.test is not None:
-            result = evaluate(self.classifier, self.test)
+            result = evaluate(self.classifier, self.test, by_layers=self.by_layers)
             row |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
             better = result.loss < p.best_loss
             p.best_loss = min(p.best_loss, result.loss)

@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from minires.fast.check import Agreement
+
 PLAIN_EVERY = 15  # seconds between two plain lines within an epoch
 
 
@@ -85,7 +87,7 @@ class ConsoleReporter(Reporter):
         )
         if p.how != self.how:
             self.how = p.how
-            self.console.print(f"each step: {p.how}", style="dim")
+            self.console.print(f"each step: {p.how}; {Agreement(**p.check)}", style="dim")
         if p.stopped:
             self.console.print(f"stopped early: {p.stopped}; best.h5 is epoch {p.best_epoch}")
 

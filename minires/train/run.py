@@ -104,7 +104,7 @@ def finish(out: Path, classifier: Classifier, test: Dataset | None, train: Datas
     """Evaluate once more, complete the manifest and write the report; the evaluation is of the test set if any."""
     manifest = read_manifest(out)
     result = None if test is None else evaluate(classifier, test)
-    manifest["step"] = progress.how
+    manifest |= {"step": progress.how, "check": progress.check}
     manifest["seconds"] = round(sum(row["seconds"] for row in progress.history), 1)
     if result is not None:
         manifest["result"] = {"test accuracy": result.accuracy, "test loss": result.loss, "mistakes": result.mistakes}

@@ -181,11 +181,10 @@ def dense_forward(x, w, b=None):
     return y if y is NotImplemented else y.reshape(len(x), -1)
 
 
-def dense_backward(dy, x, w, *, need_dx=True, dw=None):
+def dense_backward(dy, x, w, *, need_dx=True):
     if x.ndim != 2 or dy.ndim != 2:
         return NotImplemented
-    flat = None if dw is None else dw[None, None]
-    result = conv2d_backward(dy[:, None, None], x[:, None, None], w[None, None], need_dx=need_dx, dw=flat)
+    result = conv2d_backward(dy[:, None, None], x[:, None, None], w[None, None], need_dx=need_dx)
     if result is NotImplemented:
         return result
     dx, dw, db = result

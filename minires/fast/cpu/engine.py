@@ -26,11 +26,13 @@ FLOATS = np.dtype("f4"), np.dtype("f8")
 VECTOR_BYTES = {"base": 16, "sse2": 16, "avx2": 32, "avx512": 64}
 
 
+_here = threading.local()  # this thread's: `reading`, and `empty`, where results come from if not from NumPy
+
+
 class _State:
     """Whether there are kernels to run (None: nobody has asked yet), and of which instruction set."""
 
     enabled = None
-    reading = False
     isa = ""
 
 
@@ -43,7 +45,7 @@ def _setting(name, choices):
 
 def enabled() -> bool:
     """Whether the kernels are there and switched on. ConfigError where the environment asks for what cannot be."""
-    if _State.reading:
+    if reading():
         return False
     if _State.enabled is None:
         wanted = _setting("MINIRES_KERNELS", ("auto", "numpy", "always")) != "numpy" and _kernels is not None
@@ -86,29 +88,28 @@ def use_threads(count: int):
 
 
 def reading() -> bool:
-    """Whether `as_read` holds."""
-    return _State.reading
+    """Whether `as_read` holds in this thread."""
+    return getattr(_here, "reading", False)
 
 
 @contextmanager
 def as_read():
-    """Inside, all ops run as they read, on the CPU and on a GPU; for every caller."""
-    before, _State.reading = _State.reading, True
+    """Inside, this thread's ops run as they read, on the CPU and on a GPU."""
+    before, _here.reading = reading(), True
     try:
         yield
     finally:
-        _State.reading = before
+        _here.reading = before
 
 
 # --- what the wrappers of the kernels share -------------------------------------------------------------------------
 
 whole = np.ascontiguousarray
-_taking = threading.local()  # `taking.empty`: where this thread's results come from, if not from NumPy
 
 
 def empty(shape, dtype):
     """An array for a kernel to write; its numbers are anything."""
-    take = getattr(_taking, "empty", None)
+    take = getattr(_here, "empty", None)
     return take(shape, dtype) if take else np.empty(shape, dtype)
 
 
@@ -120,11 +121,11 @@ def like(x):
 @contextmanager
 def results_from(take):
     """Inside, this thread's results are `take(shape, dtype)`."""
-    _taking.empty = take
+    _here.empty = take
     try:
         yield
     finally:
-        _taking.empty = None
+        _here.empty = None
 
 
 def takes(args) -> bool:

@@ -181,10 +181,10 @@ def dense_forward(x, w, b=None):
     return y if b is None else y + b
 
 
-def dense_backward(dy, x, w, *, need_dx=True, dw=None):
-    """As ops.dense_backward; dw is written where one is given."""
+def dense_backward(dy, x, w, *, need_dx=True):
+    """As ops.dense_backward."""
     dy, x = _contiguous(dy, x)
-    dw = matmul(x.T, dy, get_xp(x).empty(w.shape, w.dtype) if dw is None else dw)
+    dw = matmul(x.T, dy, get_xp(x).empty(w.shape, w.dtype))
     return matmul(dy, w.T, get_xp(x).empty(x.shape, x.dtype)) if need_dx else None, dw, dy.sum(axis=0)
 
 

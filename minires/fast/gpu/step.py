@@ -11,15 +11,14 @@ from minires.fast import fuse
 from minires.fast.gpu import kernels
 from minires.fast.gpu.cublas import tensor_cores
 from minires.fast.gpu.graph import Replay
-from minires.fast.step import Step
-from minires.fast.training import Fused
+from minires.fast.step import FusedStep
 from minires.nn.layers import Dropout
 from minires.optim import SGD, Adam, AdamW
 
 OPTIMISERS = {cls: fuse.methods(cls) for cls in (SGD, Adam, AdamW)}  # as they are written
 
 
-class GpuStep(Step):
+class GpuStep(FusedStep):
     """The fused network (fast/training.py), the update one kernel; replayed from the second step of a shape on.
 
     graph: False issues every kernel anew. `how` tells why where a graph was wanted and is not used.
@@ -27,10 +26,9 @@ class GpuStep(Step):
     But for the rate, what the optimiser is set to when a step is captured stays so.
     """
 
-    def __init__(self, model, optimizer, label_smoothing=0.0, *, graph=True, tf32=False, recompute=False, **settings):
+    def __init__(self, model, optimizer, label_smoothing=0.0, *, graph=True, tf32=False, **settings):
         super().__init__(model, optimizer, label_smoothing, **settings)
-        xp = get_xp(optimizer.weights)
-        self.net, self.tf32 = Fused(model, recompute=recompute), tf32
+        xp, self.tf32 = get_xp(optimizer.weights), tf32
         for param in self.net.idle:
             param.grad[...] = 0  # once: nothing here writes it
         self.net.idle = []
