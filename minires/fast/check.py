@@ -14,6 +14,7 @@ import numpy as np
 from minires import ops
 from minires.backend import blas_threads, get_xp, to_numpy
 from minires.errors import DisagreementError
+from minires.fast.communicator import ALONE, speaking_through
 from minires.fast.cpu import as_read
 from minires.fast.fuse import own_methods
 from minires.nn.module import Module, Sequential, inference
@@ -51,12 +52,13 @@ def check_training(model: Sequential, make_net, x, labels) -> Agreement:
         return Agreement(skipped=f"{patched} was replaced, and what it holds on to cannot be copied")
     x, labels = x[:IMAGES].astype("f8"), labels[:IMAGES]
     reference, fast = _twins(model, 2)
-    with as_read(), blas_threads(1):
+    with speaking_through(ALONE), as_read(), blas_threads(1):
         logits, statistics, gradients = _step(reference, reference, x, labels)
     if not np.isfinite(logits).all():
         return Agreement(skipped="the network gives numbers that are not finite")
     _drop_gradients(reference)
-    there = _step(fast, make_net(fast), x, labels)
+    with speaking_through(ALONE):
+        there = _step(fast, make_net(fast), x, labels)
     far = _distance(logits, there[0])
     if not far <= TOLERANCE:
         twins = _twins(model, 2)

@@ -162,4 +162,5 @@ class Fuser:
         same = copy.copy(block)
         same.branch, same.shortcut = self.network(block.branch), shortcut
         same.before = None if block.before is None else self.network(block.before)
+        same.add, same.after = (m if m is None else self.layer(m) for m in (block.add, block.after))
         return self.block(same)

@@ -22,6 +22,7 @@ from minires.backend import device_of, get_xp, to_device
 from minires.data.batches import Batches
 from minires.data.dataset import Dataset
 from minires.errors import CheckpointError, DivergedError
+from minires.fast import communicator
 from minires.fast.check import IMAGES, Agreement
 from minires.fast.gpu import kernels
 from minires.fast.step import make_step
@@ -124,8 +125,9 @@ class _Run:
     def __init__(self, classifier, train, test, recipe, progress, out, reporter, check, ways):
         self.classifier, self.model = classifier, classifier.model
         self.train, self.test, self.recipe, self.progress = train, test, recipe, progress
-        self.out = None if out is None else Path(out)
-        self.reporter = reporter or Reporter()
+        first = communicator.current().rank == 0  # of the ranks, one saves and speaks
+        self.out = Path(out) if out is not None and first else None
+        self.reporter = reporter if reporter and first else Reporter()
         self.optimizer = recipe.make_optimizer(self.model.params())
         self.device = device_of(self.optimizer.weights)
         there = "gpu" if kernels.available(self.optimizer.weights) else "cpu"
@@ -225,11 +227,12 @@ class _Run:
         p.seconds = before + time.perf_counter() - began
 
     def step(self, images, labels):
-        """One step of training. Nothing here waits for a GPU except `look`."""
-        images, labels = (to_device(part, self.device) for part in (images, labels))
+        """One step of training, of this rank's share. Nothing here waits for a GPU except `look`."""
+        count, here = len(images), communicator.share(len(images))
+        images, labels = (to_device(part[here], self.device) for part in (images, labels))
         self.x = self.classifier.preprocess(images, self.optimizer.weights.dtype)
         told = self.train_step(self.x, labels, self.schedule(self.optimizer.steps))
-        self.pending.append((*told, len(images)))
+        self.pending.append((*told, count))
         if self.device == "cpu" or len(self.pending) >= LOOK_EVERY:
             self.look()
 
