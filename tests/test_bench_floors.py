@@ -6,7 +6,7 @@ from minires.benchmarks import floors
 from minires.benchmarks.floors import Floors, Work, work
 
 from minires import resnet
-from minires.look.summary import summarize
+from minires.instruments.cost.summary import summarize
 
 
 def test_rates_are_rates():

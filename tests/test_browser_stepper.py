@@ -5,8 +5,8 @@ import pytest
 from browser import DESKTOP, PHONE, assert_accessible, assert_fits, open_pages, start_browser  # noqa: F401
 
 from minires.data import make_signs
-from minires.look.stepper_page import write_page
-from minires.look.tape import record
+from minires.instruments.step.page import write_page
+from minires.instruments.step.tape import record
 from minires.nn import plain_twin, resnet
 
 

@@ -17,7 +17,7 @@ from conftest import frozen
 from data_helpers import random_set
 
 from minires import backend, nn, ops, resnet
-from minires.look.probe import probe
+from minires.instruments.probe import probe
 from minires.optim import OPTIMIZERS
 from minires.train import Classifier, Preprocess, Recipe, Schedule, evaluate, fit, loop, predict_logits
 from minires.train.schedule import KINDS

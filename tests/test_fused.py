@@ -11,7 +11,7 @@ from minires.fast.checkpointing import Recomputed
 from minires.fast.fuse import AsItIs
 from minires.fast.inference import Predictor
 from minires.fast.training import Fused, FusedNorm
-from minires.look.probe import probe
+from minires.instruments.probe import probe
 from minires.nn.module import inference
 from minires.ops import softmax_cross_entropy_backward as loss_backward
 from minires.ops import softmax_cross_entropy_forward as loss_forward

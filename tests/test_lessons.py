@@ -19,7 +19,7 @@ from PIL import Image
 
 from minires import cli, ops
 from minires.errors import ConfigError
-from minires.look import style
+from minires.instruments import style
 
 AT_DEFAULTS = {1, 2, 3, 4, 5, 6, 7, 10, 14}  # the others run in their quick form
 WITH_ITS_OWN = {14}  # shows functions that the library does not have

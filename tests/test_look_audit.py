@@ -8,7 +8,7 @@ import pytest
 
 from minires import nn, resnet
 from minires.errors import ConfigError
-from minires.look.audit import audit
+from minires.instruments.audit import audit
 from minires.nn import Block, Conv2d
 
 SMALL = {"widths": (3, 4, 5)}

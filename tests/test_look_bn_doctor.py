@@ -12,7 +12,7 @@ from minires.commands import checks
 from minires.data import write_signs
 from minires.data.dataset import ArrayDataset
 from minires.errors import ConfigError, DataError
-from minires.look.bn_doctor import bn_doctor, input_drift, inputs, recalibrate
+from minires.instruments.bn_doctor import bn_doctor, input_drift, inputs, recalibrate
 from minires.nn import BatchNorm, Conv2d, GlobalAvgPool2d, Sequential
 from minires.train.checkpoint import save_checkpoint
 from minires.train.classifier import Classifier, Preprocess, evaluate

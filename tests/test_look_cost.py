@@ -11,10 +11,10 @@ from rich.console import Console
 from minires import cli
 from minires.errors import ConfigError
 from minires.fast.training import Fused
-from minires.look import cost as cost_module
-from minires.look import cost_probe
-from minires.look.cost import predict_cost
-from minires.look.summary import summarize
+from minires.instruments.cost import pieces
+from minires.instruments.cost import predict as cost_module
+from minires.instruments.cost.predict import predict_cost
+from minires.instruments.cost.summary import summarize
 from minires.nn import resnet, resnet50
 from minires.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from minires.train import Recipe
@@ -94,7 +94,7 @@ def test_counts_are_those_of_the_summary():
 
 
 def test_time_is_the_sum_over_all_places(monkeypatch):
-    monkeypatch.setattr(cost_probe.Trial, "seconds", lambda trial: (1.0, 2.0, 4.0))
+    monkeypatch.setattr(pieces.Trial, "seconds", lambda trial: (1.0, 2.0, 4.0))
     monkeypatch.setattr(cost_module, "time_update", lambda *_: 0.5)
     cost = predicted(resnet("resnet14", (16, 16, 3), 6), 2)
     assert cost.training_seconds == (1 + 2) * (6 + 2) + 0.5  # six blocks, stem and head
@@ -106,7 +106,7 @@ def test_each_piece_is_run_at_least_once_and_until_the_time_is_up(monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(cost_module, "perf_counter", lambda: next(clock))
     runs = []
-    monkeypatch.setattr(cost_probe.Trial, "run", lambda trial: runs.append(trial) or trial.times.append((1, 1, 1)))
+    monkeypatch.setattr(pieces.Trial, "run", lambda trial: runs.append(trial) or trial.times.append((1, 1, 1)))
     model = resnet("resnet8", (16, 16, 3), 6)
     predict_cost(model, 2, budget=0)
     assert len(runs) == len(set(runs)) == 5
@@ -118,7 +118,7 @@ def test_each_piece_is_run_at_least_once_and_until_the_time_is_up(monkeypatch):
 def test_large_pieces_are_run_on_fewer_images(monkeypatch):
     model = resnet("resnet8", (32, 32, 3), 6)
     whole = predicted(model, 16)
-    monkeypatch.setattr(cost_probe, "PIECE", 6 * max(piece.flops for piece in whole.pieces))
+    monkeypatch.setattr(pieces, "PIECE", 6 * max(piece.flops for piece in whole.pieces))
     part = predicted(model, 16)
     assert {piece.images for piece in whole.pieces} == {16}
     assert min(piece.images for piece in part.pieces) == 2

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from minires import cli, resnet
-from minires.look.diagram import ADD, ARCH, CARD, FLOW, HEADING, SMALL, TALL, TEXT, TITLE, diagram, text_width
-from minires.look.diagram_svg import to_svg
+from minires.instruments.diagram import ADD, ARCH, CARD, FLOW, HEADING, SMALL, TALL, TEXT, TITLE, diagram, text_width
+from minires.instruments.diagram.svg import to_svg
 from minires.nn import ARCHITECTURES, Block, Conv2d
 
 SVG = "{http://www.w3.org/2000/svg}"

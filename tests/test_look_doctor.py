@@ -15,8 +15,9 @@ from minires.data.dataset import ArrayDataset
 from minires.errors import DeviceError
 from minires.fast import cpu
 from minires.fast.cores import explain_cores
-from minires.look import doctor
-from minires.look.doctor import Finding, diagnose, print_findings
+from minires.instruments import doctor
+from minires.instruments.doctor import diagnose
+from minires.instruments.findings import Finding, print_findings
 
 
 def found(check):

@@ -13,9 +13,9 @@ from minires import nn, ops, resnet
 from minires.commands import checks
 from minires.commands.checks import _examples
 from minires.errors import ConfigError, ShapeError, StateError
-from minires.look.gradcheck import Sweep, epsilon_sweep, gradcheck, gradcheck_model
-from minires.look.plots import plot_epsilon_sweep
-from minires.look.style import png_bytes
+from minires.instruments.gradcheck import Sweep, epsilon_sweep, gradcheck, gradcheck_model
+from minires.instruments.plots import plot_epsilon_sweep
+from minires.instruments.style import png_bytes
 
 X = np.random.default_rng(0).standard_normal((3, 8, 8, 3))
 SMALL = {"widths": (3, 4, 5)}

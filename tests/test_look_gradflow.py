@@ -12,10 +12,10 @@ from small_network import LABELS, batch, small
 from minires import cli, ops
 from minires.data import make_signs, write_signs
 from minires.errors import ShapeError
-from minires.look.gradflow import NonFinite, compare_skip, first_nonfinite, gradflow
-from minires.look.gradflow_grid import block_rate, expected, gradflow_grid
-from minires.look.plots import plot_gradflow, plot_gradflow_grid
-from minires.look.probe import Probe, probe
+from minires.instruments.gradflow import NonFinite, compare_skip, first_nonfinite, gradflow
+from minires.instruments.gradflow.grid import block_rate, expected, gradflow_grid
+from minires.instruments.plots import plot_gradflow, plot_gradflow_grid
+from minires.instruments.probe import Probe, probe
 from minires.nn import Config, Conv2d, Dense, Flatten, ReLU, Sequential, resnet
 
 

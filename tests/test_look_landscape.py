@@ -12,8 +12,8 @@ from minires import cli, ops, resnet
 from minires.backend import to_device
 from minires.data import make_signs, write_signs
 from minires.errors import ConfigError
-from minires.look import style
-from minires.look.landscape import Landscape, direction, landscape, plot_landscape
+from minires.instruments import style
+from minires.instruments.landscape import Landscape, direction, landscape, plot_landscape
 from minires.train.checkpoint import save_checkpoint
 from minires.train.classifier import Classifier, predict_logits
 

@@ -12,8 +12,8 @@ from PIL import Image
 from minires import cli, resnet
 from minires.data import make_signs
 from minires.errors import ConfigError, DataError
-from minires.look import maps_plots, style
-from minires.look.maps import (
+from minires.instruments import style
+from minires.instruments.maps import (
     Occlusion,
     feature_maps,
     find_layer,
@@ -21,6 +21,7 @@ from minires.look.maps import (
     gradcam,
     kernel_change,
     occlusion,
+    plots,
     stage_names,
 )
 from minires.nn import Conv2d, Dense, Flatten, GlobalAvgPool2d, ReLU, Sequential, inference
@@ -229,30 +230,30 @@ def test_squares_that_do_not_fit(classifier):
 
 def test_pictures_hold_the_numbers(classifier):
     found = [gradcam(classifier, IMAGES, layer=name, targets=[0, 1, 2]) for name in ("stage3", "stage4")]
-    fig = maps_plots.plot_gradcam(found, IMAGES, CLASSES, names=("a.png", "b.png", "c.png"), note="seed 7")
+    fig = plots.plot_gradcam(found, IMAGES, CLASSES, names=("a.png", "b.png", "c.png"), note="seed 7")
     best = found[0].probs[0].argmax()
     assert f"said {CLASSES[best]} ({found[0].probs[0, best]:.0%})" in texts(fig)
     assert all(text in texts(fig) for text in ("b.png", "seed 7", "evidence for two\nstage4, 4x4"))
     overlays = [ax.get_images()[1].get_array() for ax in fig.axes if len(ax.get_images()) == 2]
     assert len(overlays) == 6
     four = gradcam(classifier, np.concatenate([IMAGES, IMAGES[:1]]))
-    assert len(maps_plots.plot_gradcam([four], IMAGES[[0, 1, 2, 0]], CLASSES).axes) == 8 + 1  # two rows of two pairs
+    assert len(plots.plot_gradcam([four], IMAGES[[0, 1, 2, 0]], CLASSES).axes) == 8 + 1  # two rows of two pairs
     assert all(o.min() >= 0 and o.max() <= 1 for o in overlays)
 
     layers = feature_maps(classifier, IMAGES[0], ["stage2", "stage4"])
-    fig = maps_plots.plot_features(layers, IMAGES[0])
+    fig = plots.plot_features(layers, IMAGES[0])
     assert "stage4: 8 channels of 4x4" in texts(fig)
     assert [len(ax.get_images()) for ax in fig.axes] == [1, 4, 8]
 
-    fig = maps_plots.plot_kernels(first_kernels(classifier.model))
+    fig = plots.plot_kernels(first_kernels(classifier.model))
     assert "4 kernels of 3x3" in texts(fig)
     assert len(fig.axes[0].get_images()) == 4
-    assert "Changes: 4 kernels" in texts(maps_plots.plot_kernels(kernel_change(classifier.model), title="Changes"))
+    assert "Changes: 4 kernels" in texts(plots.plot_kernels(kernel_change(classifier.model), title="Changes"))
     with pytest.raises(ConfigError, match="expected 3 input channels, got 1"):
-        maps_plots.plot_kernels(np.ones((2, 3, 3, 1)))
+        plots.plot_kernels(np.ones((2, 3, 3, 1)))
 
     found = occlusion(classifier, IMAGES[0], patch=8, stride=4)
-    fig = maps_plots.plot_occlusion(found, IMAGES[0], CLASSES)
+    fig = plots.plot_occlusion(found, IMAGES[0], CLASSES)
     assert f"with the square covered: {CLASSES[found.target]} at" in texts(fig)
     assert "8x8 square" in texts(fig)
 
@@ -260,7 +261,7 @@ def test_pictures_hold_the_numbers(classifier):
 def test_many_classes_share_a_legend():
     shares = np.eye(8)[[[0, 0, 1, 2], [3, 4, 5, 6]]]
     found = Occlusion(0, 2, np.array([0, 8]), np.array([0, 4, 8, 12]), np.eye(8)[0], shares)
-    fig = maps_plots.plot_occlusion(found, IMAGES[0], [f"class {k}" for k in range(8)])
+    fig = plots.plot_occlusion(found, IMAGES[0], [f"class {k}" for k in range(8)])
     labels = [text.get_text() for text in fig.axes[2].get_legend().get_texts()]
     assert labels[0] == "class 0 (25%)"
     assert labels[6:] == ["others (12%)"]
@@ -269,7 +270,7 @@ def test_many_classes_share_a_legend():
 def test_a_map_without_evidence_says_so(classifier):
     found = gradcam(classifier, IMAGES[:1])
     found.maps[:] = 0
-    assert "no evidence for" in texts(maps_plots.plot_gradcam([found], IMAGES[:1], CLASSES))
+    assert "no evidence for" in texts(plots.plot_gradcam([found], IMAGES[:1], CLASSES))
 
 
 @pytest.fixture(scope="module")

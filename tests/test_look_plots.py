@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from minires.errors import DataError
-from minires.look import plots
-from minires.look.gradflow import compare_skip, probe
+from minires.instruments import plots
+from minires.instruments.gradflow import compare_skip, probe
 from minires.nn import resnet
 
 HISTORY = [
@@ -155,5 +155,5 @@ def test_save_is_a_png_and_atomic(tmp_path, monkeypatch):
 
 
 def test_no_global_state_of_matplotlib_is_used():
-    code = "import minires.look.report, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import minires.instruments.report, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

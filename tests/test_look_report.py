@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minires.look.gradflow import gradflow
-from minires.look.report import wilson, write_report
+from minires.instruments.gradflow import gradflow
+from minires.instruments.report import wilson, write_report
 from minires.nn import resnet
 
 CLASSES = ("fist", "<b>one</b>", "two")

@@ -18,9 +18,9 @@ from rich.console import Console
 from minires import cli
 from minires.data import make_signs, write_signs
 from minires.errors import ConfigError, DataError
-from minires.look.stepper import play, print_steps, screen
-from minires.look.stepper_page import follow, page, write_page
-from minires.look.tape import record
+from minires.instruments.step.page import follow, page, write_page
+from minires.instruments.step.tape import record
+from minires.instruments.step.terminal import play, print_steps, screen
 from minires.nn import plain_twin, resnet
 from minires.train import Classifier, Recipe
 from minires.train.checkpoint import save_checkpoint

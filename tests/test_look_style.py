@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from minires.look import style
+from minires.instruments import style
 
 LONG = "minires train --data /home/somebody/photographs/hands " + " ".join(f"--option-{n} {n}" for n in range(60))
 VERSIONS = f"NumPy {np.__version__}, Python {platform.python_version()}"

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from minires.fast import cpu
-from minires.look.summary import show_bytes, summarize
+from minires.instruments.cost.summary import show_bytes, summarize
 from minires.nn import resnet, resnet50
 
 NARROW = {"widths": (4, 8, 8, 8)}

@@ -8,8 +8,8 @@ from small_network import LABELS, batch, small
 
 from minires import ops
 from minires.errors import ShapeError
-from minires.look.formulas import MATHS
-from minires.look.tape import BINS, CHANNELS, REACH, SIDE, record, summarise
+from minires.instruments.step.formulas import MATHS
+from minires.instruments.step.tape import BINS, CHANNELS, REACH, SIDE, record, summarise
 from minires.nn import Block, Module
 
 

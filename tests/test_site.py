@@ -16,7 +16,7 @@ from site_pages import LESSONS, cells, claims, kept, page, small_site
 
 from minires import cli
 from minires.errors import ConfigError
-from minires.look.style import figure
+from minires.instruments.style import figure
 from minires.site import build as site_build
 from minires.site import code, grid, pages, results
 from minires.site.formula import formula

@@ -40,9 +40,9 @@ def _examples() -> dict:
 
 
 def gradcheck(args) -> int:
-    from minires.look.doctor import print_findings
-    from minires.look.gradcheck import gradcheck as check
-    from minires.look.gradcheck import gradcheck_model
+    from minires.instruments.findings import print_findings
+    from minires.instruments.gradcheck import gradcheck as check
+    from minires.instruments.gradcheck import gradcheck_model
 
     names = TARGETS[:-1] if args.target == "all" else (args.target,)
     if args.sweep:
@@ -72,8 +72,8 @@ def gradcheck(args) -> int:
 def _sweep(args, names) -> int:
     import numpy as np
 
-    from minires.look.gradcheck import epsilon_sweep
-    from minires.look.plots import plot_epsilon_sweep, save_png
+    from minires.instruments.gradcheck import epsilon_sweep
+    from minires.instruments.plots import plot_epsilon_sweep, save_png
 
     if "resnet50" in names:
         raise ConfigError(f"gradcheck --sweep: {args.target} takes hours: choose one of {', '.join(TARGETS[:-2])}")
@@ -98,8 +98,8 @@ def _sweep(args, names) -> int:
 
 
 def audit(args) -> int:
-    from minires.look.audit import audit as examine
-    from minires.look.doctor import print_findings
+    from minires.instruments.audit import audit as examine
+    from minires.instruments.findings import print_findings
 
     if (args.arch is None) == (args.run_folder is None):
         raise ConfigError("audit: give the name of an architecture, or a trained network with --run RUN")
@@ -120,9 +120,9 @@ def audit(args) -> int:
 
 
 def bn_doctor(args) -> int:
-    from minires.look.bn_doctor import bn_doctor as examine
-    from minires.look.bn_doctor import inputs, recalibrate
-    from minires.look.doctor import print_findings
+    from minires.instruments.bn_doctor import bn_doctor as examine
+    from minires.instruments.bn_doctor import inputs, recalibrate
+    from minires.instruments.findings import print_findings
     from minires.train import run
     from minires.train.checkpoint import load_checkpoint, save_checkpoint
 

@@ -10,9 +10,9 @@ import numpy as np
 from minires.data import make_signs
 from minires.errors import DataError
 from minires.files import write_text
+from minires.instruments.step.page import write_page
+from minires.instruments.step.tape import record
 from minires.lessons.harness import discover, judged, load
-from minires.look.stepper_page import write_page
-from minires.look.tape import record
 from minires.nn import plain_twin, resnet
 from minires.site import grid, pages
 from minires.site.picture import Picture, picture

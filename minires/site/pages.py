@@ -36,8 +36,8 @@ def frame(title: str, description: str, main: str, *, made: dict) -> str:
         version=html.escape(made["versions"]["minires"]),
         command=command(made["command"]),
         versions=html.escape(versions),
-        style=_read("page.css", "minires.look") + _read("style.css"),
-        script=_read("page.js", "minires.look"),
+        style=_read("shared.css", "minires.instruments") + _read("style.css"),
+        script=_read("shared.js", "minires.instruments"),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import matplotlib
 from matplotlib.figure import Figure
 
-from minires.look import style
+from minires.instruments import style
 
 # name -> (as the picture has it, in the dark): the style's colours, bright enough for a dark page
 COLOURS = {

@@ -1,7 +1,7 @@
 """What a training step and an inference will cost on this machine, told before either is run.
 
 `predict_cost(model, batch)` takes the network apart into the pieces that it repeats: the stem, each different block,
-the classifier. It runs each of them alone (`cost_probe`), once to see what it allocates and then against the clock
+the classifier. It runs each of them alone (`pieces`), once to see what it allocates and then against the clock
 until about two seconds are spent, and adds up as often as the piece occurs. The whole network is never run and
 never lies in memory. FLOPs and parameters are those of `summary`.
 How good the prediction is: benchmarks/check_cost.py.
@@ -16,8 +16,8 @@ from rich.table import Table
 
 from minires.errors import ConfigError
 from minires.fast import cpu
-from minires.look.cost_probe import Trial, places, time_update
-from minires.look.summary import Summary, show_bytes, summarize
+from minires.instruments.cost.pieces import Trial, places, time_update
+from minires.instruments.cost.summary import Summary, show_bytes, summarize
 from minires.nn import ResNet
 from minires.optim import OPTIMIZERS
 

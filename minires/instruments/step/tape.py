@@ -3,7 +3,7 @@
 `record` runs one training-mode forward and backward under a probe and notes, for each leaf layer, for the loss,
 for each add node and for each fork (the place where a block's two paths start, and where their gradients meet
 again), what came in, what went out and what was kept. Nothing is computed again and the model is left as it was.
-`look/stepper.py` plays a tape in the terminal, `look/stepper_page.py` in a web page.
+`terminal.py` plays a tape in the terminal, `page.py` in a web page.
 """
 
 import math
@@ -15,10 +15,10 @@ import numpy as np
 
 from minires import ops
 from minires.backend import to_numpy
-from minires.look import formulas
-from minires.look.formulas import Maths
-from minires.look.gradflow import network_title, untouched
-from minires.look.probe import Probe, cosine, probe, rms
+from minires.instruments.gradflow import network_title, untouched
+from minires.instruments.probe import Probe, cosine, probe, rms
+from minires.instruments.step import formulas
+from minires.instruments.step.formulas import Maths
 from minires.nn import Add, Block, Module, Param, ResNet, Sequential
 
 CHANNELS = 8  # of the first image, shown as tiles

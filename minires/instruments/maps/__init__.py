@@ -1,7 +1,7 @@
 """What a network sees in an image: feature maps, first-layer kernels, Grad-CAM, occlusion.
 
 Each function takes a Classifier and uint8 images as a camera gives them, works in evaluation mode, and leaves the
-network as it was. `look/maps_plots.py` draws what they return.
+network as it was. `plots.py` beside it draws what they return.
 """
 
 import copy

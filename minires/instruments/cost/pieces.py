@@ -1,6 +1,7 @@
 """The pieces of which a network is built over and over, each run alone as training and evaluation run it.
 
-Training: fused, as `fit` runs it (`nn.fused`). Evaluation: with batch normalisation folded (`nn.folded`).
+Training: fused, as `fit` runs it (`fast/training.py`). Evaluation: with batch normalisation folded
+(`fast/inference.py`).
 """
 
 import copy

@@ -16,8 +16,8 @@ from rich.table import Table
 from minires import ops
 from minires.backend import device_of, get_xp, to_device, to_numpy
 from minires.errors import ConfigError, DataError
-from minires.look.doctor import Finding
-from minires.look.gradcheck_causes import label
+from minires.instruments.findings import Finding
+from minires.instruments.gradcheck.causes import label
 from minires.nn import BatchNorm, Module
 from minires.train.classifier import Classifier, evaluate
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires import nn, ops
-from minires.look.doctor import Finding
+from minires.instruments.findings import Finding
 from minires.nn.blocks import Block
 
 FIT = 1e-3  # how near a repaired gradient must come to the numeric one, relative

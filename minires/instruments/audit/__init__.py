@@ -21,10 +21,10 @@ from minires import nn
 from minires.backend import to_numpy
 from minires.errors import ConfigError, ShapeError
 from minires.geometry import pair
-from minires.look.audit_references import Difference, distance, guess_arch, references, shortcut_kind
-from minires.look.doctor import Finding
-from minires.look.gradcheck_causes import in_place, label
-from minires.look.gradcheck_subject import Watch
+from minires.instruments.audit.published import Difference, distance, guess_arch, references, shortcut_kind
+from minires.instruments.findings import Finding
+from minires.instruments.gradcheck.causes import in_place, label
+from minires.instruments.gradcheck.subject import Watch
 from minires.nn.blocks import Block
 
 SAME = 1e-6  # float64 gradients and answers nearer than this, relative, are equal

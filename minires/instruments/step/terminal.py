@@ -11,9 +11,9 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from minires.look.keyboard import Keyboard
-from minires.look.summary import show_bytes
-from minires.look.tape import Step, Tape, Tensor, show
+from minires.instruments.cost.summary import show_bytes
+from minires.instruments.step.keyboard import Keyboard
+from minires.instruments.step.tape import Step, Tape, Tensor, show
 
 KEYS = "n → next   p ← previous   j jump   s source   q quit"
 STEPS = {"n": 1, "right": 1, " ": 1, "p": -1, "left": -1}

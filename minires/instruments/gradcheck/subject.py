@@ -14,8 +14,8 @@ import numpy as np
 from minires import nn
 from minires.backend import to_numpy
 from minires.geometry import resolve_padding
-from minires.look.doctor import Finding
-from minires.look.gradcheck_causes import in_place, label, moving
+from minires.instruments.findings import Finding
+from minires.instruments.gradcheck.causes import in_place, label, moving
 
 # layers without a kink; every other leaf is watched by the zeros in its output
 SMOOTH = (nn.Conv2d, nn.Dense, nn.BatchNorm, nn.Add, nn.AvgPool2d, nn.GlobalAvgPool2d, nn.Flatten, nn.ZeroPad2d)

@@ -1,6 +1,6 @@
 """A network laid out for drawing, from left to right: every layer, block and shortcut in its place.
 
-    write_text("net.svg", to_svg(diagram(resnet50())))  # to_svg is in diagram_svg.py
+    write_text("net.svg", to_svg(diagram(resnet50())))  # to_svg is in svg.py
 
 The layout is read off the modules, so that what is drawn is what runs. A residual block is a card with its layers in
 order, an arc for its shortcut (with a box on it where that is a projection) and the add node.

@@ -12,9 +12,9 @@ from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from minires.errors import ConfigError
-from minires.look.maps import FeatureMaps, GradCam, Occlusion
-from minires.look.plots import _brief
-from minires.look.style import INK, MUTED, PALETTE, SINGLE, TEXT, WIDE, canvas
+from minires.instruments.maps import FeatureMaps, GradCam, Occlusion
+from minires.instruments.plots import _brief
+from minires.instruments.style import INK, MUTED, PALETTE, SINGLE, TEXT, WIDE, canvas
 
 COLUMNS, ROWS = 8, 4  # feature maps of one layer
 STRONG = 0.8  # how opaque heat is at its largest

@@ -9,7 +9,7 @@ a random direction d, and at single coordinates, is held against the central dif
 
 Where the two differ, the check looks for the reason before it blames backward: another epsilon, a ReLU or a
 pool that the stencil's ends see from two sides. What is left is a fault, and the report names the innermost
-layer in which it arises, the index, both values, and the mistake that explains them (gradcheck_causes.py).
+layer in which it arises, the index, both values, and the mistake that explains them (causes.py).
 Everything happens on a copy on the CPU; the module given is left as it was.
 """
 
@@ -22,9 +22,9 @@ from rich.table import Table
 
 from minires.backend import blas_threads
 from minires.errors import ConfigError
-from minires.look.doctor import Finding
-from minires.look.gradcheck_causes import Evidence, explain, sharp
-from minires.look.gradcheck_subject import FLOAT32, ModuleSubject, copies, make_subject
+from minires.instruments.findings import Finding
+from minires.instruments.gradcheck.causes import Evidence, explain, sharp
+from minires.instruments.gradcheck.subject import FLOAT32, ModuleSubject, copies, make_subject
 from minires.nn import resnet
 
 LADDER = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-4, 1e-3)  # other epsilons, to see whether the one that failed is to blame

@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minires.errors import DataError
-from minires.look.gradflow import GradFlow
-from minires.look.gradflow_grid import Grid, expected
-from minires.look.style import (
+from minires.instruments.gradflow import GradFlow
+from minires.instruments.gradflow.grid import Grid, expected
+from minires.instruments.style import (
     BAND,
     BLUE,
     GREEN,
@@ -99,7 +99,7 @@ def plot_gradflow_grid(grid: Grid, *, note: str = "") -> Figure:
     """The activation gradient's norm by block, a line a network, a panel for each architecture with and without BN.
 
     Colour and marker tell the skip, filled or hollow the initial weights. Each line starts at 1 after the last
-    block, on the right, and runs back towards the image; dashed is `gradflow_grid.expected`.
+    block, on the right, and runs back towards the image; dashed is `gradflow.grid.expected`.
     """
     panels = grid.panels()
     columns = min(len(panels), 2)

@@ -12,36 +12,24 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from minires.backend import choose_device
 from minires.errors import MiniresError
 from minires.fast import cpu
 from minires.fast.cores import explain_cores
-from minires.look.summary import show_bytes, summarize
+from minires.instruments.cost.summary import show_bytes, summarize
+from minires.instruments.findings import Finding
 
 # used where minires runs from a source tree that was never installed: import name by distribution name
 IMPORT_NAMES = {"pillow": "PIL"}
 MIN_GFLOPS = 5.0  # a float32 product slower than this a core means a BLAS without vector instructions
 MIN_DISK = 2 * 10**9  # bytes: a run keeps a few copies of the model with its optimiser
 MAX_IMBALANCE = 3.0  # the commonest class over the rarest
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. status: 'ok', 'warn' (works, but) or 'fail'; fix: what to do, where not ok."""
-
-    name: str
-    status: str
-    detail: str
-    fix: str = ""
 
 
 def diagnose(data: str | None = None) -> list[Finding]:
@@ -57,23 +45,6 @@ def diagnose(data: str | None = None) -> list[Finding]:
     if data is not None:
         findings += _guarded(lambda: _data(data), "data")
     return findings
-
-
-def print_findings(console: Console, findings: list[Finding]) -> None:
-    """A table of the findings, then the fixes in full, so that they can be copied."""
-    marks = {"ok": Text("ok", "green"), "warn": Text("warn", "yellow"), "fail": Text("FAIL", "bold red")}
-    table = Table(show_edge=False)
-    table.add_column("")
-    table.add_column("what", no_wrap=True)
-    table.add_column("found", overflow="fold")
-    for finding in findings:
-        table.add_row(marks[finding.status], Text(finding.name), Text(finding.detail))
-    console.print(table)
-    for finding in findings:
-        if finding.status != "ok":
-            console.print(Text.assemble("\n", marks[finding.status], f" {finding.name}: ", finding.fix))
-    counts = {status: sum(f.status == status for f in findings) for status in marks}
-    console.print(f"\n{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} to mend")
 
 
 def _guarded(check, name: str | None = None) -> list[Finding]:

@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 
-from minires.look.diagram import (
+from minires.instruments.diagram import (
     ADD,
     ARCH,
     BAR,
@@ -27,7 +27,7 @@ from minires.look.diagram import (
     Part,
     Unit,
 )
-from minires.look.style import AMBER, BLUE, GREEN, INK, MUTED, PAPER
+from minires.instruments.style import AMBER, BLUE, GREEN, INK, MUTED, PAPER
 
 FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 RUST, SLATE = "#b84e00", "#52606d"  # dark enough for white letters

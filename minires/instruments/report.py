@@ -14,9 +14,9 @@ import numpy as np
 
 from minires.errors import DataError
 from minires.files import write_bytes, write_text
-from minires.look import plots
-from minires.look.gradflow import GradFlow
-from minires.look.style import png_bytes
+from minires.instruments import plots
+from minires.instruments.gradflow import GradFlow
+from minires.instruments.style import png_bytes
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --muted: #5b6776; --page: #f6f7f9; --card: #ffffff; --line: #dfe4ea;

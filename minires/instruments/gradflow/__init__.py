@@ -17,7 +17,7 @@ from rich.table import Table
 
 from minires import ops
 from minires.backend import device_of, get_xp
-from minires.look.probe import Probe, probe
+from minires.instruments.probe import Probe, probe
 from minires.nn.layers import Conv2d, Dense, Dropout
 from minires.nn.module import Sequential
 from minires.nn.resnet import Config, ResNet, plain_twin

@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from minires import ops
 from minires.backend import get_xp
 from minires.errors import ConfigError
-from minires.look.style import INK, MARKERS, MUTED, PALETTE, TEXT, canvas, dress, figure, legend
+from minires.instruments.style import INK, MARKERS, MUTED, PALETTE, TEXT, canvas, dress, figure, legend
 from minires.nn import Module
 from minires.nn.init import generator
 from minires.train.classifier import EVAL_BATCH, predict_logits

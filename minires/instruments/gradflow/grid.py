@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from rich.table import Table
 
 from minires.backend import device_of
-from minires.look.gradflow import GradFlow, gradflow
+from minires.instruments.gradflow import GradFlow, gradflow
 from minires.nn import ARCHITECTURES, Config, ResNet
 from minires.nn.resnet import BLOCKS
 

@@ -1,8 +1,8 @@
 """A tape as a web page: one file, no network, opened from the file system.
 
-stepper.html is the frame; the styles (page.css, stepper.css) and the scripts (page.js; stepper_map.js,
-stepper_panel.js, stepper.js) are put into it, and so are the tapes as JSON, with the tiles as bytes in base64.
-page.css and page.js are what all pages share, those of `minires site` too.
+page.html is the frame; the styles (shared.css, page.css) and the scripts (shared.js; map.js, panel.js, page.js) are
+put into it, and so are the tapes as JSON, with the tiles as bytes in base64. shared.css and shared.js, in the folder
+above, are what all pages share, those of `minires site` too.
 """
 
 import base64
@@ -18,9 +18,10 @@ import numpy as np
 import minires
 from minires.errors import ConfigError
 from minires.files import write_text
-from minires.look.tape import REACH, Step, Tape, Tensor
+from minires.instruments.step.tape import REACH, Step, Tape, Tensor
 
-SCRIPTS = ("stepper_map.js", "stepper_panel.js", "stepper.js")
+SHARED = "minires.instruments"
+SCRIPTS = ("map.js", "panel.js", "page.js")
 
 
 def write_page(residual: Tape | None, plain: Tape | None, path, *, note: str = "", home: str = "") -> Path:
@@ -38,7 +39,7 @@ def page(residual: Tape | None, plain: Tape | None, *, note: str = "", home: str
     """The page's text; see `write_page`."""
     tapes = {label: tape for label, tape in (("with skips", residual), ("plain, no skips", plain)) if tape is not None}
     if not tapes:
-        raise ConfigError("stepper page: no tape was given: record one with minires.look.tape.record")
+        raise ConfigError("stepper page: no tape was given: record one with minires.instruments.step.tape.record")
     lead, *others = tapes.values()
     beside = ", beside its plain twin" if others else ""
     data = {
@@ -51,8 +52,8 @@ def page(residual: Tape | None, plain: Tape | None, *, note: str = "", home: str
     }
     versions = f"minires {minires.__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
     parts = {
-        "style": _read("page.css") + _read("stepper.css"),
-        "shared": _read("page.js"),
+        "style": _read("shared.css", SHARED) + _read("page.css"),
+        "shared": _read("shared.js", SHARED),
         "home": f'<a href="{html.escape(home)}">All lessons</a>' if home else "",
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
         "script": "\n".join(map(_read, SCRIPTS)),
@@ -60,7 +61,7 @@ def page(residual: Tape | None, plain: Tape | None, *, note: str = "", home: str
         "reach": str(REACH),
         "note": html.escape(f"{note}  ·  {versions}" if note else versions),
     }
-    frame = _read("stepper.html")
+    frame = _read("page.html")
     for name, text in parts.items():
         frame = frame.replace("{{" + name + "}}", text)
     return frame
@@ -123,5 +124,5 @@ def _base64(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode()
 
 
-def _read(name: str) -> str:
-    return files("minires.look").joinpath(name).read_text(encoding="utf-8")
+def _read(name: str, room: str = "minires.instruments.step") -> str:
+    return files(room).joinpath(name).read_text(encoding="utf-8")
