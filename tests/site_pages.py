@@ -6,10 +6,9 @@ import tempfile
 from pathlib import Path
 
 from minires.lessons.harness import judged, load
-
-from minires.site import grid
-from minires.site.build import build
-from minires.site.results import Job
+from minires.lessons.site import grid
+from minires.lessons.site.build import build
+from minires.lessons.site.results import Job
 
 LESSONS = (1, 3, 4)
 _kept = []

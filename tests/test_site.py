@@ -12,18 +12,18 @@ import pytest
 from matplotlib.figure import Figure
 from minires.lessons import shown
 from minires.lessons.harness import Claim, ClaimError, discover, load, number
+from minires.lessons.site import build as site_build
+from minires.lessons.site import code, grid, pages, results
+from minires.lessons.site.formula import formula
+from minires.lessons.site.picture import COLOURS, Picture, picture
+from minires.lessons.site.prose import inline, prose
+from minires.lessons.site.results import Job
+from minires.lessons.site.words import change, count, tick
 from site_pages import LESSONS, cells, claims, kept, page, small_site
 
 from minires import cli
 from minires.errors import ConfigError
 from minires.instruments.style import figure
-from minires.site import build as site_build
-from minires.site import code, grid, pages, results
-from minires.site.formula import formula
-from minires.site.picture import COLOURS, Picture, picture
-from minires.site.prose import inline, prose
-from minires.site.results import Job
-from minires.site.words import change, count, tick
 
 VOID = {"meta", "link", "img", "input", "br", "hr", "source", "wbr"}
 

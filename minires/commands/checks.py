@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from minires.commands import common
-from minires.commands.common import out
+from minires.console import err, out
 from minires.errors import CheckpointError, ConfigError
 from minires.nn import resnet
 
@@ -52,7 +52,7 @@ def gradcheck(args) -> int:
         target, x = examples.get(name, (None, None))
         options = {} if args.epsilon is None else {"epsilon": args.epsilon}
         if target is None:
-            common.err.print(f"{name}: along a direction for every tensor, then layer by layer ...", style="dim")
+            err.print(f"{name}: along a direction for every tensor, then layer by layer ...", style="dim")
             reports[name] = gradcheck_model(name, **options)
         else:
             reports[name] = check(target, x, title=name, **options)
@@ -148,7 +148,7 @@ def bn_doctor(args) -> int:
             raise CheckpointError("bn-doctor: --recalibrate needs the training images: give them with --data")
         recalibrate(classifier.model, inputs(classifier, train))
         save_checkpoint(Path(args.recalibrate), classifier)
-        common.err.print(f"wrote {args.recalibrate}: the same weights with statistics of the training images")
+        err.print(f"wrote {args.recalibrate}: the same weights with statistics of the training images")
     return int(not found.ok)
 
 

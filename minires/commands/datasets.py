@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from minires.commands import common
-from minires.commands.common import out
+from minires.console import out
 
 
 def data_make(args) -> int:

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from minires.commands import common
-from minires.commands.common import out
+from minires.console import out
 from minires.nn import ARCHITECTURES, resnet
 from minires.nn.init import INITIALISERS
 from minires.optim import OPTIMIZERS

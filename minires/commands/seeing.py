@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from minires.commands import common
-from minires.commands.common import err, out
+from minires.console import err, out
 from minires.errors import ConfigError, DataError
 from minires.nn import ARCHITECTURES, resnet
 

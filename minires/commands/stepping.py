@@ -3,7 +3,7 @@
 import sys
 
 from minires.commands import common
-from minires.commands.common import err, out
+from minires.console import err, out
 from minires.errors import ConfigError
 from minires.nn import ResNet, plain_twin, resnet
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from minires.site.words import tick
+from minires.lessons.site.words import tick
 
 
 @dataclass(frozen=True)

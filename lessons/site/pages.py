@@ -8,10 +8,11 @@ from importlib.resources import files
 
 from minires.lessons import shown
 from minires.lessons.harness import Claim, Lesson, number
-from minires.site.code import source
-from minires.site.explorer import key
-from minires.site.picture import Picture
-from minires.site.prose import command, inline, page_name, prose
+from minires.lessons.headlines import HEADLINES
+from minires.lessons.site.code import source
+from minires.lessons.site.explorer import key
+from minires.lessons.site.picture import Picture
+from minires.lessons.site.prose import command, inline, page_name, prose
 
 NARROW = "(max-width: 46rem)"  # as in style.css
 
@@ -21,7 +22,7 @@ def fill(template: str, **values: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], _read(template))
 
 
-def _read(name: str, room: str = "minires.site") -> str:
+def _read(name: str, room: str = "minires.lessons.site") -> str:
     return files(room).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -226,23 +227,6 @@ def _embedded(data: dict) -> str:
     return f'<script type="application/json" id="grid">{text}</script>\n<script>\n{_read("explorer.js")}</script>'
 
 
-# what a card of the gallery shows: the claims whose text matches; else the first two that are judged
-HEADLINES = {
-    1: "add node|block's input",
-    2: "float64, ReLU: error at 1e-5|float32, ReLU: error at 1e-7",
-    3: "log10, plain, no BN, Glorot|log10, plain, BN, He",
-    4: "plain, Glorot: log10 of first / last",
-    5: r"plain-\d+: .*step [05]$",
-    6: "residual: neighbours|plain: neighbours",
-    7: "residual: cosine|plain: cosine",
-    8: r".*(plain-\d+ − plain|residual-\d+ − residual)-\d+$",
-    9: "(plain|residual): accuracy after",
-    10: "(init|trained): mean length / the count's",
-    11: "gradient, shortcut times|early loss, last gamma 1 less 0$",
-    12: "test accuracy, (running statistics|re-estimated)",
-    13: "gradient as initialised|training loss|test accuracy",
-    14: r"multiplications: the sum's / F\(4x4\)|rounding, 64 channels: F\(4x4\).* / im2col",
-}
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 NUMBERS += ("Thirteen", "Fourteen")
 

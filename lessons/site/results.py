@@ -14,13 +14,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from minires.lessons.harness import default_knobs, load, provenance
 
 import minires
 from minires import lessons
 from minires.backend import blas_threads
 from minires.errors import MiniresError
 from minires.files import write_text
-from minires.lessons.harness import default_knobs, load, provenance
 
 ALONE = (13, 14)  # lessons that report seconds: nothing else runs meanwhile, and they may use all threads
 

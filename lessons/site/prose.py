@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 
 from minires.lessons.prose import paragraphs
-from minires.site.formula import formula
+from minires.lessons.site.formula import formula
 
 INLINE = re.compile(
     r"\$(?P<formula>[^$]+)\$(?P<after>[.,;:)?]*)|`(?P<code>[^`]+)`|\b(?P<lesson>[Ll]esson (?P<number>\d+))\b"

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
-
 from minires.lessons.harness import command, load, number
 from minires.lessons.networks import SKIPS, label
-from minires.site.explorer import Chart, Control, Explorer
-from minires.site.results import Job
-from minires.site.words import change, count
+from minires.lessons.site.explorer import Chart, Control, Explorer
+from minires.lessons.site.results import Job
+from minires.lessons.site.words import change, count
 
 DEPTHS = (10, 20, 30, 40, 50, 60, 80, 100)
 CONVOLUTIONAL = (20, 32, 44, 56)  # depths that lesson 5 has both as dense and as convolutional networks

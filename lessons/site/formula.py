@@ -6,9 +6,9 @@ from functools import cache
 from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath, text_to_path
+from minires.lessons.prose import readable
 
 from minires.errors import ConfigError
-from minires.lessons.prose import readable
 
 UNITS = 100  # of the drawing in one em
 SCALE = 1.04  # against the text's em: STIX letters are a little small beside most serif fonts

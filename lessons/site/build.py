@@ -6,18 +6,18 @@ from inspect import signature
 from pathlib import Path
 
 import numpy as np
+from minires.lessons.harness import discover, judged, load
+from minires.lessons.site import grid, pages
+from minires.lessons.site.picture import Picture, picture
+from minires.lessons.site.prose import page_name
+from minires.lessons.site.results import Job, measured
 
 from minires.data import make_signs
 from minires.errors import DataError
 from minires.files import write_text
 from minires.instruments.step.page import write_page
 from minires.instruments.step.tape import record
-from minires.lessons.harness import discover, judged, load
 from minires.nn import plain_twin, resnet
-from minires.site import grid, pages
-from minires.site.picture import Picture, picture
-from minires.site.prose import page_name
-from minires.site.results import Job, measured
 from minires.train import Classifier
 
 STEPPED = "resnet20"  # and its plain twin, on the stepper's page
