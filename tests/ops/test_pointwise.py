@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
-from conftest import assert_gradients, assert_same, frozen, normal, spread
+from arrays import assert_gradients, assert_same, frozen, normal, spread
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,18 +13,18 @@ import pkgutil
 import numpy as np
 import pytest
 import strict
-from conftest import frozen
+from arrays import frozen
 from data_helpers import random_set
+from devices import TEST, TOLD, TRAIN, classifier, fetched, sent, small
 
-from minires import backend, nn, ops, resnet
+from minires import backend, nn, ops
 from minires.instruments.probe import probe
 from minires.optim import OPTIMIZERS
-from minires.train import Classifier, Preprocess, Recipe, Schedule, evaluate, fit, loop, predict_logits
+from minires.train import Preprocess, Recipe, Schedule, evaluate, fit, loop, predict_logits
 from minires.train.schedule import KINDS
 
 NUMBERS_ONLY = {"pair", "resolve_padding", "output_size"}  # public in ops, but they take no array
-# the loops; what the CPU's threads run (nn/parallel.py); CUDA's kernels, in test_kernels.py
-NOT_HERE = {"naive", "fused", "fastconv", "products", "winograd", "kernels", "blas"}
+NOT_HERE = {"naive"}  # the loops
 FLOAT32 = 1e-5  # CPU against GPU, relative to the norm
 FLOAT64 = 1e-9  # of whole networks: in float32 a ReLU may flip, and then the gradients differ honestly
 
@@ -41,30 +41,6 @@ def waiting(request, pretend_cupy):
     if device != "gpu":
         pytest.skip(f"no GPU to compare with: {reason}")
     return contextlib.nullcontext
-
-
-def sent(value):
-    """Every array in nested tuples, lists and dicts, on the GPU."""
-    return _each(value, np.ndarray, lambda a: backend.to_device(a, "gpu"))
-
-
-def fetched(value, waiting):
-    """The way back; what is not on the GPU where it should be is an error."""
-
-    def fetch(array):
-        assert backend.device_of(array) == "gpu"
-        return backend.to_numpy(array)
-
-    with waiting():
-        return _each(value, object, fetch)
-
-
-def _each(value, kind, change):
-    if isinstance(value, dict):
-        return {key: _each(v, kind, change) for key, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(_each(v, kind, change) for v in value)
-    return change(value) if isinstance(value, kind) and value is not None else value
 
 
 def assert_equal(actual, expected, tolerance=FLOAT32, what=""):
@@ -190,10 +166,6 @@ def test_a_label_that_is_no_class_is_not_passed_over(waiting):
 
 
 # --- every layer, block and network -----------------------------------------------------------------------
-
-
-def small(arch="resnet8", size=8, widths=(3, 4, 5), **options):
-    return resnet(arch, (size, size, 3), 4, widths=widths, **options)
 
 
 def layer_cases() -> dict[str, list]:
@@ -329,14 +301,6 @@ def test_preprocessing(dtype, waiting):
     images = random_set(3).images(np.arange(3))
     preprocess = Preprocess((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     assert_equal(fetched(preprocess(sent(images), dtype), waiting), preprocess(images, dtype))
-
-
-TRAIN, TEST = random_set(24, classes=tuple("abcd")), random_set(9, classes=tuple("abcd"), seed=1)
-TOLD = ("train_loss", "train_accuracy", "grad_norm", "test_loss", "test_accuracy")
-
-
-def classifier(dtype, device):
-    return Classifier(small(dropout=0.2).astype(dtype).to(device), TRAIN.classes, Preprocess())
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

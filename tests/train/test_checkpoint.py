@@ -11,7 +11,7 @@ from threading import Event, Timer
 import h5py
 import numpy as np
 import pytest
-from test_train_loop import RECIPE, TEST, TRAIN, assert_same, classifier, weights
+from stripes import RECIPE, TEST, TRAIN, assert_same, classifier, weights
 
 from minires.errors import DataError, DivergedError
 from minires.train import checkpoint, fit, load_classifier, resume, save_checkpoint

@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks.peers import to_torch, torch_gradients  # noqa: E402
+from minires.benchmarks.peers import to_torch, torch_gradients  # noqa: E402
+
 from minires import nn, ops, resnet  # noqa: E402
 
 CLASSES = 6

@@ -12,7 +12,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
-from benchmarks.peers import keras_course_resnet50  # noqa: E402
+from minires.benchmarks.peers import keras_course_resnet50  # noqa: E402
+
 from minires import nn, resnet  # noqa: E402
 from minires.errors import CheckpointError  # noqa: E402
 from minires.weights import export_weights, import_weights  # noqa: E402

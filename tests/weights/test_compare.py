@@ -259,7 +259,7 @@ def test_nothing_in_common():
 def test_against_torch():
     """A network of PyTorch under our names; its epsilon changed, it is found there."""
     torch = pytest.importorskip("torch")
-    from benchmarks.peers import to_torch
+    from minires.benchmarks.peers import to_torch
 
     model = network("resnet18", variant="v1.5")
     twin = to_torch(model).train()

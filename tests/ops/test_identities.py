@@ -7,7 +7,7 @@ float64, and errors are relative to |y| |dy|.
 
 import numpy as np
 import pytest
-from conftest import normal
+from arrays import normal
 
 from minires import nn, ops, resnet
 from minires.geometry import resolve_padding

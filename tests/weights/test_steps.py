@@ -8,8 +8,8 @@ import os
 
 import numpy as np
 import pytest
+from minires.benchmarks.peers import keras_course_resnet50, to_torch, torch_gradients
 
-from benchmarks.peers import keras_course_resnet50, to_torch, torch_gradients
 from minires import nn, ops, resnet
 from minires.optim import SGD, Adam
 from minires.weights import export_weights

@@ -5,8 +5,8 @@ As C++ on the CPU (cuda_on_cpu.py) where g++ is there, and on CuPy where a GPU i
 
 import numpy as np
 import pytest
-from conftest import TOLERANCE
-from test_device_purity import fetched, sent
+from arrays import TOLERANCE
+from devices import fetched, sent
 
 from minires import ops
 from minires.data import ArrayDataset, Augment, Batches

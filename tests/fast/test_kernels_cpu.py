@@ -13,15 +13,16 @@ from functools import cache
 
 import numpy as np
 import pytest
-from conftest import assert_same, frozen, normal
+from arrays import assert_same, frozen, normal
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minires import ops
 from minires.errors import MiniresError
-from minires.fast import cpu, naive
+from minires.fast import cpu
 from minires.fast import fused_ops as fused
 from minires.geometry import output_size, pair, resolve_padding
+from minires.ops import naive
 from minires.ops.norm import channel_sum
 from minires.optim import adam_update, sgd_update, square_sum
 

@@ -10,7 +10,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 pytest.importorskip("tensorflow")
 pytest.importorskip("keras")
 
-from benchmarks.peers import keras_course_resnet50
+from minires.benchmarks.peers import keras_course_resnet50
+
 from minires import nn, ops, resnet50
 
 # what Keras calls our names

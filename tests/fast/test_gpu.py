@@ -11,9 +11,9 @@ import weakref
 
 import numpy as np
 import pytest
-import test_train_loop as stripes
-from test_device_purity import TEST, TOLD, TRAIN, classifier, fetched, sent
-from test_fused import NETWORKS, batch, network
+import stripes
+from devices import TEST, TOLD, TRAIN, classifier, fetched, sent
+from networks import NETWORKS, batch, network
 
 from minires.data import Augment
 from minires.errors import StateError

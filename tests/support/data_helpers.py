@@ -8,7 +8,7 @@ from PIL import Image
 
 from minires.data import ArrayDataset
 
-PHOTOS = Path(__file__).resolve().parents[2] / "shared/data/sign-language-digits"
+PHOTOS = Path(__file__).resolve().parents[3] / "shared/data/sign-language-digits"
 needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"the photographs are not at {PHOTOS}")
 
 

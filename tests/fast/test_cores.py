@@ -6,8 +6,8 @@ import types
 
 import pytest
 
-from minires import cores
 from minires.errors import ConfigError, MiniresError
+from minires.fast import cores
 
 V2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (

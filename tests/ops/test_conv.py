@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import assert_gradients, assert_same, frozen, normal
+from arrays import assert_gradients, assert_same, frozen, normal
 from hypothesis import assume, given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import normal
+from arrays import normal
 
 from minires import ops
 from minires.backend import max_workspace
