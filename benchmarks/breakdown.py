@@ -2,10 +2,10 @@
 
     minires bench breakdown [--arch resnet50] [--batch 32] [--size 64] [--isa avx2] [--contender numpy] [--out DIR]
 
-The functions of minires.ops are wrapped from outside, wherever a module holds one, and put back afterwards. Shown is
-the thread that calls the step: its ops, whose loops all threads share, the update, and the rest, which is Python
-between the ops. An op called by another counts as part of it, except the copies (im2col, col2im, padding), which are
-told apart; compiled ops make none.
+The functions of minires.ops and fast/fused_ops.py are wrapped from outside, wherever a module holds one, and put back
+afterwards. Shown is the thread that calls the step: its ops, whose loops all threads share, the update, and the rest,
+which is Python between the ops. An op called by another counts as part of it, except the copies (im2col, col2im,
+padding), which are told apart; compiled ops make none.
 """
 
 import inspect
@@ -105,10 +105,10 @@ def recorded():
     from minires.optim import Optimizer
 
     recorder, wrapped = Recorder(), {}
-    for info in pkgutil.iter_modules(ops.__path__):
-        module = import_module(f"{ops.__name__}.{info.name}")
+    names = [f"{ops.__name__}.{info.name}" for info in pkgutil.iter_modules(ops.__path__) if info.name != "naive"]
+    for module in map(import_module, [*names, "minires.fast.fused_ops"]):
         for name, function in inspect.getmembers(module, inspect.isfunction):
-            if function.__module__ == module.__name__ and not name.startswith("_") and info.name != "naive":
+            if function.__module__ == module.__name__ and not name.startswith("_"):
                 wrapped[function] = recorder.wrap(name, function)
     with ExitStack() as changed:
         for module in [m for n, m in sys.modules.items() if n.startswith("minires.") and m is not None]:

@@ -17,7 +17,7 @@ import numpy as np
 from minires.benchmarks import harness, watch
 
 from minires import resnet
-from minires.look.cost import predict_cost
+from minires.instruments.cost.predict import predict_cost
 
 CASES = "resnet50:64:32,resnet20:32:128,resnet18:224:4"
 TASKS = ("training", "inference")

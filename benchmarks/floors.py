@@ -18,7 +18,7 @@ import numpy as np
 from minires.benchmarks import contenders, harness
 
 from minires.backend import thread_count
-from minires.look.summary import summarize
+from minires.instruments.cost.summary import summarize
 
 SQUARE = 2048
 # (m, k, n) beside the large square: smaller squares, and products of ResNet-50's convolutions at batch 32

@@ -4,7 +4,7 @@ from matplotlib.ticker import LogLocator
 from minires.benchmarks.lanes import PRECISION
 from minires.benchmarks.plots import by, origin
 
-from minires.look.style import AMBER, BLUE, GREEN, HEAD, INK, MUTED, ORANGE, PINK, SKY, TEXT, canvas, dress
+from minires.instruments.style import AMBER, BLUE, GREEN, HEAD, INK, MUTED, ORANGE, PINK, SKY, TEXT, canvas, dress
 
 LEGEND = 0.55  # inches
 

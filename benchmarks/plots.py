@@ -7,7 +7,7 @@ from matplotlib.patches import Patch
 from minires.benchmarks import isa, scaling
 from minires.benchmarks.tables import fullest, machine, ms, names
 
-from minires.look.style import (
+from minires.instruments.style import (
     AMBER,
     BLUE,
     GREEN,

@@ -50,7 +50,7 @@ from minires.lessons.shown import Shown
 import minires
 from minires.errors import ConfigError
 from minires.files import write_text
-from minires.look.style import save_png
+from minires.instruments.style import save_png
 
 FOLDER = Path("runs/lessons")  # pictures and the status of the last runs, under the working folder
 

@@ -15,8 +15,8 @@ from minires import ops
 from minires.backend import blas_threads
 from minires.data import make_signs
 from minires.errors import ConfigError
-from minires.look.probe import cosine, rms
-from minires.look.style import BLUE, GREEN, INK, MUTED, ORANGE, TEXT, figure
+from minires.instruments.probe import cosine, rms
+from minires.instruments.style import BLUE, GREEN, INK, MUTED, ORANGE, TEXT, figure
 from minires.nn import BatchNorm, Block, Conv2d, ReLU, Sequential, resnet
 from minires.train import Preprocess
 

@@ -14,8 +14,8 @@ from minires.lessons.terminal import run
 
 from minires import ops
 from minires.backend import blas_threads
-from minires.look.gradcheck import epsilon_sweep
-from minires.look.style import BLUE, GREEN, ORANGE, PINK, figure, legend
+from minires.instruments.gradcheck import epsilon_sweep
+from minires.instruments.style import BLUE, GREEN, ORANGE, PINK, figure, legend
 from minires.nn import BatchNorm, Block, Conv2d, Dense, GlobalAvgPool2d, Module, ReLU, Sequential
 
 LESSON = Lesson(

@@ -16,7 +16,7 @@ from minires.lessons.networks import SKIPS, Init, Norm, Skip, dense_stack, gradi
 from minires.lessons.terminal import run
 
 from minires import ops
-from minires.look.style import BLUE, GREEN, INK, MUTED, ORANGE, PINK, figure, legend
+from minires.instruments.style import BLUE, GREEN, INK, MUTED, ORANGE, PINK, figure, legend
 from minires.nn import Block
 from minires.nn.init import glorot_uniform, he_normal
 

@@ -14,7 +14,7 @@ from minires.lessons.networks import Init, Norm, Skip, dense_stack, gradient_by_
 from minires.lessons.terminal import run
 
 from minires import ops
-from minires.look.style import BLUE, GREEN, ORANGE, PINK, figure, legend
+from minires.instruments.style import BLUE, GREEN, ORANGE, PINK, figure, legend
 
 LESSON = Lesson(
     number=4,

@@ -17,8 +17,8 @@ from minires.lessons.terminal import run
 from minires import ops
 from minires.backend import blas_threads
 from minires.data import make_signs
-from minires.look.gradflow import gradflow
-from minires.look.style import BLUE, GREEN, INK, ORANGE, PAPER, TEXT, figure, legend
+from minires.instruments.gradflow import gradflow
+from minires.instruments.style import BLUE, GREEN, INK, ORANGE, PAPER, TEXT, figure, legend
 from minires.nn import resnet
 from minires.train import SGD, Preprocess
 

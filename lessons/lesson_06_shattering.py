@@ -18,8 +18,8 @@ from minires import ops
 from minires.backend import blas_threads
 from minires.data import make_signs
 from minires.errors import ConfigError
-from minires.look.bn_doctor import recalibrate
-from minires.look.style import BLUE, INK, MUTED, ORANGE, TEXT, dress, figure, legend
+from minires.instruments.bn_doctor import recalibrate
+from minires.instruments.style import BLUE, INK, MUTED, ORANGE, TEXT, dress, figure, legend
 from minires.nn import Dense, Sequential
 
 LESSON = Lesson(

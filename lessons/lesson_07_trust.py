@@ -15,8 +15,8 @@ from minires.lessons.terminal import run
 from minires import ops
 from minires.backend import blas_threads
 from minires.data import make_signs
-from minires.look.probe import cosine
-from minires.look.style import BLUE, INK, MUTED, ORANGE, figure, legend
+from minires.instruments.probe import cosine
+from minires.instruments.style import BLUE, INK, MUTED, ORANGE, figure, legend
 from minires.nn import Block, resnet
 from minires.optim import SGD
 from minires.train import Preprocess

@@ -16,7 +16,7 @@ from minires.lessons.terminal import run
 from minires.backend import blas_threads
 from minires.data import Dataset, Subset, load, make_signs
 from minires.errors import ConfigError
-from minires.look.style import BLUE, INK, MUTED, ORANGE, figure, legend
+from minires.instruments.style import BLUE, INK, MUTED, ORANGE, figure, legend
 from minires.nn import BatchNorm, Block, Conv2d, ResNet, Sequential, resnet
 from minires.train import Classifier, Recipe, evaluate, fit
 from minires.train.progress import Reporter

@@ -15,8 +15,8 @@ from minires.lessons.terminal import run
 
 from minires.backend import blas_threads
 from minires.data import Dataset
-from minires.look.bn_doctor import inputs, recalibrate
-from minires.look.style import BLUE, INK, MUTED, ORANGE, figure, legend
+from minires.instruments.bn_doctor import inputs, recalibrate
+from minires.instruments.style import BLUE, INK, MUTED, ORANGE, figure, legend
 from minires.nn import BatchNorm, Block, ResNet, Sequential, resnet
 from minires.train import Classifier, evaluate
 

@@ -17,7 +17,7 @@ from minires.lessons.terminal import run
 from minires import ops
 from minires.backend import blas_threads
 from minires.errors import ConfigError
-from minires.look.style import BLUE, INK, MUTED, figure, legend
+from minires.instruments.style import BLUE, INK, MUTED, figure, legend
 from minires.nn import Add, Block, Sequential, resnet
 from minires.train import Preprocess
 

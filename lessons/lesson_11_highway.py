@@ -16,8 +16,8 @@ from minires.lessons.terminal import run
 
 from minires.backend import blas_threads
 from minires.errors import ConfigError
-from minires.look.probe import rms
-from minires.look.style import BLUE, GREEN, INK, MARKERS, MUTED, ORANGE, PALETTE, figure, legend
+from minires.instruments.probe import rms
+from minires.instruments.style import BLUE, GREEN, INK, MARKERS, MUTED, ORANGE, PALETTE, figure, legend
 from minires.nn import Add, Block, resnet
 
 LESSON = Lesson(

@@ -20,8 +20,8 @@ from minires.lessons.terminal import run
 from minires.backend import blas_threads
 from minires.data import Dataset
 from minires.errors import ConfigError
-from minires.look.bn_doctor import bn_doctor, inputs, recalibrate
-from minires.look.style import AMBER, BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PINK, TEXT, figure, legend
+from minires.instruments.bn_doctor import bn_doctor, inputs, recalibrate
+from minires.instruments.style import AMBER, BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PINK, TEXT, figure, legend
 from minires.nn import BatchNorm, resnet
 from minires.train import Classifier, evaluate
 

@@ -23,10 +23,10 @@ from minires import ops
 from minires.backend import choose_device, device_of, synchronize, to_device
 from minires.data import Dataset, make_signs
 from minires.errors import DataError
-from minires.look.bn_doctor import inputs, recalibrate
-from minires.look.gradflow import gradflow
-from minires.look.report import wilson
-from minires.look.style import BLUE, GREEN, INK, MUTED, ORANGE, TEXT, dress, figure, legend
+from minires.instruments.bn_doctor import inputs, recalibrate
+from minires.instruments.gradflow import gradflow
+from minires.instruments.report import wilson
+from minires.instruments.style import BLUE, GREEN, INK, MUTED, ORANGE, TEXT, dress, figure, legend
 from minires.nn import ResNet, resnet50
 from minires.train import Classifier, Recipe, evaluate, fit, load_classifier
 from minires.train.run import data_source

@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from minires import ops
 from minires.backend import blas_threads
 from minires.fast import cpu
-from minires.look.style import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PINK, TEXT, dress, figure, legend
+from minires.instruments.style import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PINK, TEXT, dress, figure, legend
 from minires.ops import conv, naive
 from minires.train.run import environment
 

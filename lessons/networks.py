@@ -11,7 +11,7 @@ import numpy as np
 
 from minires.backend import blas_threads
 from minires.errors import ConfigError
-from minires.look.probe import rms
+from minires.instruments.probe import rms
 from minires.nn import BatchNorm, Block, Dense, Param, ReLU, Sequential
 
 SKIPS = {"none": "plain", "pre": "pre-act. residual", "post": "post-act. residual"}

@@ -19,7 +19,7 @@ SETUP = """from IPython.display import Image
 
 from minires.lessons import harness, shown
 from minires.lessons.terminal import claim_table
-from minires.look.style import png_bytes
+from minires.instruments.style import png_bytes
 
 lesson = harness.load({number})"""
 MEASURE = """result = lesson.measure(**knobs)

@@ -4,9 +4,8 @@ import re
 
 from minires.lessons import spreads
 from minires.lessons.harness import discover, spread
+from minires.lessons.headlines import HEADLINES
 from minires.lessons.prose import readable
-
-from minires.site.pages import HEADLINES
 
 HEAD = ("", "lesson", "what is asserted", "five seeds one by one: mean (smallest..largest)", "bound", "time")
 

@@ -29,7 +29,7 @@ from rich import box
 from rich.syntax import Syntax
 from rich.table import Table
 
-from minires.commands.common import err, out
+from minires.console import err, out
 from minires.errors import MiniresError
 
 WIDTH = 100  # columns of prose at most

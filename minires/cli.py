@@ -20,7 +20,7 @@ from minires.commands import (
     training,
     weights,
 )
-from minires.commands.common import err
+from minires.console import err
 from minires.errors import MiniresError
 from minires.fast import cpu
 

@@ -13,7 +13,7 @@ Find out why, and mend forward and backward. The layers are right as they are.
 One thing is odd: the block runs with 8 channels in and 8 out, but with 4 in and 8 out it raises an error.
 
 Read: K. He et al., arXiv:1512.03385, section 3.2, equation 2. The instrument for such faults is
-minires.look.audit: it holds the branch fixed, moves x, and looks who answers.
+minires.instruments.audit: it holds the branch fixed, moves x, and looks who answers.
 """
 
 from minires import nn

@@ -11,7 +11,7 @@ They do not: this is a fault of backward.
 Find the fault and mend it. Forward is right as it is.
 
 Read: K. He et al., "Identity Mappings in Deep Residual Networks", arXiv:1603.05027, section 2, equation 5: what
-stands in the brackets, and what stands before them. The instrument is minires.look.gradcheck.
+stands in the brackets, and what stands before them. The instrument is minires.instruments.gradcheck.
 """
 
 from minires import nn

@@ -10,7 +10,7 @@ dw is right, dx is wrong, and stranger still: whoever calls block_backward(dy, c
 Find the fault and mend it, so that block and functions are right and nothing that was handed in is changed.
 
 Read: minires/ops/activation.py, five lines on relu and three on the add node; minires/README.md, "Conventions". The
-instrument is minires.look.audit, for blocks that are modules; here your eyes must do.
+instrument is minires.instruments.audit, for blocks that are modules; here your eyes must do.
 """
 
 from minires import ops

@@ -11,7 +11,7 @@ off, further with each step, although no output depends on it (the mean is subtr
 Find the fault in batchnorm_backward and mend it.
 
 Read: S. Ioffe, C. Szegedy, arXiv:1502.03167, section 3, the gradients below algorithm 1, all six of them, with a
-pencil. The instrument is minires.look.gradcheck, which takes a pair of functions.
+pencil. The instrument is minires.instruments.gradcheck, which takes a pair of functions.
 """
 
 AXES = (0, 1, 2)

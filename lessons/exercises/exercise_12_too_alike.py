@@ -14,7 +14,7 @@ below it is 1 for some pairs of layers. Mend it so that
     build(seed=0, skip=True) -> a network for images (N, 8, 8, 3)
 
 Read: K. He et al., "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2, for 5; and the documentation of
-numpy.random.default_rng: what may a seed be? The instrument is minires.look.audit.
+numpy.random.default_rng: what may a seed be? The instrument is minires.instruments.audit.
 """
 
 import numpy as np

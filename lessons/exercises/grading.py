@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from minires.look.gradcheck import gradcheck
+from minires.instruments.gradcheck import gradcheck
 
 NO_RETURN = "Does every way through the function end in a `return`?"
 IN_PLACE = "`a[...] = `, `a += ` and `a *= ` write into the array that the caller still holds. Make a new one."
@@ -77,8 +77,8 @@ def several(value, names: tuple) -> dict:
 
 
 def gradients(target, x, hint: str, hints: dict | None = None, **options) -> None:
-    """Wrong unless the gradients agree with central differences (minires.look.gradcheck). hints: by the cause that
-    the gradient check names."""
+    """Wrong unless the gradients agree with central differences (minires.instruments.gradcheck). hints: by the cause
+    that the gradient check names."""
     report = gradcheck(target, x, **options)
     faults = [f.name for f in report.findings if f.status == "fail"]
     if not faults:

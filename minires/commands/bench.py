@@ -5,6 +5,7 @@ import importlib
 from pathlib import Path
 
 from minires.commands import common
+from minires.console import err, out
 from minires.errors import ConfigError, DataError
 
 EXPLAIN = """\
@@ -41,7 +42,7 @@ def table(args) -> int:
 
     records = [record for path in args.files for record in tables.read(path)]
     _check_output(args)
-    common.out.print(tables.brief(records) if args.brief else tables.markdown(records))
+    out.print(tables.brief(records) if args.brief else tables.markdown(records))
     _draw(records, args.out)
     return 0
 
@@ -63,7 +64,7 @@ def _draw(records, folder) -> None:
         from minires.benchmarks import plots
 
         for path in plots.draw(records, folder):
-            common.err.print(f"picture: {path}")
+            err.print(f"picture: {path}")
 
 
 def _some_of(known):

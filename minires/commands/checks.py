@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from minires.commands import common
-from minires.commands.common import out
+from minires.console import err, out
 from minires.errors import CheckpointError, ConfigError
 from minires.nn import resnet
 
@@ -40,9 +40,9 @@ def _examples() -> dict:
 
 
 def gradcheck(args) -> int:
-    from minires.look.doctor import print_findings
-    from minires.look.gradcheck import gradcheck as check
-    from minires.look.gradcheck import gradcheck_model
+    from minires.instruments.findings import print_findings
+    from minires.instruments.gradcheck import gradcheck as check
+    from minires.instruments.gradcheck import gradcheck_model
 
     names = TARGETS[:-1] if args.target == "all" else (args.target,)
     if args.sweep:
@@ -52,7 +52,7 @@ def gradcheck(args) -> int:
         target, x = examples.get(name, (None, None))
         options = {} if args.epsilon is None else {"epsilon": args.epsilon}
         if target is None:
-            common.err.print(f"{name}: along a direction for every tensor, then layer by layer ...", style="dim")
+            err.print(f"{name}: along a direction for every tensor, then layer by layer ...", style="dim")
             reports[name] = gradcheck_model(name, **options)
         else:
             reports[name] = check(target, x, title=name, **options)
@@ -72,8 +72,8 @@ def gradcheck(args) -> int:
 def _sweep(args, names) -> int:
     import numpy as np
 
-    from minires.look.gradcheck import epsilon_sweep
-    from minires.look.plots import plot_epsilon_sweep, save_png
+    from minires.instruments.gradcheck import epsilon_sweep
+    from minires.instruments.plots import plot_epsilon_sweep, save_png
 
     if "resnet50" in names:
         raise ConfigError(f"gradcheck --sweep: {args.target} takes hours: choose one of {', '.join(TARGETS[:-2])}")
@@ -98,8 +98,8 @@ def _sweep(args, names) -> int:
 
 
 def audit(args) -> int:
-    from minires.look.audit import audit as examine
-    from minires.look.doctor import print_findings
+    from minires.instruments.audit import audit as examine
+    from minires.instruments.findings import print_findings
 
     if (args.arch is None) == (args.run_folder is None):
         raise ConfigError("audit: give the name of an architecture, or a trained network with --run RUN")
@@ -120,9 +120,9 @@ def audit(args) -> int:
 
 
 def bn_doctor(args) -> int:
-    from minires.look.bn_doctor import bn_doctor as examine
-    from minires.look.bn_doctor import inputs, recalibrate
-    from minires.look.doctor import print_findings
+    from minires.instruments.bn_doctor import bn_doctor as examine
+    from minires.instruments.bn_doctor import inputs, recalibrate
+    from minires.instruments.findings import print_findings
     from minires.train import run
     from minires.train.checkpoint import load_checkpoint, save_checkpoint
 
@@ -148,7 +148,7 @@ def bn_doctor(args) -> int:
             raise CheckpointError("bn-doctor: --recalibrate needs the training images: give them with --data")
         recalibrate(classifier.model, inputs(classifier, train))
         save_checkpoint(Path(args.recalibrate), classifier)
-        common.err.print(f"wrote {args.recalibrate}: the same weights with statistics of the training images")
+        err.print(f"wrote {args.recalibrate}: the same weights with statistics of the training images")
     return int(not found.ok)
 
 

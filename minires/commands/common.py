@@ -1,15 +1,10 @@
-"""What the commands share: the two consoles, and the options that come again."""
+"""What the commands share: the options that come again."""
 
 import argparse
 
-from rich.console import Console
-
 from minires.backend import choose_device
+from minires.console import err
 from minires.nn import ARCHITECTURES, VARIANTS
-
-# stdout carries results, stderr all that is said on the way: `--json` output stays clean
-out = Console(soft_wrap=True, highlight=False, markup=False)
-err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 
 
 def positive(text: str) -> int:

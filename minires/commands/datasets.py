@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from minires.commands import common
-from minires.commands.common import out
+from minires.console import out
 
 
 def data_make(args) -> int:
@@ -15,8 +15,8 @@ def data_make(args) -> int:
 
 
 def data_show(args) -> int:
-    from minires.look.plots import plot_samples
-    from minires.look.style import save_png
+    from minires.instruments.plots import plot_samples
+    from minires.instruments.style import save_png
 
     train, test = common.source(args).load()
     part = train or test

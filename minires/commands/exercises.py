@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from minires.commands.common import out
+from minires.console import out
 from minires.errors import ConfigError
 from minires.files import write_text
 

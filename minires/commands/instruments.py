@@ -8,15 +8,15 @@ from itertools import product
 from pathlib import Path
 
 from minires.commands import common
-from minires.commands.common import out
+from minires.console import out
 from minires.nn import ARCHITECTURES, resnet
 from minires.nn.init import INITIALISERS
 from minires.optim import OPTIMIZERS
 
 
 def summary(args) -> int:
-    from minires.look.cost import predict_cost
-    from minires.look.summary import summarize
+    from minires.instruments.cost.predict import predict_cost
+    from minires.instruments.cost.summary import summarize
 
     model = resnet(args.arch, args.input, args.classes, **common.network_options(args))
     report = predict_cost(model, args.batch_size, args.optimizer) if args.cost else summarize(model, args.batch_size)
@@ -30,9 +30,9 @@ def summary(args) -> int:
 def gradflow(args) -> int:
     import numpy as np
 
-    from minires.look.gradflow import compare_skip
-    from minires.look.gradflow_grid import gradflow_grid
-    from minires.look.plots import plot_gradflow, plot_gradflow_grid, save_png
+    from minires.instruments.gradflow import compare_skip
+    from minires.instruments.gradflow.grid import gradflow_grid
+    from minires.instruments.plots import plot_gradflow, plot_gradflow_grid, save_png
     from minires.train import Preprocess
 
     if args.depth and args.size is None:
@@ -73,7 +73,8 @@ def _several(known: dict):
 
 
 def doctor(args) -> int:
-    from minires.look.doctor import diagnose, print_findings
+    from minires.instruments.doctor import diagnose
+    from minires.instruments.findings import print_findings
 
     findings = diagnose(args.data)
     print_findings(out, findings)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from minires.commands.common import err, out
+from minires.console import err, out
 from minires.errors import ConfigError, MiniresError
 
 

@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 from minires.commands import common
-from minires.commands.common import err, out
+from minires.console import err, out
 from minires.errors import ConfigError, DataError
 from minires.nn import ARCHITECTURES, resnet
 
 
 def features(args) -> int:
-    from minires.look.maps import feature_maps, stage_names
-    from minires.look.maps_plots import plot_features
+    from minires.instruments.maps import feature_maps, stage_names
+    from minires.instruments.maps.plots import plot_features
 
     classifier = _classifier(args)
     images, _ = _images(classifier, [args.image] if args.image else [])
@@ -23,8 +23,8 @@ def features(args) -> int:
 def kernels(args) -> int:
     import numpy as np
 
-    from minires.look.maps import first_kernels, kernel_change
-    from minires.look.maps_plots import plot_kernels
+    from minires.instruments.maps import first_kernels, kernel_change
+    from minires.instruments.maps.plots import plot_kernels
 
     model = _classifier(args).model
     weights = first_kernels(model)
@@ -37,8 +37,8 @@ def kernels(args) -> int:
 
 
 def gradcam(args) -> int:
-    from minires.look.maps import gradcam as explain
-    from minires.look.maps_plots import plot_gradcam
+    from minires.instruments.maps import gradcam as explain
+    from minires.instruments.maps.plots import plot_gradcam
 
     classifier = _classifier(args)
     images, names = _images(classifier, args.images)
@@ -50,8 +50,8 @@ def gradcam(args) -> int:
 
 
 def occlusion(args) -> int:
-    from minires.look.maps import occlusion as cover
-    from minires.look.maps_plots import plot_occlusion
+    from minires.instruments.maps import occlusion as cover
+    from minires.instruments.maps.plots import plot_occlusion
 
     classifier = _classifier(args)
     images, _ = _images(classifier, [args.image] if args.image else [])
@@ -65,8 +65,8 @@ def landscape(args) -> int:
     from rich.progress import Progress
 
     from minires.backend import to_device
-    from minires.look.landscape import landscape as measure
-    from minires.look.landscape import plot_landscape
+    from minires.instruments.landscape import landscape as measure
+    from minires.instruments.landscape import plot_landscape
     from minires.train import load_classifier, run
 
     device, found = common.device(args), {}
@@ -105,8 +105,8 @@ def landscape(args) -> int:
 
 def diagram(args) -> int:
     from minires.files import write_text
-    from minires.look.diagram import diagram as lay_out
-    from minires.look.diagram_svg import to_svg
+    from minires.instruments.diagram import diagram as lay_out
+    from minires.instruments.diagram.svg import to_svg
 
     model = resnet(args.arch, args.input, args.classes, **common.network_options(args))
     write_text(args.out, to_svg(lay_out(model)))
@@ -117,7 +117,7 @@ def diagram(args) -> int:
 def _classifier(args):
     """The network of a run; or an untrained one, with the statistics of built-in signs in its batch normalisation."""
     from minires.data import make_signs
-    from minires.look.bn_doctor import inputs, recalibrate
+    from minires.instruments.bn_doctor import inputs, recalibrate
     from minires.train import Classifier, load_classifier
 
     device = common.device(args)
@@ -157,7 +157,7 @@ def _note() -> str:
 
 
 def _save(fig, args, numbers=None) -> int:
-    from minires.look.style import save_png
+    from minires.instruments.style import save_png
 
     save_png(fig, Path(args.out))
     if numbers is not None and args.json:

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from minires.commands.common import err, out
+from minires.console import err, out
 
 
 def site(args) -> int:
-    from minires.site.build import build
+    from minires.lessons.site.build import build
 
     folder = Path(args.folder)
     with err.status("measuring ...") as status:

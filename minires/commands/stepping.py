@@ -3,7 +3,7 @@
 import sys
 
 from minires.commands import common
-from minires.commands.common import err, out
+from minires.console import err, out
 from minires.errors import ConfigError
 from minires.nn import ResNet, plain_twin, resnet
 
@@ -11,9 +11,9 @@ from minires.nn import ResNet, plain_twin, resnet
 def step(args) -> int:
     from rich.console import Console
 
-    from minires.look.stepper import play, print_steps
-    from minires.look.stepper_page import write_page
-    from minires.look.tape import record
+    from minires.instruments.step.page import write_page
+    from minires.instruments.step.tape import record
+    from minires.instruments.step.terminal import play, print_steps
 
     classifier, images, labels = _batch(args)
     residual, plain = _twins(classifier.model)

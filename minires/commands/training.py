@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from minires.commands import common
-from minires.commands.common import out
+from minires.console import out
 from minires.errors import CheckpointError, DataError
 from minires.nn import resnet
 

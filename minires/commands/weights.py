@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from minires.commands import common
-from minires.commands.common import err, out
+from minires.console import err, out
 from minires.errors import DataError
 from minires.nn import resnet
 

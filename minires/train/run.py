@@ -21,8 +21,8 @@ from minires.data.dataset import Dataset, load
 from minires.errors import CheckpointError
 from minires.fast import cpu
 from minires.files import write_text
-from minires.look.gradflow import gradflow
-from minires.look.report import write_report
+from minires.instruments.gradflow import gradflow
+from minires.instruments.report import write_report
 from minires.train.classifier import Classifier, Evaluation, evaluate
 from minires.train.loop import Progress
 

@@ -1,7 +1,7 @@
 """The compiled kernels, built with flags of one's own, and tests run over that build.
 
-python tests/support/build_kernels.py build -O1 -DMINIRES_WIDE        # prints the file
-python tests/support/build_kernels.py FILE tests/test_kernels_cpu.py  # pytest, with FILE in the extension's place
+python tests/support/build_kernels.py build -O1 -DMINIRES_WIDE             # prints the file
+python tests/support/build_kernels.py FILE tests/fast/test_kernels_cpu.py  # pytest, with FILE in the extension's place
 """
 
 import hashlib

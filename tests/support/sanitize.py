@@ -14,7 +14,7 @@ from typing import NamedTuple
 from build_kernels import build
 
 HERE = Path(__file__).parent
-TESTS = HERE.parent / "test_kernels_cpu.py"
+TESTS = HERE.parent / "fast/test_kernels_cpu.py"
 
 
 class Check(NamedTuple):

@@ -7,7 +7,7 @@ from minires.lessons.exercises.grading import Wrong, equal, gradients, random, s
 
 from minires import nn
 from minires.geometry import resolve_padding
-from minires.look.audit import audit
+from minires.instruments.audit import audit
 from minires.nn import Block
 
 BY_HAND = "The way through the block is the exercise: write `{}` in the class itself."

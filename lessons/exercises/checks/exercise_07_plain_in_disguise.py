@@ -8,7 +8,7 @@ HINTS = (
     "Why does the block need as many channels in as out? Which layer complains, and about what it was handed?",
     "Give every array of forward a name of its own, and draw an arrow from each name to where it is used.",
     "Ask the instrument: make an nn.Sequential of a Conv2d and one block, and read "
-    "minires.look.audit.audit(network, input_shape=(8, 8, 3)).findings.",
+    "minires.instruments.audit.audit(network, input_shape=(8, 8, 3)).findings.",
 )
 AFTERWARDS = (
     "No gradient check could find this: the gradients of the wrong network were right. What finds it is moving an "

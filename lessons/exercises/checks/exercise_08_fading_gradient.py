@@ -11,8 +11,8 @@ HINTS = (
     "Let the branch give 0 everywhere. Then y = relu(x). What is dy/dx where x is positive, and what does backward "
     "say?",
     "x influences the loss in two ways. Write the chain rule for a function of two arguments that are both x.",
-    "Ask the instrument: print(minires.look.gradcheck.gradcheck(ResidualBlock('b', 3), x).findings) for an x of shape "
-    "(2, 6, 6, 3).",
+    "Ask the instrument: print(minires.instruments.gradcheck.gradcheck(ResidualBlock('b', 3), x).findings) for an x of "
+    "shape (2, 6, 6, 3).",
 )
 AFTERWARDS = (
     "That gradients are averaged at the add node was the accepted answer in a course's forum. `minires lesson 1` shows "

@@ -6,7 +6,7 @@ import numpy as np
 from minires.lessons.exercises.grading import Wrong, random, shaped, single
 
 from minires import nn
-from minires.look.audit import audit
+from minires.instruments.audit import audit
 
 NEEDS = ("draw", "build")
 HINTS = (

@@ -1,0 +1,280 @@
+"""Why is the trained network at chance on the test set? Batch normalisation, examined and mended.
+
+In training a layer normalises with its batch's statistics; in evaluation with running ones, which hold the share
+momentum^updates of their initial values 0 and 1 still. `bn_doctor` evaluates with both, and with statistics
+estimated anew from the training images; `recalibrate` puts those in. `input_drift` looks at the other suspect:
+images that were preprocessed unlike those of training.
+"""
+
+import copy
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from rich.table import Table
+
+from minires import ops
+from minires.backend import device_of, get_xp, to_device, to_numpy
+from minires.errors import ConfigError, DataError
+from minires.instruments.findings import Finding
+from minires.instruments.gradcheck.causes import label
+from minires.nn import BatchNorm, Module
+from minires.train.classifier import Classifier, evaluate
+
+BATCH = 64  # images whose statistics stand for a batch's
+MOST = 2048  # training images that the new statistics come from
+REMAINS = 0.05  # a larger share of the initial statistics does harm
+GAP = 0.05  # accuracy that is lost for a reason, on data that shows it
+OFF = 0.5  # standard deviations, or log variance ratio, by which a layer is called off
+
+USUAL = {  # what people feed a network: x = (u / scale - mean) / std for pixels u in 0..255
+    "x / 255": (255.0, (0.0,) * 3, (1.0,) * 3),
+    "pixels in 0..255, not scaled": (1.0, (0.0,) * 3, (1.0,) * 3),
+    "x / 127.5 - 1": (127.5, (1.0,) * 3, (1.0,) * 3),
+    "ImageNet's mean and std": (255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "ImageNet's mean subtracted, BGR": (1.0, (103.939, 116.779, 123.68), (1.0,) * 3),
+}
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """How far a layer's running statistics are from the re-estimated ones, as RMS over its channels."""
+
+    name: str
+    mean_off: float  # in standard deviations
+    var_off: float  # log(running variance / re-estimated variance)
+
+    @property
+    def off(self) -> float:
+        return max(self.mean_off, self.var_off)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Loss and accuracy by the statistics used ('running', 'batch', 're-estimated'), and what follows from them."""
+
+    source: str
+    images: int
+    results: dict[str, dict[str, float]]
+    layers: tuple[LayerStatistics, ...]
+    updates: int | None
+    momentum: float | None
+    remains: float | None  # momentum ** updates: the share of the initial statistics
+    finding: Finding
+
+    @property
+    def ok(self) -> bool:
+        """Whether batch normalisation does no harm."""
+        return self.finding.status != "fail"
+
+    def as_dict(self) -> dict:
+        """Everything as plain types, for JSON."""
+        return asdict(self) | {"ok": self.ok}
+
+    def table(self, most: int = 5) -> Table:
+        """The three evaluations, then the layers that are furthest off."""
+        table = Table(title=f"{self.source}: {self.images} images", title_justify="left")
+        for heading in ("statistics", "accuracy", "loss"):
+            table.add_column(heading, justify="left" if heading == "statistics" else "right")
+        for name, row in self.results.items():
+            table.add_row(name, f"{row['accuracy']:.1%}", f"{row['loss']:.3f}")
+        table.add_section()
+        table.add_row("furthest off", "mean, in std", "log variance ratio", style="bold")
+        for layer in sorted(self.layers, key=lambda layer: -layer.off)[:most]:
+            table.add_row(layer.name, f"{layer.mean_off:.2g}", f"{layer.var_off:.2g}")
+        return table
+
+
+def bn_doctor(classifier: Classifier, dataset, *, train=None, updates: int | None = None) -> Diagnosis:
+    """Evaluate `classifier` on `dataset` with each kind of statistics and say what is wrong, if anything.
+
+    train    the training images, for statistics estimated anew; without them the images of `dataset` serve
+    updates  training steps that the running statistics have seen (a checkpoint's training["steps"])
+    The model is left as it was. Raises ConfigError for a network without batch normalisation, DataError as
+    `evaluate` does.
+    """
+    norms = _norms(classifier.model)
+    if not norms:
+        raise ConfigError(f"bn-doctor: {label(classifier.model)} has no batch normalisation to examine")
+    mended = Classifier(copy.deepcopy(classifier.model), classifier.classes, classifier.preprocess)
+    recalibrate(mended.model, inputs(mended, train or dataset))
+    results = {
+        "running": _summary(evaluate(classifier, dataset)),
+        "batch": _with_batch_statistics(classifier, dataset),
+        "re-estimated": _summary(evaluate(mended, dataset)),
+    }
+    layers = tuple(_compare(a, b) for a, b in zip(norms, _norms(mended.model), strict=True))
+    momentum = max(n.momentum for n in norms)
+    remains = None if updates is None else momentum**updates
+    finding = _conclude(results, len(dataset), layers, updates, momentum, remains, _untouched(norms))
+    return Diagnosis(dataset.source, len(dataset), results, layers, updates, momentum, remains, finding)
+
+
+def recalibrate(model: Module, batches) -> Module:
+    """Replace the running statistics by the exact mean and variance over `batches`, in place; returns the model.
+
+    batches: inputs (n, H, W, C) as the network takes them, from training images; one pass. Every layer normalises
+    with its batch's statistics on the way, as in training. Over all M = sum m values of a channel,
+    mean = sum m mean_b / M and var = sum m (var_b + mean_b^2) / M - mean^2. ConfigError where there is no batch.
+    """
+    norms = _norms(model)
+    sums = {norm: [0, 0.0, 0.0] for norm in norms}
+
+    def collect(norm, forward):
+        def collecting(x):
+            m = x.size // x.shape[-1]
+            mean, var = (s.astype(np.float64) for s in ops.batchnorm_statistics(x))
+            total = sums[norm]
+            total[0], total[1], total[2] = total[0] + m, total[1] + m * mean, total[2] + m * (var + mean * mean)
+            return forward(x)
+
+        return collecting
+
+    with _batch_mode(model):
+        for norm in norms:
+            norm.forward = collect(norm, norm.forward)
+        try:
+            for x in batches:
+                model.forward(x)
+        finally:
+            for norm in norms:
+                del norm.forward
+    for norm, (M, total, squares) in sums.items():
+        if not M:
+            raise ConfigError(f"recalibrate: {norm.name} saw no batch: give at least one")
+        mean = total / M
+        var = get_xp(mean).maximum(squares / M - mean * mean, 0)
+        norm.mean.data[...] = mean
+        norm.var.data[...] = var * (M / (M - 1)) if norm.unbiased and M > 1 else var
+    return model
+
+
+def inputs(classifier: Classifier, dataset, *, batch: int = BATCH, most: int = MOST, seed: int = 0):
+    """Yield network inputs of equal batches from up to `most` images, in random order: classes come mixed."""
+    for index in _shuffled(len(dataset), batch, most, seed):
+        yield _input(classifier, dataset, index)
+
+
+def input_drift(classifier: Classifier, x) -> Finding:
+    """Whether `x` (N, H, W, C) floats, about to enter the network, were preprocessed as in training.
+
+    Undoing the right preprocessing gives back whole numbers in 0..255. The finding names the usual one that does;
+    images resized as floats have no whole numbers and are judged by their range alone.
+    """
+    x = np.asarray(to_numpy(x), np.float64)
+    if x.ndim != 4 or x.shape[-1] != len(classifier.preprocess.mean):
+        raise DataError(f"input_drift: expected (N, H, W, {len(classifier.preprocess.mean)}) floats, got {x.shape}")
+    stored = (255.0, classifier.preprocess.mean, classifier.preprocess.std)
+    seen = f"mean {x.mean():.3g}, from {x.min():.3g} to {x.max():.3g}"
+    if _undone(x, stored) == "pixels":
+        return Finding("preprocessing", "ok", f"as in training ({seen})")
+    fix = "use Classifier.probs, which applies the stored preprocessing, or (image / 255 - mean) / std by hand"
+    wanted = f"training used mean {stored[1]} and std {stored[2]}"
+    for name, usual in USUAL.items():
+        if _undone(x, usual) == "pixels":
+            detail = f"the images come as {name} ({seen}), {wanted}: the network sees what it was not trained on"
+            return Finding("preprocessing", "fail", detail, fix)
+    if _undone(x, stored) == "range":
+        return Finding("preprocessing", "ok", f"within the range of training's ({seen}); no whole pixels to tell more")
+    detail = f"the images lie outside what training's preprocessing can give ({seen}); {wanted}"
+    return Finding("preprocessing", "fail", detail, fix)
+
+
+def _undone(x, preprocessing) -> str:
+    """'pixels' where x comes from whole numbers in 0..255 that differ, 'range' where it at least fits, else ''."""
+    scale, mean, std = preprocessing
+    u = (x * np.asarray(std) + np.asarray(mean)) * scale
+    if u.min() < -0.1 or u.max() > 255.1:
+        return ""
+    return "pixels" if np.abs(u - u.round()).mean() < 0.01 and u.max() > 2 else "range"
+
+
+def _norms(model) -> list[BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, BatchNorm)]
+
+
+@contextmanager
+def _batch_mode(model):
+    """Batch statistics, no dropout, nothing kept, and everything as it was at the end."""
+    modes = [(m, m.training, m.keeps) for m in model.modules()]
+    kept = [(b, b.data.copy()) for b in model.buffers()]
+    try:
+        for module, _, _ in modes:
+            module.training, module.keeps = isinstance(module, BatchNorm), False
+        yield
+    finally:
+        for module, training, keeps in modes:
+            module.training, module.keeps = training, keeps
+        for buffer, data in kept:
+            buffer.data[...] = data
+
+
+def _shuffled(count, batch, most, seed):
+    order = np.random.default_rng(seed).permutation(count)[:most]
+    return np.array_split(order, max(1, round(len(order) / batch)))
+
+
+def _input(classifier, dataset, index):
+    weights = classifier.model.params()[0].data
+    return classifier.preprocess(to_device(dataset.images(index), device_of(weights)), weights.dtype)
+
+
+def _with_batch_statistics(classifier, dataset) -> dict:
+    loss = right = 0.0
+    with _batch_mode(classifier.model):
+        for index in _shuffled(len(dataset), BATCH, len(dataset), 0):
+            logits = to_numpy(classifier.model.forward(_input(classifier, dataset, index)))
+            labels = dataset.labels[index]
+            loss += float(ops.softmax_cross_entropy_forward(logits, labels)[0]) * len(index)
+            right += int((logits.argmax(axis=1) == labels).sum())
+    return {"accuracy": right / len(dataset), "loss": loss / len(dataset)}
+
+
+def _summary(evaluation) -> dict:
+    return {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
+
+
+def _compare(norm, mended) -> LayerStatistics:
+    mean, var, true_mean, true_var = (
+        to_numpy(b.data).astype(np.float64) for b in (norm.mean, norm.var, mended.mean, mended.var)
+    )
+    spread = true_var + norm.epsilon
+    mean_off = np.sqrt(np.mean((mean - true_mean) ** 2 / spread))
+    var_off = np.sqrt(np.mean(np.log((var + norm.epsilon) / spread) ** 2))
+    return LayerStatistics(norm.name, float(mean_off), float(var_off))
+
+
+def _untouched(norms) -> bool:
+    """Whether the running statistics are still the initial ones."""
+    return all(not n.mean.data.any() and bool((n.var.data == 1).all()) for n in norms)
+
+
+def _conclude(results, count, layers, updates, momentum, remains, untouched) -> Finding:
+    """The cause in words, and the remedy."""
+    running, batch, anew = (results[k]["accuracy"] for k in ("running", "batch", "re-estimated"))
+    lost, gap = max(batch, anew) - running, max(GAP, 1 / np.sqrt(count))
+    numbers = f"accuracy {running:.1%} with running statistics, {batch:.1%} with the batch's, {anew:.1%} re-estimated"
+    off = sum(layer.off > OFF for layer in layers)
+    mend = "recalibrate(model, batches) mends this network"
+    if lost <= gap:
+        return Finding("running statistics", "ok", f"{numbers}: they do no harm; where accuracy is low, look elsewhere")
+    if anew - running <= gap:
+        detail = f"{numbers}: only a batch's own statistics help: these images are unlike those of training"
+        return Finding("other images", "fail", detail, "compare the preprocessing (input_drift) and the images")
+    if untouched:
+        detail = (
+            f"{numbers}: the running statistics are still 0 and 1, as at the start: they were never updated or loaded"
+        )
+        return Finding("no statistics", "fail", detail, f"load them with the weights; {mend}")
+    if remains is not None and remains > REMAINS:
+        needed = int(np.ceil(np.log(0.01) / np.log(momentum)))
+        detail = (
+            f"{numbers}: after {updates} updates at momentum {momentum:g}, {momentum:g}^{updates} = {remains:.1%} of "
+            f"the initial statistics (mean 0, variance 1) remain; {off} of {len(layers)} layers are off"
+        )
+        fix = f"{mend}; next time train {needed} steps or more, or with --bn-momentum 0.9"
+        return Finding("few updates", "fail", detail, fix)
+    known = "" if updates is None else f" though {updates} updates at momentum {momentum:g} were enough"
+    detail = f"{numbers}: {off} of {len(layers)} layers are off{known}: the statistics do not belong to these weights"
+    fix = f"{mend}; see whether weights and statistics come from one checkpoint, and from training at a calm rate"
+    return Finding("stale statistics", "fail", detail, fix)

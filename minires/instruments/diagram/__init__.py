@@ -1,0 +1,299 @@
+"""A network laid out for drawing, from left to right: every layer, block and shortcut in its place.
+
+    write_text("net.svg", to_svg(diagram(resnet50())))  # to_svg is in svg.py
+
+The layout is read off the modules, so that what is drawn is what runs. A residual block is a card with its layers in
+order, an arc for its shortcut (with a box on it where that is a projection) and the add node.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from minires.nn import AvgPool2d, BatchNorm, Block, Conv2d, Dense, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d, ReLU
+from minires.nn.resnet import ResNet
+
+# pixels
+BAR, STRIP, TALL = 19, 5, 80  # a layer is a bar as tall as this; BN and ReLU are thin ones
+ARCH, NAME = 58, 20  # room above the bars for the arc, below them for the block's name
+CARD, FLOW = ARCH + TALL + NAME, ARCH + TALL / 2  # height of a card; the line along which x flows
+PAD, GAP, CLOSE = 9, 5, 1.5  # a card's inner margin; before a bar; before BN or ReLU, which go with it
+FORK, ADD, BOX = 12, 8, 18  # room behind the place where a shortcut leaves; add node's radius; projection's height
+RISE = 37.5  # of an arc above the bars; its control points are 4/3 of that up
+SPACE, GUTTER, HEADING, MARGIN, TOP, LINE = 10, 26, 22, 34, 78, 24
+LETTER = 0.6  # a letter's width over its size, ample for sans-serif fonts
+SMALL, TEXT, TITLE = 10.5, 12, 21  # sizes of letters
+ASPECT = 1.6  # width over height that the picture comes near to
+
+LEGEND = {
+    "identity": "identity block: the shortcut adds x itself",
+    "convolutional": "convolutional block: a projection fits x to the new shape",
+    "plain": "plain block: no shortcut",
+    "conv": "convolution: kernel, channels, /stride",
+    "norm": "batch normalisation",
+    "relu": "ReLU",
+    "add": "add",
+    "pool": "pooling",
+    "dense": "fully connected",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A layer's rectangle, from its card's upper left corner. kind as in LEGEND, or image, projection, other."""
+
+    kind: str
+    name: str
+    text: str
+    x: float
+    w: float
+    y: float = ARCH
+    h: float = TALL
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A card. kind: stem, identity, convolutional, plain or head."""
+
+    kind: str
+    name: str
+    detail: str  # for whoever points at it
+    w: float
+    parts: tuple[Part, ...]
+    fork: float | None = None  # where the shortcut leaves, from the card's left edge
+    add: float | None = None  # where it comes in
+    heading: str = ""
+    x: float = 0  # of the card's upper left corner on the page
+    y: float = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the legend."""
+
+    kind: str
+    text: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """Everything in its place on a page of width x height pixels."""
+
+    title: str
+    subtitle: str
+    description: str
+    width: float
+    height: float
+    rows: tuple[tuple[Unit, ...], ...]
+    legend: tuple[Entry, ...]
+
+    @property
+    def units(self) -> list[Unit]:
+        """The cards from input to output."""
+        return [unit for row in self.rows for unit in row]
+
+
+def diagram(model: ResNet) -> Diagram:
+    """The layout of a network of the family, of any depth; the rows are broken so that the page comes near 16:10."""
+    config, groups = model.config, _groups(model)
+    kind = ("residual" if config.skip else "plain, no shortcuts") + (", pre-activation" if config.preact else "")
+    kind += "" if config.norm else ", no batch normalisation"
+    subtitle = f"{kind}: {_shape(config.input_shape)} image, {config.classes} classes, "
+    subtitle += f"{sum(model.parameter_count()):,} parameters"
+    layouts = [[[unit for group in groups for unit in group]]]  # all in one row, or a new row for each stage
+    layouts += [_broken(groups, most) for most in range(1, 1 + max(map(len, groups)))]
+    pages = [_page(rows, subtitle) for rows in layouts]
+    width, height, rows, legend = min(pages, key=lambda page: abs(np.log(page[0] / page[1] / ASPECT)))
+    text = f"{config.arch}, {subtitle}, drawn from left to right. {_describe(model)}"
+    return Diagram(f"{config.arch} ({config.variant})", subtitle, text, width, height, rows, legend)
+
+
+def text_width(text: str, size: float) -> float:
+    """An upper estimate, in pixels."""
+    return LETTER * size * len(text)
+
+
+def _groups(model: ResNet) -> list[list[Unit]]:
+    """The cards stage by stage; the stem is with the first, the head with the last."""
+    shapes, layers = model.stage_shapes(), {layer.name: layer for layer in model.layers}
+    stem, *stages = shapes
+    shape, groups = shapes[stem], []
+    for name in stages:
+        blocks, lines = layers[name].layers, []
+        for block in blocks:
+            lines.append(_block(block, shape))
+            shape = shapes[name]
+        many = f" · {len(blocks)} blocks" if len(blocks) > 1 else ""
+        groups.append(_stage(f"{name}{many} · {_shape(shape)}", lines))
+    line = _Line("stem", stem, f"{stem}: output {_shape(shapes[stem])}")
+    line.part("image", "image", _shape(model.config.input_shape)).layers(layers[stem].layers)
+    groups[0][:0] = _stage(f"{stem} · {_shape(shapes[stem])}", [line])
+    line = _Line("head", "head", f"head: {model.config.classes} logits")
+    line.layers(layer for layer in model.layers if layer.name not in shapes)
+    groups[-1] += _stage("head", [line])
+    return groups
+
+
+def _stage(heading: str, lines: list["_Line"]) -> list[Unit]:
+    """Cards under one heading, together at least as wide as that."""
+    count = len(lines)
+    least = (text_width(heading, TEXT) - SPACE * (count - 1)) / count
+    first, *others = (line.unit(least) for line in lines)
+    return [replace(first, heading=heading), *others]
+
+
+def _block(block: Block, shape: tuple) -> "_Line":
+    kind, shapes = block_kind(block), f"{_shape(shape)} to {_shape(block.output_shape(shape))}"
+    line = _Line(kind, block.name, f"{block.name}: {kind} block, {shapes}")
+    if kind == "identity":
+        line.fork()
+    if block.before is not None:
+        line.layers(block.before.layers)
+    if kind == "convolutional":
+        line.fork()
+    line.layers(block.branch.layers)
+    if kind == "convolutional":
+        line.projection(block.shortcut.layers)
+    elif kind == "identity":
+        line.join(0)
+    if block.after is not None:
+        line.layers([block.after])
+    return line
+
+
+def block_kind(block: Block) -> str:
+    """'identity', 'convolutional' (a projection shortcut) or 'plain'."""
+    if block.shortcut is None:
+        return "plain"
+    return "identity" if block.shortcut == Block.IDENTITY else "convolutional"
+
+
+class _Line:
+    """A card in the making: parts one after the other, along the line of x."""
+
+    def __init__(self, kind: str, name: str, detail: str):
+        self.kind, self.name, self.detail = kind, name, detail
+        self.x, self.parts, self.forked, self.joined = PAD, [], None, None
+
+    def part(self, kind: str, name: str, text: str) -> "_Line":
+        thin = kind in ("norm", "relu")
+        self.x += 0 if not self.parts else CLOSE if thin else GAP
+        w = STRIP if thin else BAR
+        self.parts.append(Part(kind, name, "" if thin else text, self.x, w))
+        self.x += w
+        return self
+
+    def layers(self, layers) -> "_Line":
+        for layer in layers:
+            if (seen := _look(layer)) is not None:
+                self.part(seen[0], layer.name, seen[1])
+        return self
+
+    def fork(self) -> None:
+        """Leave room for the shortcut to part from the line."""
+        gap = GAP if self.parts else 0  # which the next bar will bring
+        self.forked = self.x + gap
+        self.x = self.forked + FORK - gap
+
+    def join(self, room: float) -> None:
+        """The add node, at least this far from the fork."""
+        self.joined = max(self.x + GAP + ADD, self.forked + room)
+        self.x = self.joined + ADD + 3
+
+    def projection(self, layers) -> None:
+        """The shortcut's layers as a box on the arc, and the add node."""
+        conv, norm = layers[0], layers[1:]
+        _, text = _look(conv)
+        w, strip = text_width(text, SMALL) + 8, (CLOSE + STRIP) * len(norm)
+        self.join(w + strip + 4)
+        x, y = (self.forked + self.joined - w - strip) / 2, ARCH - RISE - BOX / 2
+        self.parts.append(Part("projection", conv.name, text, x, w, y, BOX))
+        self.parts += [Part("norm", layer.name, "", x + w + CLOSE, STRIP, y, BOX) for layer in norm]
+
+    def unit(self, least: float) -> Unit:
+        """The finished card, its parts in the middle, at least this wide."""
+        w = max(self.x + PAD, least, text_width(self.name, SMALL) + 8)
+        shift = (w - self.x - PAD) / 2
+        parts = tuple(replace(part, x=part.x + shift) for part in self.parts)
+        fork, add = (None if at is None else at + shift for at in (self.forked, self.joined))
+        return Unit(self.kind, self.name, self.detail, w, parts, fork, add)
+
+
+def _look(layer) -> tuple[str, str] | None:
+    """(kind, text) of a layer; None for padding, which belongs to the convolution behind it."""
+    if isinstance(layer, Conv2d):
+        R, S, _, O = layer.w.data.shape
+        return "conv", f"{R}×{S}, {O}" + _stride(layer)
+    if isinstance(layer, (MaxPool2d, AvgPool2d)):
+        R, S = layer.kernel
+        return "pool", f"{'max' if isinstance(layer, MaxPool2d) else 'avg'} {R}×{S}" + _stride(layer)
+    if isinstance(layer, Dense):
+        return "dense", f"fc, {layer.w.data.shape[1]}"
+    kinds = {BatchNorm: ("norm", ""), ReLU: ("relu", ""), GlobalAvgPool2d: ("pool", "global avg")}
+    return (kinds | {Flatten: ("other", "flatten"), Dropout: ("other", "dropout")}).get(type(layer))
+
+
+def _stride(layer) -> str:
+    return "" if layer.stride == (1, 1) else f", /{layer.stride[0]}"
+
+
+def _shape(shape: tuple) -> str:
+    return "×".join(map(str, shape))
+
+
+def _width(units) -> float:
+    return sum(unit.w for unit in units) + SPACE * (len(units) - 1)
+
+
+def _broken(groups: list[list[Unit]], most: int) -> list[list[Unit]]:
+    """A row for each stage; one of more than `most` blocks is broken evenly."""
+    rows = []
+    for group in groups:
+        blocks = [unit for unit in group if unit.kind not in ("stem", "head")]
+        ends = np.linspace(0, len(blocks), -(-len(blocks) // most) + 1).round().astype(int)
+        parts = [blocks[a:b] for a, b in pairwise(ends)]
+        parts[0] = [unit for unit in group if unit.kind == "stem"] + parts[0]
+        parts[-1] += [unit for unit in group if unit.kind == "head"]
+        rows += parts
+    return rows
+
+
+def _page(rows: list[list[Unit]], subtitle: str):
+    """(width, height, rows with their units in place, legend)."""
+    width = 2 * MARGIN + max(*map(_width, rows), text_width(subtitle, TEXT))
+    y, placed = TOP, []
+    for row in rows:
+        y += HEADING if any(unit.heading for unit in row) else 0
+        x, cards = MARGIN, []
+        for unit in row:
+            cards.append(replace(unit, x=x, y=y))
+            x += unit.w + SPACE
+        placed.append(tuple(cards))
+        y += CARD + GUTTER
+    units = [unit for row in rows for unit in row]
+    kinds = {unit.kind for unit in units} | {part.kind for unit in units for part in unit.parts}
+    kinds |= {"add" for unit in units if unit.add is not None}
+    legend, x = [], MARGIN
+    for kind, text in LEGEND.items():
+        w = 36 + text_width(text, SMALL) + 6
+        if kind in kinds:
+            if legend and x + w > width - MARGIN + 6:
+                x, y = MARGIN, y + LINE
+            legend.append(Entry(kind, text, x, y))
+            x += w
+    return width, y + LINE + 10, tuple(placed), tuple(legend)
+
+
+def _describe(model: ResNet) -> str:
+    """A sentence a stage, for those who do not see the picture."""
+    shapes, sentences = model.stage_shapes(), []
+    for layer in model.layers:
+        if layer.name in shapes:
+            kinds = Counter(block_kind(m) for m in layer.layers if isinstance(m, Block))
+            blocks = " and ".join(f"{n} {kind} block{'s' if n > 1 else ''}" for kind, n in kinds.items())
+            sentences.append(f"{layer.name}: {blocks}{', ' if blocks else ''}output {_shape(shapes[layer.name])}.")
+    return " ".join(sentences)

@@ -1,0 +1,249 @@
+"""What a gradient check looks at beyond the numbers: every module's inputs and gradients, and causes by name.
+
+`Watch` wraps the modules of a copied network. `explain` takes numeric derivatives at some coordinates and the
+wrong analytic gradient, and tries one known mistake after the other: the repair that makes them agree names it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minires import nn, ops
+from minires.instruments.findings import Finding
+from minires.nn.blocks import Block
+
+FIT = 1e-3  # how near a repaired gradient must come to the numeric one, relative
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A gradient that is wrong. `numeric` holds true derivatives at the flat positions `at`."""
+
+    subject: object  # gradcheck's: module or None, inputs, dy, tensors, calls
+    name: str
+    analytic: np.ndarray | None
+    at: np.ndarray
+    numeric: np.ndarray
+
+    def fits(self, repaired) -> bool:
+        """Whether a repaired gradient agrees with the numeric derivatives, and ten times better than it did before."""
+        if repaired is None or repaired.shape != self.analytic.shape:
+            return False
+        before, after = (np.linalg.norm(g.ravel()[self.at] - self.numeric) for g in (self.analytic, repaired))
+        return after <= min(FIT * np.linalg.norm(self.numeric), 0.1 * before)
+
+
+def explain(e: Evidence) -> tuple[str, str, str]:
+    """(cause, what is seen, what to do), the cause being 'unknown' where no known mistake fits."""
+    if e.analytic is None or not e.analytic.any():
+        return (
+            "never written",
+            "backward leaves it without a gradient, yet the output depends on it",
+            "compute it in backward and call write_grad (or return it as dx)",
+        )
+    for hypothesis in (_factor, _statistics, _mask, _paths, _kernel, _unturned, _border):
+        if found := hypothesis(e):
+            return found
+    return "unknown", "no known mistake explains it", "compare backward with the derivation, term by term"
+
+
+def _factor(e):
+    ours = e.analytic.ravel()[e.at]
+    factor = (ours @ e.numeric) / max(e.numeric @ e.numeric, 1e-300)  # analytic = factor * numeric
+    if not factor or not e.fits(e.analytic / factor):
+        return None
+    seen = f"analytic = {factor:.4g} x numeric, everywhere"
+    if np.isclose(factor, -1):
+        return "sign", f"{seen}: the sign is turned", "drop the minus"
+    at_add = isinstance(e.subject.module, (nn.Add, Block))
+    if np.isclose(factor, 0.5) and at_add:
+        return (
+            "averaged at the add",
+            f"{seen}: the gradient is averaged at the add node, where it must be copied",
+            "give each path the whole dy (y = a + b has slope 1 in both) and sum what comes back",
+        )
+    if np.isclose(factor, 2):
+        return (
+            "counted twice",
+            f"{seen}: counted twice",
+            "look for a term added two times, or a gradient that an earlier backward left",
+        )
+    for count, what in _counts(e):
+        if count > 1 and np.isclose(factor * count, 1):
+            return (
+                "mean for sum",
+                f"analytic = numeric / {count}: divided by {what}",
+                f"do not divide by {what} in backward",
+            )
+        if count > 1 and np.isclose(factor, count):
+            return (
+                "sum for mean",
+                f"analytic = {count} x numeric: multiplied by {what}",
+                f"divide by {what}, as forward does",
+            )
+    return "constant factor", f"{seen}", "look for a scale that forward has and backward lacks, or the other way"
+
+
+def _counts(e):
+    """The numbers that are forgotten or put in by mistake, with what they count."""
+    shape = e.subject.inputs[0].shape
+    yield shape[0], "the batch size N"
+    if len(shape) == 4:
+        yield shape[1] * shape[2], "the map's size H * W"
+        yield shape[0] * shape[1] * shape[2], "N * H * W"
+    if e.subject.dy.ndim == 4:
+        yield int(np.prod(e.subject.dy.shape[:3])), "N * P * Q"
+    if kernel := getattr(e.subject.module, "kernel", None):
+        yield kernel[0] * kernel[1], "the window's size"
+
+
+def _statistics(e):
+    """Batch normalisation: dx sums to zero over a channel, and stands orthogonal to x_hat."""
+    module = e.subject.module
+    norm_like = isinstance(module, nn.BatchNorm) or e.subject.module is None
+    if not norm_like or e.name not in e.subject.input_names or e.analytic.ndim not in (2, 4):
+        return None
+    x, axes = e.subject.tensors[e.name], tuple(range(e.analytic.ndim - 1))
+    if x.size == x.shape[-1]:
+        return None
+    x_hat = (x - x.mean(axes)) / np.sqrt(x.var(axes) + getattr(module, "epsilon", 0))
+    no_mean = e.analytic - e.analytic.mean(axes)
+    remedy = "dx = gamma * rstd * (dy - sum(dy) / m - x_hat * sum(dy * x_hat) / m)"
+    if e.fits(no_mean):
+        return "mean term", "dx does not sum to 0 over a channel: the term through the mean is missing", remedy
+    if e.fits(e.analytic - x_hat * (e.analytic * x_hat).mean(axes)):
+        seen = "dx is not orthogonal to x_hat: the term through the variance is missing"
+        return "variance term", seen, remedy
+    if e.fits(no_mean - x_hat * (no_mean * x_hat).mean(axes)):
+        seen = "dx neither sums to 0 nor is orthogonal to x_hat: mean and variance are treated as constants"
+        return "mean and variance terms", seen, remedy
+    return None
+
+
+def _mask(e):
+    ours = e.analytic.ravel()[e.at]
+    passes = (np.abs(e.numeric) < 1e-9 * np.abs(e.numeric).max()) & (ours != 0)
+    if passes.any() and np.allclose(np.where(passes, 0, ours), e.numeric, rtol=FIT, atol=1e-9):
+        return (
+            "mask",
+            "the gradient passes where the output does not move: the mask of the forward pass is missing or wrong",
+            "multiply dy by (y > 0), or by the very mask that forward used",
+        )
+    return None
+
+
+def _paths(e):
+    """A block: whether one path's gradient was left out of the sum."""
+    block, calls = e.subject.module, e.subject.calls
+    if not isinstance(block, Block) or block.shortcut is None or e.name not in e.subject.input_names:
+        return None
+    after = calls.get(block.after)
+    identity = block.shortcut == Block.IDENTITY
+    at_add = after.dx[0] if after and after.dx else e.subject.dy
+    path = calls.get(block.before if identity and block.before is not None else block.branch)
+    side = calls.get(None if identity else block.shortcut)
+    shortcut = at_add if identity else (side.dx[0] if side and side.dx else None)
+    branch = path.dx[0] if path and path.dx else None
+    if shortcut is not None and branch is not None and e.fits(branch + shortcut):
+        lone = "branch" if np.allclose(e.analytic, branch) else "shortcut" if np.allclose(e.analytic, shortcut) else ""
+        seen = f"dx holds the {lone}'s gradient alone" if lone else "dx is not the sum of the two paths' gradients"
+        return "one path at the add", f"{seen}: at the add node both count", "dx = dx_branch + dx_shortcut"
+    return None
+
+
+def _kernel(e):
+    if e.name in e.subject.input_names or e.analytic.ndim not in (2, 4):
+        return None
+    a = e.analytic
+    repairs = [("transposed", a.T if a.ndim == 2 else a.transpose(1, 0, 2, 3))]
+    if a.ndim == 4:
+        repairs += [("turned by 180 degrees", a[::-1, ::-1]), ("flipped top to bottom", a[::-1])]
+        repairs += [("flipped left to right", a[:, ::-1]), ("with C and O exchanged", a.transpose(0, 1, 3, 2))]
+    for what, repaired in repairs:
+        if e.fits(repaired):
+            return "kernel order", f"the gradient of the kernel comes {what}", "match the index order of forward"
+    return None
+
+
+def _unturned(e):
+    """dx of a convolution that was computed with another arrangement of the kernel."""
+    module = e.subject.module
+    if e.name not in e.subject.input_names or not isinstance(module, nn.Conv2d):
+        return None
+    w, dy = module.w.data, e.subject.dy
+    wrong = {"not turned by 180 degrees": w[::-1, ::-1], "transposed": w.transpose(1, 0, 2, 3)}
+    for what, kernel in wrong.items():
+        if kernel.shape == w.shape:
+            dx, _, _ = ops.conv2d_backward(dy, e.analytic, kernel, stride=module.stride, pad=module.pad)
+            if np.allclose(dx, e.analytic):
+                seen = f"dx is that of a kernel which is {what}"
+                return "kernel order", seen, "dx is dy convolved with w turned by 180 degrees, C and O exchanged"
+    return None
+
+
+def _border(e):
+    if e.name not in e.subject.input_names or e.analytic.ndim != 4:
+        return None
+    ours = e.analytic.ravel()[e.at]
+    bad = np.abs(ours - e.numeric) > FIT * np.abs(e.numeric).max()
+    _, h, w, _ = np.unravel_index(e.at, e.analytic.shape)
+    _, H, W, _ = e.analytic.shape
+    edge = (np.minimum(h, H - 1 - h) < 2) | (np.minimum(w, W - 1 - w) < 2)
+    if bad.any() and not bad[~edge].any() and (~edge).any():
+        return "border", "wrong at the image's border alone", "look at the padding: where it goes on and comes off"
+    return None
+
+
+def label(module: nn.Module) -> str:
+    """A module's name, or its type where it has none."""
+    return module.name or type(module).__name__
+
+
+def in_place(root: nn.Module, module: nn.Module, what: str) -> Finding:
+    """For a module that changed the array ('x' or 'dy') that it was handed; a fault where a shortcut shares it."""
+    shared = ""
+    for block in (m for m in root.modules() if isinstance(m, Block) and m.shortcut is not None):
+        if what == "dy" and module in block.branch.modules():
+            shared = f"; the shortcut of {label(block)} receives that very array from the add node"
+    step = "backward" if what == "dy" else "forward"
+    detail = f"{label(module)}.{step} writes in place into the {what} that it was handed{shared}"
+    fix = f"compute a new array, such as dx = dy * (y > 0), and leave {what} as it is"
+    return Finding("in-place write", "fail" if shared else "warn", detail, fix)
+
+
+def moving(moved: list[str], drawing: list[str]) -> Finding:
+    """For an output that changed between two forwards of one input, with the buffers that moved and the layers
+    that hold a generator."""
+    if drawing:
+        detail = f"{', '.join(drawing[:3])} draws anew at each forward"
+        return Finding("draws anew", "warn", detail, "nothing: its generator was put back before every evaluation")
+    if moved:
+        detail = f"the output depends on statistics that move between evaluations: {', '.join(moved[:3])}"
+        fix = "normalise with the batch's statistics to train, and leave the running ones alone in evaluation"
+        return Finding("moving statistics", "warn", f"{detail}; they were put back before every evaluation", fix)
+    detail = "two forwards of one input give two outputs, though no buffer and no generator of its own moved"
+    fix = "keep what forward depends on in the input, Params and Buffers; draw from a Generator held in the module"
+    return Finding("not a function", "fail", detail, fix)
+
+
+def sharp(calls: dict, wrong: list, count: int) -> Finding:
+    """For stencils of a chain of layers that fail at every epsilon though none of its `count` layers is wrong.
+
+    Each layer was checked on the input and the gradient that it meets, so the chain rule vouches for the whole.
+    """
+    c = max(wrong, key=lambda c: c.error)
+    few = [(m, m_values) for m, call in calls.items() if (m_values := _values(m, call)) == 2]
+    why = "the network bends too sharply for a difference"
+    if few:
+        why = f"{label(few[0][0])} normalises 2 values a channel, which makes it a step from -1 to 1"
+    detail = (
+        f"the difference of {len(wrong)} tensors fails at every epsilon, as that of {c.tensor}: numeric "
+        f"{c.numeric:.4g}, analytic {c.analytic:.4g}; but each of the {count} layers by itself is right: {why}"
+    )
+    return Finding("too sharp", "warn", detail, "nothing is wrong; to see it pass, take a larger batch or image")
+
+
+def _values(module, call) -> int:
+    """How many values of a channel a batch normalisation in training mode takes together; 0 for anything else."""
+    x = call.inputs[0]
+    return x.size // x.shape[-1] if isinstance(module, nn.BatchNorm) and module.training else 0

@@ -1,0 +1,280 @@
+"""How the gradient flows back through a network, and what the skips do to it.
+
+One batch, one training-mode forward and backward, nothing changed: `gradflow`. The residual network beside its
+plain twin: `compare_skip`. Where a number stopped being finite: `first_nonfinite`.
+
+Two gradients are told apart everywhere. The *activation* gradient dL/dy of a layer's output is what flows; it
+may vanish or explode with depth. The *weight* gradient dL/dw is what the optimiser sees; in a plain ReLU
+network without BN, <w, dL/dw> is the same number in every layer even where the activation gradient slopes.
+"""
+
+import math
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from rich.table import Table
+
+from minires import ops
+from minires.backend import device_of, get_xp
+from minires.instruments.probe import Probe, probe
+from minires.nn.layers import Conv2d, Dense, Dropout
+from minires.nn.module import Sequential
+from minires.nn.resnet import Config, ResNet, plain_twin
+
+__all__ = [
+    "BlockFlow",
+    "GradFlow",
+    "LayerFlow",
+    "NonFinite",
+    "SkipComparison",
+    "compare_skip",
+    "first_nonfinite",
+    "gradflow",
+    "probe",
+]
+
+
+@dataclass(frozen=True)
+class LayerFlow:
+    """A convolution or dense layer. depth counts those on the main path from 1; a projection has its block's last."""
+
+    name: str
+    stage: str
+    depth: int
+    main: bool  # False for a projection shortcut
+    dy_rms: float | None  # activation gradient at its output
+    w_norm: float
+    dw_norm: float | None  # weight gradient, Euclidean norm of the kernel's
+
+
+@dataclass(frozen=True)
+class BlockFlow:
+    """A block. Gradients as RMS, at its ends also as Euclidean norm over the whole batch; branch, shortcut and
+    cosine where the paths part (None without a skip)."""
+
+    name: str
+    stage: str
+    depth: int  # of its last layer
+    dy_rms: float | None  # at the block's output
+    dx_rms: float | None  # at its input
+    dy_norm: float | None
+    dx_norm: float | None
+    branch_rms: float | None
+    shortcut_rms: float | None
+    cosine: float | None
+
+
+@dataclass(frozen=True)
+class GradFlow:
+    """What one batch's gradient looked like on its way from the loss to the image."""
+
+    title: str
+    seed: int
+    loss: float
+    batch: int
+    layers: tuple[LayerFlow, ...]
+    blocks: tuple[BlockFlow, ...]
+    config: Config
+
+    def as_dict(self) -> dict:
+        """Everything as plain types, for JSON."""
+        return asdict(self)
+
+    @property
+    def origin(self) -> str:
+        """What this was measured on, in a line for a picture's corner."""
+        return f"{self.title}, seed {self.seed}, batch of {self.batch}"
+
+    def ratio(self) -> float | None:
+        """The activation gradient at the first block's input over that at the last block's output."""
+        first, last = self.blocks[0].dx_rms, self.blocks[-1].dy_rms
+        return first / last if first is not None and last else None
+
+    def norms(self) -> list[float | None]:
+        """The activation gradient's norm before the first block and after each, over that after the last.
+
+        The norm, unlike the RMS, does not change where half as many numbers carry the same gradient.
+        """
+        norms = [self.blocks[0].dx_norm, *(block.dy_norm for block in self.blocks)]
+        return [norm / norms[-1] if norm is not None and norms[-1] else None for norm in norms]
+
+    def table(self) -> Table:
+        """One row a block: the gradient in and out, each path's part and their angle."""
+        table = Table(title=f"{self.title}\ngradient RMS, batch of {self.batch}, loss {self.loss:.4f}")
+        table.caption = "branch, shortcut, cos: where the block's paths part. Their gradients add up."
+        for heading in ("block", "at output", "branch", "shortcut", "cos", "at input"):
+            table.add_column(heading, justify="left" if heading == "block" else "right", no_wrap=True)
+        for b in self.blocks:
+            table.add_row(b.name, *map(_short, (b.dy_rms, b.branch_rms, b.shortcut_rms)), _angle(b), _short(b.dx_rms))
+        return table
+
+
+@dataclass(frozen=True)
+class SkipComparison:
+    """The residual network and its plain twin on the same batch, both as initialised."""
+
+    residual: GradFlow
+    plain: GradFlow
+
+    @property
+    def flows(self) -> dict[str, GradFlow]:
+        """Label -> flow, as `plots.plot_gradflow` takes them."""
+        return {"with skips": self.residual, "plain (no skips)": self.plain}
+
+    def as_dict(self) -> dict:
+        """Everything as plain types, for JSON."""
+        return {"residual": self.residual.as_dict(), "plain": self.plain.as_dict()}
+
+    def table(self) -> Table:
+        """One row a block, both networks side by side."""
+        table = Table(title=f"{self.residual.title}, beside its plain twin\nactivation gradient, RMS at block inputs")
+        table.caption = (
+            f"First block's input over last block's output: {_short(self.residual.ratio())} with skips, "
+            f"{_short(self.plain.ratio())} plain.\nbranch, shortcut, cos: the two paths' gradients and their angle."
+        )
+        for heading in ("stage", "block", "plain", "with skips", "branch", "shortcut", "cos"):
+            table.add_column(heading, justify="left" if heading in ("stage", "block") else "right", no_wrap=True)
+        stage = None
+        for skip, plain in zip(self.residual.blocks, self.plain.blocks, strict=True):
+            table.add_row(
+                "" if skip.stage == stage else skip.stage,
+                skip.name,
+                *map(_short, (plain.dx_rms, skip.dx_rms, skip.branch_rms, skip.shortcut_rms)),
+                _angle(skip),
+            )
+            stage = skip.stage
+        return table
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """Where a value that is not finite came up first; kind is 'parameter', 'buffer', 'input' or the layer's type."""
+
+    name: str
+    kind: str
+
+    def __str__(self) -> str:
+        if self.kind in ("parameter", "buffer"):
+            return f"the {self.kind} {self.name}"
+        return "the input" if self.kind == "input" else f"the output of {self.name} ({self.kind})"
+
+
+def gradflow(model: ResNet, x, labels, *, title: str | None = None) -> GradFlow:
+    """The gradient flow of softmax cross-entropy on one batch, in training mode.
+
+    x (N, H, W, C) in the model's dtype and on its device, labels (N,) integers. The model is left exactly as
+    it was: running statistics, gradients, modes, dropout's generators. Raises ShapeError as `forward` does.
+    """
+    with untouched(model), probe(model, Probe(model, outputs=False)) as log:
+        model.train()
+        loss, probs = ops.softmax_cross_entropy_forward(model.forward(x), labels)
+        model.backward(ops.softmax_cross_entropy_backward(probs, labels), need_dx=False)
+        norms = {p.name: (_norm(p.data), None if p.grad is None else _norm(p.grad)) for p in model.params()}
+        seen = {row["name"]: row for row in log.rows()}
+    forks = {fork["name"]: fork for fork in log.blocks()}
+    layers, ends = [], {}
+    for stage, block, layer in _layers(model):
+        beside = block is not None and isinstance(block.shortcut, Sequential) and layer in block.shortcut.layers
+        depth = (layers[-1].depth if layers else 0) + (not beside)
+        layers.append(LayerFlow(layer.name, stage, depth, not beside, seen[layer.name]["dy_rms"], *norms[layer.w.name]))
+        ends[block] = stage, depth
+    blocks, shape = [], seen[model.layers[0].name]["shape"]  # of the stem's output, the first block's input
+    for block in model.blocks():
+        dy, dx, before, shape = seen[block.name]["dy_rms"], seen[block.name]["dx_rms"], shape, seen[block.name]["shape"]
+        paths = (forks.get(block.name, {}).get(key) for key in ("branch_rms", "shortcut_rms", "cosine"))
+        blocks.append(BlockFlow(block.name, *ends[block], dy, dx, _whole(dy, shape), _whole(dx, before), *paths))
+    title = title or network_title(model.config)
+    return GradFlow(title, model.config.seed, float(loss), len(x), tuple(layers), tuple(blocks), model.config)
+
+
+def compare_skip(config_or_model: Config | ResNet, x, labels) -> SkipComparison:
+    """The flow in the residual network of a config (or of a model's config) and in its plain twin.
+
+    Both are built anew, with identical main-path weights, and compared as initialised, in x's precision and on
+    its device: a trained network beside an untrained twin would show the training, not the skip. For trained
+    networks call `gradflow` on each.
+    """
+    config = getattr(config_or_model, "config", config_or_model)
+    residual = ResNet(replace(config, skip=True))
+    plain = plain_twin(residual)
+    for model in (residual, plain):
+        model.astype(x.dtype).to(device_of(x))
+    return SkipComparison(gradflow(residual, x, labels), gradflow(plain, x, labels))
+
+
+def first_nonfinite(model: ResNet, x) -> NonFinite | None:
+    """Where values stop being finite: the first parameter or buffer, else the input, else the first layer output
+    as x goes forward in the model's present mode. None where all is finite. The model is left as it was."""
+    for kind, held in (("parameter", model.params()), ("buffer", model.buffers())):
+        for value in held:
+            if not get_xp(value.data).isfinite(value.data).all():
+                return NonFinite(value.name, kind)
+    if not get_xp(x).isfinite(x).all():
+        return NonFinite("input", "input")
+    with untouched(model), probe(model) as log, np.errstate(all="ignore"):
+        model.forward(x)
+    leaves = {m.name for m in model.modules() if not m.children()}
+    bad = (row for row in log.rows() if row["finite"] is False and row["name"] in leaves)
+    return next((NonFinite(row["name"], row["kind"]) for row in bad), None)
+
+
+@contextmanager
+def untouched(model: ResNet):
+    """Put back what a forward and a backward in training mode change; gradients inside start from none."""
+    modules = [(m, m.training, m.keeps, m._slot) for m in model.modules()]
+    buffers = [(b, b.data.copy()) for b in model.buffers()]
+    grads = [(p, p.grad) for p in model.params()]
+    dropouts = [(m.rng.bit_generator, m.rng.bit_generator.state) for m, *_ in modules if isinstance(m, Dropout)]
+    try:
+        for module, *_ in modules:
+            module.keeps = True
+        for p, _ in grads:
+            p.grad = None  # else backward would write into the array that is to be kept
+        yield
+    finally:
+        for module, training, keeps, slot in modules:
+            module.training, module.keeps, module._slot = training, keeps, slot
+        for buffer, data in buffers:
+            buffer.data[...] = data
+        for p, grad in grads:
+            p.grad = grad
+        for generator, state in dropouts:
+            generator.state = state
+
+
+def _layers(model: ResNet):
+    """(stage, enclosing block or None, layer) for every convolution and dense layer, in forward order."""
+    owner = {id(m): block for block in model.blocks() for m in block.modules()}
+    for top in model.layers:
+        stage = top.name if isinstance(top, Sequential) else "head"
+        for module in top.modules():
+            if isinstance(module, (Conv2d, Dense)):
+                yield stage, owner.get(id(module)), module
+
+
+def _norm(x) -> float:
+    """The Euclidean norm, squared and summed in float64."""
+    xp = get_xp(x)
+    return float(xp.sqrt(xp.square(x, dtype=xp.float64).sum()))
+
+
+def _whole(rms: float | None, shape) -> float | None:
+    """The Euclidean norm of an array of this shape and root mean square."""
+    return None if rms is None else rms * math.sqrt(math.prod(shape))
+
+
+def network_title(config: Config) -> str:
+    """'resnet50, plain, BN, He'."""
+    kind = "residual" if config.skip else "plain"
+    preact = ", pre-activation" if config.preact else ""
+    norm = "BN" if config.norm else "no BN"
+    return f"{config.arch} ({config.variant}), {kind}{preact}, {norm}, {config.init.capitalize()}"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _angle(block: BlockFlow) -> str:
+    return "" if block.cosine is None else f"{block.cosine:+.2f}"

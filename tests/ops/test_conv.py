@@ -1,0 +1,166 @@
+"""Convolution and zero padding: against the loops, against finite differences, and by exact identities."""
+
+import numpy as np
+import pytest
+from arrays import assert_gradients, assert_same, frozen, normal
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from minires import ops
+from minires.errors import ShapeError
+from minires.ops import conv, naive
+
+SMALL = st.integers(0, 2)
+PADS = st.one_of(
+    st.sampled_from(["valid", "same"]),
+    SMALL,
+    st.tuples(SMALL, SMALL),
+    st.tuples(st.tuples(SMALL, SMALL), st.tuples(SMALL, SMALL)),
+)
+DTYPES = st.sampled_from([np.float32, np.float64])
+
+
+@st.composite
+def convolutions(draw, pads=PADS, dtypes=DTYPES):
+    """(x, w, b, dy, options) of a convolution that has an output; b is None half the time."""
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 3)))
+    stride = draw(st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
+    size = draw(st.tuples(st.integers(1, 7), st.integers(1, 6)))
+    N, C, O = draw(st.tuples(*[st.integers(1, 3)] * 3))
+    options = {"stride": stride, "pad": draw(pads)}
+    P, Q = conv.output_size(size, kernel, conv.pair(stride), options["pad"])
+    assume(min(P, Q) >= 1)
+    rng, dtype = np.random.default_rng(draw(st.integers(0, 2**32))), draw(dtypes)
+    x, w = normal(rng, (N, *size, C), dtype), normal(rng, (*kernel, C, O), dtype)
+    b = normal(rng, O, dtype) if draw(st.booleans()) else None
+    return x, w, b, normal(rng, (N, P, Q, O), dtype), options
+
+
+@given(convolutions())
+def test_convolution_is_the_loops(case):
+    x, w, b, dy, options = case
+    assert_same(ops.conv2d_forward(x, w, b, **options), naive.conv2d_forward(x, w, b, **options))
+    assert_same(ops.conv2d_backward(dy, x, w, **options), naive.conv2d_backward(dy, x, w, **options))
+
+
+@given(convolutions(dtypes=st.just(np.float64)))
+def test_convolution_gradients(case):
+    x, w, b, dy, options = case
+    dx, dw, db = ops.conv2d_backward(dy, x, w, **options, need_db=b is not None)
+    tensors, gradients = ([x, w], [dx, dw]) if b is None else ([x, w, b], [dx, dw, db])
+    assert_gradients(lambda *t: ops.conv2d_forward(*t, **options), tensors, gradients, dy)
+
+
+@given(convolutions(dtypes=st.just(np.float64)))
+def test_a_convolution_without_bias_is_linear_in_both_arguments(case):
+    """<y, dy> = <x, dx> = <w, dw>, for every dy."""
+    x, w, _, dy, options = case
+    y = ops.conv2d_forward(x, w, **options)
+    dx, dw, db = ops.conv2d_backward(dy, x, w, **options, need_db=False)
+    size = np.linalg.norm(y) * np.linalg.norm(dy) + 1
+    assert db is None
+    assert abs(np.sum(y * dy) - np.sum(x * dx)) < 1e-12 * size
+    assert abs(np.sum(y * dy) - np.sum(w * dw)) < 1e-12 * size
+
+
+@given(convolutions(pads=st.just("valid"), dtypes=st.just(np.float64)))
+def test_im2col_and_col2im_are_adjoint(case):
+    """<im2col(x), z> = <x, col2im(z)>."""
+    x, w, _, _, options = case
+    kernel, stride = w.shape[:2], conv.pair(options["stride"])
+    columns = conv.im2col(x, kernel, stride)
+    z = normal(np.random.default_rng(1), columns.shape)
+    assert columns.shape[1] == kernel[0] * kernel[1] * x.shape[3]
+    assert np.sum(columns * z) == pytest.approx(np.sum(x * conv.col2im(z, x.shape, kernel, stride)), abs=1e-10)
+
+
+@given(convolutions())
+def test_the_input_gradient_is_left_out_on_request(case):
+    x, w, _, dy, options = case
+    with_dx, without = (ops.conv2d_backward(dy, x, w, **options, need_dx=need) for need in (True, False))
+    assert without[0] is None
+    assert_same(without[1:], with_dx[1:])
+
+
+@given(convolutions())
+def test_small_workspace_changes_nothing(case):
+    """One image at a time gives what the whole batch gives."""
+    x, w, b, dy, options = case
+    forward, backward = ops.conv2d_forward(x, w, b, **options), ops.conv2d_backward(dy, x, w, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv, "MAX_WORKSPACE", 1)
+        assert_same(ops.conv2d_forward(x, w, b, **options), forward)
+        assert_same(ops.conv2d_backward(dy, x, w, **options), backward)
+
+
+def test_the_workspace_bounds_the_columns(monkeypatch):
+    """No call of im2col makes more columns than MAX_WORKSPACE bytes, as long as one image fits."""
+    made = []
+    monkeypatch.setattr(conv, "im2col", lambda *a, original=conv.im2col: made.append(original(*a)) or made[-1])
+    x, w = np.ones((7, 6, 6, 2)), np.ones((3, 3, 2, 1))
+    one_image = 4 * 4 * 3 * 3 * 2 * 8
+    monkeypatch.setattr(conv, "MAX_WORKSPACE", 2 * one_image + 1)
+    ops.conv2d_forward.as_read(x, w)
+    assert [columns.nbytes // one_image for columns in made] == [2, 2, 2, 1]
+
+
+@given(convolutions())
+def test_strided_and_broadcast_arrays_are_fine(case):
+    """What reaches a layer may be a view: a slice of a larger batch, or one number broadcast."""
+    x, w, b, dy, options = case
+    channels_first = frozen(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1)
+    assert_same(ops.conv2d_forward(channels_first, w, b, **options), ops.conv2d_forward(x, w, b, **options))
+    one = np.broadcast_to(dy[:, :1, :1], dy.shape)
+    assert_same(ops.conv2d_backward(one, channels_first, w, **options), naive.conv2d_backward(one, x, w, **options))
+
+
+@given(convolutions())
+def test_same_means_one_output_a_stride(case):
+    x, w, _, _, options = case
+    y = ops.conv2d_forward(x, w, stride=options["stride"], pad="same")
+    sv, sh = conv.pair(options["stride"])
+    assert y.shape[1:3] == (-(-x.shape[1] // sv), -(-x.shape[2] // sh))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@given(convolutions())
+def test_convolution_is_that_of_torch(case):
+    torch = pytest.importorskip("torch")
+    x, w, b, dy, options = case
+    tx, tw, tdy = (
+        torch.from_numpy(array.transpose(axes).copy())
+        for array, axes in ((x, (0, 3, 1, 2)), (w, (3, 2, 0, 1)), (dy, (0, 3, 1, 2)))
+    )
+    tx.requires_grad_()
+    tw.requires_grad_()
+    stride = conv.pair(options["stride"])
+    if options["pad"] == "same" and stride == (1, 1):  # PyTorch knows "same" for stride 1 alone
+        padded, pad = tx, "same"
+    else:
+        (top, bottom), (left, right) = conv.resolve_padding(options["pad"], x.shape[1:3], w.shape[:2], stride)
+        padded, pad = torch.nn.functional.pad(tx, (left, right, top, bottom)), 0
+    ty = torch.nn.functional.conv2d(padded, tw, None if b is None else torch.tensor(b), stride, pad)
+    ty.backward(tdy)
+    dx, dw, _ = ops.conv2d_backward(dy, x, w, **options)
+    assert_same(ops.conv2d_forward(x, w, b, **options), ty.detach().numpy().transpose(0, 2, 3, 1))
+    assert_same(dx, tx.grad.numpy().transpose(0, 2, 3, 1))
+    assert_same(dw, tw.grad.numpy().transpose(2, 3, 1, 0))
+
+
+@given(convolutions())
+def test_zero_padding(case):
+    x, _, _, _, options = case
+    y = ops.zero_pad2d_forward(x, options["pad"])
+    assert_same(y, naive.zero_pad2d_forward(x, options["pad"]))
+    dy = normal(np.random.default_rng(2), y.shape, x.dtype)
+    assert_same(ops.zero_pad2d_backward(dy, options["pad"]), naive.zero_pad2d_backward(dy, options["pad"]))
+
+
+def test_no_padding_copies_nothing():
+    x = normal(np.random.default_rng(3), (1, 2, 2, 1))
+    assert ops.zero_pad2d_forward(x, 0) is x
+
+
+def test_unknown_padding_name():
+    with pytest.raises(ShapeError, match=r"unknown padding 'full'.*'valid', 'same'"):
+        ops.conv2d_forward(np.ones((1, 3, 3, 1)), np.ones((2, 2, 1, 1)), pad="full")

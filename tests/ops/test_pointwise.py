@@ -1,0 +1,167 @@
+"""ReLU, add, dropout, flatten, the dense layer and the loss; and that every op has its loops."""
+
+import inspect
+
+import numpy as np
+import pytest
+from arrays import assert_gradients, assert_same, frozen, normal, spread
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minires import ops
+from minires.errors import ShapeError
+from minires.ops import naive
+
+SHAPES = st.one_of(
+    st.tuples(*[st.integers(1, 4)] * 4),
+    st.tuples(st.integers(1, 5), st.integers(1, 6)),
+)
+DTYPES = st.sampled_from([np.float32, np.float64])
+SEEDS = st.integers(0, 2**32)
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_every_op_has_a_loop_version_with_the_same_signature(name):
+    assert inspect.signature(getattr(ops, name)) == inspect.signature(getattr(naive, name))
+
+
+@given(SHAPES, DTYPES, SEEDS)
+def test_relu(shape, dtype, seed):
+    rng = np.random.default_rng(seed)
+    x, dy = spread(rng, shape, dtype), normal(rng, shape, dtype)
+    y = frozen(ops.relu_forward(x))
+    dx = ops.relu_backward(dy, y)
+    assert_same(y, naive.relu_forward(x))
+    assert_same(dx, naive.relu_backward(dy, y))
+    if dtype == np.float64:
+        assert_gradients(ops.relu_forward, [x], [dx], dy)
+
+
+def test_relu_has_slope_zero_at_zero():
+    zero = np.zeros((1, 3))
+    assert not ops.relu_backward(np.ones((1, 3)), ops.relu_forward(zero)).any()
+
+
+@given(SHAPES, DTYPES, SEEDS)
+def test_add(shape, dtype, seed):
+    rng = np.random.default_rng(seed)
+    branch, shortcut, dy = (normal(rng, shape, dtype) for _ in range(3))
+    assert_same(ops.add_forward(branch, shortcut), naive.add_forward(branch, shortcut))
+    assert_same(ops.add_backward(dy), naive.add_backward(dy))
+    if dtype == np.float64:
+        assert_gradients(ops.add_forward, [branch, shortcut], ops.add_backward(dy), dy)
+
+
+@given(SHAPES, DTYPES, SEEDS, st.sampled_from([0.0, 0.25, 0.9]))
+def test_dropout(shape, dtype, seed, rate):
+    rng = np.random.default_rng(seed)
+    x, dy = normal(rng, shape, dtype), normal(rng, shape, dtype)
+    keep = frozen((rng.random(shape) >= rate).astype(dtype))
+    dx = ops.dropout_backward(dy, keep, rate)
+    assert_same(ops.dropout_forward(x, keep, rate), naive.dropout_forward(x, keep, rate))
+    assert_same(dx, naive.dropout_backward(dy, keep, rate))
+    if dtype == np.float64:
+        assert_gradients(lambda x: ops.dropout_forward(x, keep, rate), [x], [dx], dy)
+
+
+@given(st.tuples(*[st.integers(1, 4)] * 4), DTYPES, SEEDS)
+def test_flatten(shape, dtype, seed):
+    x = normal(np.random.default_rng(seed), shape, dtype)
+    y = frozen(ops.flatten_forward(x))
+    assert_same(y, naive.flatten_forward(x))
+    assert_same(ops.flatten_backward(y, shape), naive.flatten_backward(y, shape))
+    assert_same(ops.flatten_backward(y, shape), x)
+
+
+@given(st.tuples(*[st.integers(1, 5)] * 3), DTYPES, SEEDS, st.booleans())
+def test_dense(sizes, dtype, seed, bias):
+    N, C, O = sizes
+    rng = np.random.default_rng(seed)
+    x, w, dy = normal(rng, (N, C), dtype), normal(rng, (C, O), dtype), normal(rng, (N, O), dtype)
+    b = normal(rng, O, dtype) if bias else None
+    y, gradients = ops.dense_forward(x, w, b), ops.dense_backward(dy, x, w)
+    assert_same(y, naive.dense_forward(x, w, b))
+    assert_same(gradients, naive.dense_backward(dy, x, w))
+    assert_same(ops.dense_backward(dy, x, w, need_dx=False), (None, *gradients[1:]))
+    if dtype == np.float64:
+        tensors = [x, w, b] if bias else [x, w]
+        assert_gradients(ops.dense_forward, tensors, gradients[: len(tensors)], dy)
+
+
+@st.composite
+def classifications(draw, dtypes=DTYPES):
+    """(logits, labels, smoothing): labels as integers of any width, one-hot, or distributions."""
+    N, K = draw(st.integers(1, 5)), draw(st.integers(2, 6))
+    rng, dtype = np.random.default_rng(draw(SEEDS)), draw(dtypes)
+    integers = rng.integers(0, K, N)
+    labels = {
+        "int64": integers,
+        "uint8": integers.astype(np.uint8),
+        "one-hot": np.eye(K, dtype=dtype)[integers],
+        "mixed": rng.dirichlet(np.ones(K), N).astype(dtype),
+    }[draw(st.sampled_from(["int64", "uint8", "one-hot", "mixed"]))]
+    logits = frozen((rng.standard_normal((N, K)) * 3).astype(dtype))
+    return logits, frozen(labels), draw(st.sampled_from([0.0, 0.1]))
+
+
+@given(classifications())
+def test_cross_entropy_is_the_loops(case):
+    logits, labels, smoothing = case
+    loss, probs = ops.softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
+    assert_same((loss, probs), naive.softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing))
+    frozen(probs)
+    assert_same(
+        ops.softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing),
+        naive.softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing),
+    )
+
+
+@given(classifications(dtypes=st.just(np.float64)))
+def test_cross_entropy_gradient(case):
+    logits, labels, smoothing = case
+    probs = ops.softmax_cross_entropy_forward(logits, labels)[1]
+    dlogits = ops.softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing)
+    np.testing.assert_allclose(dlogits.sum(axis=1), 0, atol=1e-14)
+    assert_gradients(
+        lambda z: ops.softmax_cross_entropy_forward(z, labels, label_smoothing=smoothing)[0], [logits], [dlogits], 1.0
+    )
+
+
+@given(classifications())
+def test_cross_entropy_is_that_of_torch(case):
+    torch = pytest.importorskip("torch")
+    logits, labels, smoothing = case
+    target = torch.tensor(labels.astype(np.int64) if labels.ndim == 1 else labels)
+    theirs = torch.nn.functional.cross_entropy(torch.tensor(logits), target, label_smoothing=smoothing)
+    loss, _ = ops.softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
+    assert_same(loss, theirs.numpy())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cross_entropy_of_huge_logits_is_finite(dtype):
+    logits = np.array([[1e4, 0.0, -1e4]], dtype)
+    loss, probs = ops.softmax_cross_entropy_forward(logits, np.array([1]))
+    assert loss == 1e4
+    assert probs.tolist() == [[1, 0, 0]]
+
+
+def test_cross_entropy_of_equal_logits_is_log_of_the_classes():
+    loss, probs = ops.softmax_cross_entropy_forward(np.zeros((3, 6)), np.array([0, 5, 2]))
+    assert loss == pytest.approx(np.log(6))
+    np.testing.assert_allclose(probs, 1 / 6)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(3, int), np.zeros((4, 2)), np.zeros((4, 1), int), np.zeros(4, np.float32)])
+def test_labels_that_do_not_fit(labels):
+    with pytest.raises(ShapeError, match=r"cross-entropy: logits \(4, 5\) need integer labels \(4,\) or one-hot"):
+        ops.softmax_cross_entropy_forward(np.zeros((4, 5)), labels)
+
+
+@pytest.mark.parametrize("label", [-1, 5, 255])
+def test_a_label_that_is_no_class(label):
+    labels = np.array([0, 4, label, 1])
+    message = rf"need labels in 0\.\.4, got {label} at index 2: number the classes from 0"
+    with pytest.raises(ShapeError, match=message):
+        ops.softmax_cross_entropy_forward(np.zeros((4, 5)), labels)
+    with pytest.raises(ShapeError, match=message):
+        ops.softmax_cross_entropy_backward(np.zeros((4, 5)), labels)

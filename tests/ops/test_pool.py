@@ -1,0 +1,152 @@
+"""Pooling: against the loops, finite differences and torch; ties and paddings included."""
+
+import numpy as np
+import pytest
+from arrays import assert_gradients, assert_same, frozen, normal, spread
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from minires import ops
+from minires.errors import ShapeError
+from minires.geometry import output_size, pair, resolve_padding
+from minires.ops import naive
+
+DTYPES = st.sampled_from([np.float32, np.float64])
+
+
+@st.composite
+def poolings(draw, numbers=spread, dtypes=DTYPES, symmetric=False):
+    """(x, dy, options) of a pooling in which each window covers a pixel."""
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 3)))
+    stride = draw(st.one_of(st.none(), st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
+    size = draw(st.tuples(st.integers(1, 7), st.integers(1, 6)))
+    if symmetric:  # what PyTorch's pooling knows: at most half a window on both sides
+        pad = tuple(draw(st.integers(0, k // 2)) for k in kernel)
+    else:
+        numbers_below = [st.integers(0, k - 1) for k in kernel]
+        four = st.tuples(*[st.tuples(below, below) for below in numbers_below])
+        pad = draw(st.one_of(st.sampled_from(["valid", "same"]), st.tuples(*numbers_below), four))
+    P, Q = output_size(size, kernel, pair(kernel if stride is None else stride), pad)
+    assume(min(P, Q) >= 1)
+    N, C = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    rng, dtype = np.random.default_rng(draw(st.integers(0, 2**32))), draw(dtypes)
+    options = {"kernel": kernel, "stride": stride, "pad": pad}
+    return numbers(rng, (N, *size, C), dtype), normal(rng, (N, P, Q, C), dtype), options
+
+
+def whole(rng, shape, dtype):
+    """Small whole numbers: nearly every window has a tie, and many are all negative."""
+    return frozen(rng.integers(-3, 1, shape).astype(dtype))
+
+
+@given(st.one_of(poolings(), poolings(whole)))
+def test_max_pooling_is_the_loops(case):
+    x, dy, options = case
+    y = ops.maxpool_forward(x, **options)
+    assert_same(y, naive.maxpool_forward(x, **options))
+    y.setflags(write=False)
+    assert_same(ops.maxpool_backward(dy, x, y, **options), naive.maxpool_backward(dy, x, y, **options))
+
+
+@given(st.one_of(poolings(symmetric=True), poolings(whole, symmetric=True)))
+def test_max_pooling_is_that_of_torch(case):
+    torch = pytest.importorskip("torch")
+    x, dy, options = case
+    tx = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    ty = torch.nn.functional.max_pool2d(tx, options["kernel"], options["stride"], options["pad"])
+    ty.backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
+    y = ops.maxpool_forward(x, **options)
+    assert_same(y, ty.detach().numpy().transpose(0, 2, 3, 1))
+    assert_same(ops.maxpool_backward(dy, x, y, **options), tx.grad.numpy().transpose(0, 2, 3, 1))
+
+
+@given(poolings(dtypes=st.just(np.float64)))
+def test_max_pooling_gradient(case):
+    x, dy, options = case
+    dx = ops.maxpool_backward(dy, x, ops.maxpool_forward(x, **options), **options)
+    assert_gradients(lambda x: ops.maxpool_forward(x, **options), [x], [dx], dy)
+
+
+@given(poolings(whole))
+def test_max_pooling_hands_each_gradient_to_one_pixel(case):
+    """All of dy arrives, and where windows do not overlap at most one pixel of each receives it."""
+    x, dy, options = case
+    dy = frozen(np.abs(dy) + 1)
+    dx = ops.maxpool_backward(dy, x, ops.maxpool_forward(x, **options), **options)
+    assert dx.sum() == pytest.approx(dy.sum(), rel=1e-5)
+    assert np.count_nonzero(dx) <= dy.size
+
+
+@pytest.mark.parametrize("pad", [2, (0, 2), ((0, 0), (0, 2))])
+@pytest.mark.parametrize("forward", [ops.maxpool_forward, ops.avgpool_forward])
+def test_a_window_without_a_pixel_is_refused(forward, pad):
+    x = np.ones((1, 4, 4, 1))
+    with pytest.raises(ShapeError, match=r"pooling: padding .* leaves a \(2, 2\) window without a pixel: pad less"):
+        forward(x, kernel=2, pad=pad)
+    assert np.isfinite(forward(x, kernel=2, pad=1)).all()
+
+
+@given(poolings(), st.booleans())
+def test_average_pooling_is_the_loops(case, count_include_pad):
+    x, dy, options = case
+    options = {**options, "count_include_pad": count_include_pad}
+    assert_same(ops.avgpool_forward(x, **options), naive.avgpool_forward(x, **options))
+    assert_same(ops.avgpool_backward(dy, x.shape, **options), naive.avgpool_backward(dy, x.shape, **options))
+
+
+@given(poolings(symmetric=True), st.booleans())
+def test_average_pooling_is_that_of_torch(case, count_include_pad):
+    torch = pytest.importorskip("torch")
+    x, dy, options = case
+    tx = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    ty = torch.nn.functional.avg_pool2d(
+        tx, options["kernel"], options["stride"], options["pad"], count_include_pad=count_include_pad
+    )
+    ty.backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
+    options = {**options, "count_include_pad": count_include_pad}
+    assert_same(ops.avgpool_forward(x, **options), ty.detach().numpy().transpose(0, 2, 3, 1))
+    assert_same(ops.avgpool_backward(dy, x.shape, **options), tx.grad.numpy().transpose(0, 2, 3, 1))
+
+
+@given(poolings(normal, dtypes=st.just(np.float64)), st.booleans())
+def test_average_pooling_gradient(case, count_include_pad):
+    x, dy, options = case
+    options = {**options, "count_include_pad": count_include_pad}
+    dx = ops.avgpool_backward(dy, x.shape, **options)
+    assert_gradients(lambda x: ops.avgpool_forward(x, **options), [x], [dx], dy)
+
+
+@given(poolings(), st.booleans())
+def test_the_average_of_a_constant_without_the_padding_is_the_constant(case, plus):
+    x, _, options = case
+    constant = np.full_like(x, 3 if plus else -3)
+    y = ops.avgpool_forward(constant, **options, count_include_pad=False)
+    np.testing.assert_allclose(y, constant[0, 0, 0, 0], rtol=1e-6)
+
+
+@given(poolings(normal))
+def test_global_average_pooling(case):
+    x, _, _ = case
+    y = ops.global_avgpool_forward(x)
+    assert_same(y, naive.global_avgpool_forward(x))
+    dy = normal(np.random.default_rng(0), y.shape, x.dtype)
+    dx = ops.global_avgpool_backward(dy, x.shape)
+    assert_same(dx, naive.global_avgpool_backward(dy, x.shape))
+    assert_same(dx, ops.avgpool_backward(dy[:, None, None], x.shape, kernel=x.shape[1:3]))
+    if x.dtype == np.float64:
+        assert_gradients(ops.global_avgpool_forward, [x], [dx], dy)
+
+
+def test_keras_and_torch_differ_at_a_padded_border():
+    """One corner window of a map of ones, padded by one: 4 of its 9 cells are pixels."""
+    x = np.ones((1, 4, 4, 1))
+    assert ops.avgpool_forward(x, kernel=3, stride=1, pad=1)[0, 0, 0, 0] == pytest.approx(4 / 9)
+    assert ops.avgpool_forward(x, kernel=3, stride=1, pad=1, count_include_pad=False)[0, 0, 0, 0] == 1
+
+
+def test_same_pooling_pads_as_resolve_padding_says():
+    x = spread(np.random.default_rng(0), (2, 5, 6, 2))
+    pads = resolve_padding("same", (5, 6), (3, 2), (2, 2))
+    same, four = (ops.maxpool_forward(x, kernel=(3, 2), stride=2, pad=pad) for pad in ("same", pads))
+    assert same.shape == (2, 3, 3, 2)
+    assert_same(same, four)
