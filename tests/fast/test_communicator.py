@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import threads
-from test_train_loop import RECIPE, TEST, TRAIN, assert_same, classifier, weights
+from stripes import RECIPE, TEST, TRAIN, assert_same, classifier, weights
 
 from minires.fast import communicator
 from minires.nn import BatchNorm, Conv2d

@@ -207,6 +207,10 @@ def einsum(subscripts, *operands):
     return _device(np.einsum(subscripts, *map(_host, operands)), *operands)
 
 
+def stack(arrays, axis=0):
+    return _device(np.stack([_host(a) for a in arrays], axis), *arrays)
+
+
 def concatenate(tup, axis=0):
     return _device(np.concatenate([_host(a) for a in tup], axis), *tup)
 

@@ -285,25 +285,39 @@ extern "C" __global__ void norm_backward(const T* dy, const T* x, const T* y, co
 
 // --- max pooling -----------------------------------------------------------------------------------------------
 
-// y, and in `winner` which cell of its window won: of equal ones the first in row-major order
-extern "C" __global__ void maxpool_forward(const T* x, T* y, int* winner, unsigned total, WINDOW) {
+extern "C" __global__ void maxpool_forward(const T* x, T* y, unsigned total, WINDOW) {
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
         unsigned rest = i;
         const int c = rest % packs, q = (rest /= packs) % Q, p = (rest /= Q) % P, n = rest / P;
         Pack best;
-        int cell[V];
-        EACH cell[k] = -1;
+        bool some = false;
         for (int r = 0; r < R; r++)
             for (int s = 0; s < S; s++) {
                 const int h = p * sv + r - top, w = q * sh + s - left;
                 if (h < 0 || h >= H || w < 0 || w >= W) continue;
                 const Pack value = LOAD(x, ((size_t)(n * H + h) * W + w) * packs + c);
-                EACH if (cell[k] < 0 || value.v[k] > best.v[k] || value.v[k] != value.v[k]) {
-                    best.v[k] = value.v[k];
-                    cell[k] = r * S + s;
-                }
+                EACH if (!some || value.v[k] > best.v[k] || value.v[k] != value.v[k]) best.v[k] = value.v[k];
+                some = true;
             }
         STORE(y, i) = best;
+    }
+}
+
+// In `winner` which cell of its window y came from: of equal ones the first in row-major order
+extern "C" __global__ void maxpool_winner(const T* x, const T* y, int* winner, unsigned total, WINDOW) {
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
+        unsigned rest = i;
+        const int c = rest % packs, q = (rest /= packs) % Q, p = (rest /= Q) % P, n = rest / P;
+        const Pack most = LOAD(y, i);
+        int cell[V];
+        EACH cell[k] = -1;
+        for (int r = R - 1; r >= 0; r--)
+            for (int s = S - 1; s >= 0; s--) {
+                const int h = p * sv + r - top, w = q * sh + s - left;
+                if (h < 0 || h >= H || w < 0 || w >= W) continue;
+                const Pack value = LOAD(x, ((size_t)(n * H + h) * W + w) * packs + c);
+                EACH if (value.v[k] == most.v[k]) cell[k] = r * S + s;
+            }
         EACH winner[(size_t)i * V + k] = cell[k];
     }
 }

@@ -277,27 +277,22 @@ def _pool(name, target, shape, geometry, *arrays):
     _launch(name, (_blocks(total),), (THREADS,), target, width, *arrays, np.uint32(total), *window)
 
 
-def _winners(x, geometry):
-    """(y, which cell of its window each came from)."""
-    kernel, stride, pads = geometry
-    y = get_xp(x).empty((len(x), *output_size(x.shape[1:3], kernel, stride, pads), x.shape[3]), x.dtype)
-    winner = get_xp(x).empty(y.shape, np.int32)
-    _pool("maxpool_forward", y, x.shape, geometry, x, y, winner)
-    return y, winner
-
-
 def maxpool_forward(x, *, kernel, stride=None, pad=0):
     """As ops.maxpool_forward."""
     (x,) = _contiguous(x)
-    return _winners(x, pool_window(x.shape[1:3], kernel, stride, pad))[0]
+    kernel, stride, pads = geometry = pool_window(x.shape[1:3], kernel, stride, pad)
+    y = get_xp(x).empty((len(x), *output_size(x.shape[1:3], kernel, stride, pads), x.shape[3]), x.dtype)
+    _pool("maxpool_forward", y, x.shape, geometry, x, y)
+    return y
 
 
 def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
-    """As ops.maxpool_backward; who won is found once more, which takes less than to keep it."""
-    dy, x = _contiguous(dy, x)
-    geometry = pool_window(x.shape[1:3], kernel, stride, pad)
-    dx = get_xp(dy).empty(x.shape, dy.dtype)
-    _pool("maxpool_backward", dx, x.shape, geometry, dy, _winners(x, geometry)[1], dx)
+    """As ops.maxpool_backward."""
+    dy, x, y = _contiguous(dy, x, y)
+    geometry, xp = pool_window(x.shape[1:3], kernel, stride, pad), get_xp(x)
+    winner, dx = xp.empty(y.shape, np.int32), xp.empty(x.shape, dy.dtype)
+    _pool("maxpool_winner", y, x.shape, geometry, x, y, winner)
+    _pool("maxpool_backward", dx, x.shape, geometry, dy, winner, dx)
     return dx
 
 

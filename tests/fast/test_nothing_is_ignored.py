@@ -1,0 +1,462 @@
+"""Whatever is changed in a layer, a block or an op takes effect in fit, evaluate and predict, or stops them by name.
+
+Each class and each op is found by the test itself, changed by a factor of 1.001 or made to raise. What then comes out
+must be what the layers give, one after the other as they stand, with the change in them.
+"""
+
+# ruff: noqa: E501 (edits of files are long lines)
+
+import ast
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import threads
+from data_helpers import random_set
+
+import minires
+from minires import nn, ops, resnet
+from minires.backend import to_numpy
+from minires.errors import DisagreementError
+from minires.fast import check, cpu, fuse, inference, proven, training
+from minires.nn.module import Module
+from minires.train import Classifier, Preprocess, Recipe, evaluate, fit
+
+TRAIN, TEST = random_set(6, classes=("a", "b")), random_set(4, classes=("a", "b"), seed=1)
+RECIPE = Recipe(epochs=1, batch_size=3, optimizer="sgd", lr=0.05, augment=None)
+SIZE = TRAIN.shape[0]
+
+
+def conv(name, C, O, kernel=3, **options):
+    return nn.Conv2d(name, C, O, kernel, pad=options.pop("pad", kernel // 2), bias=True, **options)
+
+
+def block(name, C, O, shortcut, stride=1):
+    layers = conv(f"{name}.c1", C, O, stride=stride), nn.BatchNorm(f"{name}.n1", O), nn.ReLU(f"{name}.r1")
+    branch = nn.Sequential(*layers, conv(f"{name}.c2", O, O), nn.BatchNorm(f"{name}.n2", O), name=f"{name}.branch")
+    return nn.Block(name, branch, shortcut, after=nn.ReLU(f"{name}.r2"))
+
+
+def of_all_layers():
+    """Every layer that a ResNet of any variant has, in one small network."""
+    stem = conv("first", 3, 3), nn.ZeroPad2d("pad", 1), conv("conv", 3, 4, pad="valid"), nn.BatchNorm("norm", 4)
+    stem = *stem, nn.ReLU("relu")
+    projection = nn.Sequential(conv("p.c", 4, 6, 1, stride=2), nn.BatchNorm("p.n", 6), name="p")
+    body = block("one", 4, 4, nn.Block.IDENTITY), nn.MaxPool2d("max", 2), block("two", 4, 6, projection, 2)
+    head = nn.AvgPool2d("avg", 2, 1), nn.Flatten("flat"), nn.Dropout("drop", 0.3)
+    features = int(np.prod(nn.Sequential(*stem, *body, *head[:2]).output_shape(TRAIN.shape)))
+    model = nn.Sequential(*stem, *body, *head, nn.Dense("fc", features, 2), name="all")
+    model.config = SimpleNamespace(input_shape=TRAIN.shape, classes=2)
+    return model
+
+
+def family():
+    return resnet("resnet8", TRAIN.shape, 2, widths=(3, 4, 5))
+
+
+def network(cls=None):
+    """A network with a part of this class."""
+    for make in (of_all_layers, family):
+        model = make()
+        if cls is None or any(type(m) is cls for m in model.modules()):
+            return model.astype(np.float64)
+    raise AssertionError(f"no network here has a {cls.__name__}: add one")
+
+
+def run(cls=None, device="cpu", **ways):
+    """What fit tells and leaves, what evaluate and predict give: name -> numbers."""
+    classifier = Classifier(network(cls).to(device), TRAIN.classes, Preprocess())
+    by_layers = ways.get("by_layers", False)
+    first = evaluate(classifier, TEST, by_layers=by_layers)
+    progress = fit(classifier, TRAIN, None, RECIPE, **ways)
+    state = {name: to_numpy(value).copy() for name, value in classifier.model.state().items()}
+    predictor = inference.Predictor(classifier.model, by_layers=by_layers)
+    told = {"evaluate": first.probs, "predict": classifier.probs(TEST.images(np.arange(2)), predictor)}
+    return {"loss": np.array(progress.history[0]["train_loss"]), **state, **told}
+
+
+def assert_close(ours, theirs, tolerance=1e-9):
+    for name, value in theirs.items():
+        assert np.abs(ours[name] - value).max() <= tolerance * max(1e-2, np.abs(value).max()), name
+
+
+def differs(ours, theirs):
+    return any(np.abs(ours[name] - value).max() > 1e-12 for name, value in theirs.items())
+
+
+# --- the changes ------------------------------------------------------------------------------------------------
+
+
+def subclasses(cls):
+    for child in cls.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+CLASSES = [c for c in subclasses(Module) if c.__module__.startswith("minires.nn.") and not c.__name__.startswith("_")]
+METHODS = [(cls, name) for cls in CLASSES for name in ("forward", "backward")]
+
+
+class Raised(Exception):
+    """What a changed method raises."""
+
+
+def scaled(result):
+    """The first array times 1.001."""
+    if isinstance(result, tuple):
+        return (scaled(result[0]), *result[1:])
+    return None if result is None else result * 1.001
+
+
+def changed(function, kind, first=None):
+    """`function`, but it raises, or what it returns is scaled; or, `first`, what it is given at that place."""
+
+    def mine(*args, **options):
+        if kind == "raise":
+            raise Raised
+        if first is None:
+            return scaled(function(*args, **options))
+        return function(*args[:first], scaled(args[first]), *args[first + 1 :], **options)
+
+    return mine
+
+
+def of_dy(method):
+    """Where a method takes dy, the network's own backward having nothing to return; None: change what it gives."""
+    return 1 if method == "backward" else None
+
+
+@pytest.fixture(scope="module")
+def unchanged():
+    return {make: run(make) for make in (None, nn.ResNet)}
+
+
+def compare(cls, kind, part, unchanged):
+    """With a change in place: what fit, evaluate and predict make of it."""
+    if kind == "raise":
+        with pytest.raises(Raised):
+            run(cls)
+        return
+    expected = run(cls, by_layers=True)
+    assert differs(expected, unchanged[None if any(type(m) is cls for m in of_all_layers().modules()) else nn.ResNet])
+    for count in (1, 3):
+        with cpu.use_threads(count):
+            assert_close(run(cls), expected)
+
+
+@pytest.mark.parametrize("kind", ["factor", "raise"])
+@pytest.mark.parametrize(("cls", "method"), METHODS, ids=lambda v: getattr(v, "__name__", v))
+def test_a_changed_layer(cls, method, kind, monkeypatch, unchanged):
+    monkeypatch.setattr(cls, method, changed(getattr(cls, method), kind, of_dy(method)))
+    assert fuse.reason_against(network(cls)) == f"{cls.__name__}.{method} was replaced"
+    compare(cls, kind, method, unchanged)
+
+
+@pytest.mark.parametrize(("cls", "method"), METHODS, ids=lambda v: getattr(v, "__name__", v))
+def test_a_changed_instance(cls, method, monkeypatch, unchanged):
+    """One layer of a network, its class left as it is: compared with the same change on the layers as they stand."""
+    results = []
+    for ways in ({"by_layers": True}, {}):
+
+        def of_mine(of=cls):
+            model = network(of)
+            module = next(m for m in model.modules() if type(m) is of)
+            mine = changed(getattr(module, method), "factor", 0 if method == "backward" else None)
+            setattr(module, method, mine)
+            return model
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(globals(), "network", lambda cls=None, of_mine=of_mine, plain=network: _with(plain, of_mine))
+            results.append(run(cls, **ways))
+    assert_close(results[1], results[0])
+    assert differs(results[0], run(cls))
+
+
+def _with(plain, of_mine):
+    """of_mine(), which asks for the network under its usual name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "network", plain)
+        return of_mine()
+
+
+class Halved(nn.ReLU):
+    """A layer of the user's own that came by inheritance."""
+
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+class Centred(Module):
+    """A layer that sees the whole batch: it takes the batch's mean away."""
+
+    def forward(self, x):
+        return x - x.mean(axis=0)
+
+    def backward(self, dy, need_dx=True):
+        return dy - dy.mean(axis=0)
+
+    def output_shape(self, shape):
+        return shape
+
+
+@pytest.mark.parametrize("mine", [Halved, Centred])
+def test_a_layer_of_the_users_own(mine, monkeypatch, unchanged):
+    def with_mine(cls=None, plain=network):
+        model = plain(cls)
+        model.layers.insert(4, mine("mine"))
+        return model
+
+    monkeypatch.setitem(globals(), "network", with_mine)
+    assert fuse.reason_against(network()) == f"mine is a {mine.__name__} of your own"
+    expected = run(by_layers=True)
+    assert differs(expected, unchanged[None])
+    assert_close(run(), expected)
+
+
+# --- ops --------------------------------------------------------------------------------------------------------
+
+AMONG_RANKS = {"batchnorm_sums", "batchnorm_dx", "batchnorm_pooled"}
+NOT_IN_TRAINING = {"batchnorm_eval_backward"}  # of a network in evaluation mode, which nobody trains
+
+
+def of_op(name):
+    return nn.ResNet if name.startswith("global_avgpool") else None
+
+
+@pytest.mark.parametrize("kind", ["factor", "raise"])
+@pytest.mark.parametrize("name", ops.__all__)
+def test_a_changed_op(name, kind, monkeypatch, unchanged):
+    monkeypatch.setattr(ops, name, changed(getattr(ops, name), kind))
+    assert fuse.reason_against(network()) == f"ops.{name} was replaced"
+    if name in NOT_IN_TRAINING:
+        model = family().eval()
+        model.forward(np.ones((2, SIZE, SIZE, 3), np.float32))
+        with pytest.raises(Raised) if kind == "raise" else contextlib.nullcontext():
+            model.backward(np.ones((2, 2), np.float32))
+    elif name in AMONG_RANKS:
+        if kind == "raise":
+            with pytest.raises(Raised):
+                threads.run(2, lambda rank: run())
+        else:
+            assert differs(threads.run(2, lambda rank: run())[0], unchanged[None])
+    else:
+        compare(of_op(name), kind, name, unchanged)
+
+
+@pytest.mark.parametrize("name", [n for n in ops.__all__ if n not in AMONG_RANKS | NOT_IN_TRAINING])
+def test_a_changed_op_on_a_gpu(name, monkeypatch, kernels_run):
+    monkeypatch.setattr(ops, name, changed(getattr(ops, name), "factor"))
+    expected = run(of_op(name), by_layers=True)
+    with kernels_run():
+        assert_close(run(of_op(name), "gpu"), expected, 1e-7)
+
+
+@pytest.mark.parametrize(("cls", "method"), METHODS, ids=lambda v: getattr(v, "__name__", v))
+def test_a_changed_layer_on_a_gpu(cls, method, monkeypatch, kernels_run):
+    monkeypatch.setattr(cls, method, changed(getattr(cls, method), "factor", of_dy(method)))
+    expected = run(cls, by_layers=True)
+    with kernels_run():
+        assert_close(run(cls, "gpu"), expected, 1e-7)
+
+
+def test_unchanged_everything_is_fused_and_the_same():
+    for cls in (None, nn.ResNet):
+        assert fuse.reason_against(network(cls)) == ""
+        assert_close(run(cls), run(cls, by_layers=True))
+
+
+# --- edited files -----------------------------------------------------------------------------------------------
+
+
+def functions(source):
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+
+
+@pytest.mark.parametrize("name", [*proven.SHARED, *proven.OPS, *proven.LAYERS, *proven.OTHERS])
+def test_an_edit_of_any_function_is_seen_and_a_comment_is_not(name):
+    source = (proven.PACKAGE / name).read_text(encoding="utf-8")
+    lines, now = source.splitlines(keepends=True), proven.fingerprint(source)
+    assert json.loads(proven.TABLE.read_text())[name] == now, "edited: see minires/fast/proven.py for what to do"
+    for node in functions(source):
+        last = node.body[-1]
+        at, indent = last.lineno - 1, " " * last.col_offset
+        edited = [*lines[:at], f"{indent}x = x * 1.001\n", *lines[at:]]
+        assert proven.fingerprint("".join(edited)) != now, node.name
+        commented = [*lines[:at], f"{indent}# a remark\n\n", *lines[at:]]
+        assert proven.fingerprint("".join(commented)) == now, node.name
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The package in a folder of its own, and a function that runs Python with it."""
+    source = Path(minires.__file__).parent
+    shutil.copytree(source, tmp_path / "minires", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def python(*args):
+        command = [sys.executable, *args]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    def edit(name, *changes):
+        path = tmp_path / "minires" / name
+        text = path.read_text(encoding="utf-8")
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
+
+    return SimpleNamespace(python=python, edit=edit, folder=tmp_path)
+
+
+FITS = """
+import sys, json, numpy as np
+sys.path.insert(0, {tests!r})
+from stripes import classifier, TRAIN, TEST, RECIPE
+from dataclasses import replace
+from minires.train import fit, evaluate
+import minires
+assert minires.__file__.startswith({folder!r}), minires.__file__
+told = []
+for by_layers in (False, True):
+    c = classifier()
+    p = fit(c, TRAIN, None, replace(RECIPE, epochs=1), by_layers=by_layers)
+    told.append([p.history[0]["train_loss"], evaluate(c, TEST, by_layers=by_layers).loss, p.how])
+print(json.dumps(told))
+"""
+
+
+def fits(copy):
+    """[[loss of fit, of evaluate, how], the same by layers] with the copy's package."""
+    (copy.folder / "fits.py").write_text(FITS.format(tests=str(Path(threads.__file__).parent), folder=str(copy.folder)))
+    done = copy.python("fits.py")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+EDITS = {
+    "ops/conv.py": ("        if b is not None:\n            y[images]", "        y[images] *= 1.001\n        if b is not None:\n            y[images]"),
+    "ops/norm.py": ("        part += beta\n", "        part += beta\n        part *= 1.001\n"),
+    "ops/activation.py": ("return dy * (y > 0)", "return 1.001 * dy * (y > 0)"),
+    "ops/dense.py": ("y = x @ w", "y = 1.001 * (x @ w)"),
+    "ops/loss.py": ("shifted = logits - ", "shifted = 1.001 * logits - "),
+    "nn/layers.py": ("        return ops.relu_backward(dy, y)", "        return 1.001 * ops.relu_backward(dy, y)"),
+    "nn/blocks.py": ("return dx + dshortcut if", "return dx + 1.001 * dshortcut if"),
+    "optim.py": ("        v *= momentum\n", "        v *= momentum * 0.99\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_file_takes_effect(name, copy):
+    before = fits(copy)
+    copy.edit(name, EDITS[name])
+    fast, by_layers = fits(copy)
+    assert fast[:2] == pytest.approx(by_layers[:2], rel=2e-3)
+    assert abs(fast[0] - before[0][0]) + abs(fast[1] - before[0][1]) > 1e-6
+    assert f"minires/{name} was edited" in fast[2]
+
+
+def test_a_raise_in_a_layers_training_branch_ends_fit(copy):
+    line = "            mean, var = ops.batchnorm_statistics(x)\n"
+    copy.edit("nn/layers.py", (line, line + "            raise RuntimeError('mine')\n"))
+    done = copy.python("-m", "minires", "train", "--arch", "resnet8", "--epochs", "1", "--out", "run")
+    assert done.returncode != 0
+    assert "mine" in done.stderr
+
+
+SPREAD = """        )
+
+    def spread(self):
+        R, S, C, O = self.w.data.shape
+        w = np.zeros((2 * R - 1, 2 * S - 1, C, O), self.w.data.dtype)
+        w[::2, ::2] = self.w.data
+        return w
+
+    def backward(self, dy, need_dx=True):
+        (x,) = self.saved()
+        dx, dw, db = ops.conv2d_backward("""
+
+
+def test_a_convolution_that_was_given_dilation_is_the_one_that_trains(copy):
+    before = fits(copy)
+    start = "        )\n\n    def backward(self, dy, need_dx=True):\n        (x,) = self.saved()\n        dx, dw, db = ops.conv2d_backward("
+    copy.edit(
+        "nn/layers.py",
+        (
+            "x, self.w.data, None if self.b is None else self.b.data, stride=self.stride, pad=self.pad",
+            "x, self.spread(), None, stride=self.stride, pad=2 * self.pad",
+        ),
+        (
+            "            self.w.data,\n            stride=self.stride,\n            pad=self.pad,",
+            "            self.spread(),\n            stride=self.stride,\n            pad=2 * self.pad,",
+        ),
+        ("dw=self.w.grad,\n        )\n        self.w.write_grad(dw)", ")\n        self.w.write_grad(dw[::2, ::2])"),
+        (start, SPREAD),
+    )
+    fast, by_layers = fits(copy)
+    assert fast[:2] == pytest.approx(by_layers[:2], rel=1e-6)
+    assert abs(fast[0] - before[0][0]) > 1e-3
+    assert "minires/nn/layers.py was edited" in fast[2]
+
+
+# --- what is in doubt is compared before the first step -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["norm_add_relu_forward", "norm_add_relu_backward", "norm_statistics"])
+def test_a_kernel_that_does_something_else_is_found_before_the_first_step(part, monkeypatch):
+    wrong = changed(getattr(training, part), "factor")
+    monkeypatch.setattr(training, part, wrong)
+    classifier = Classifier(network(), TRAIN.classes, Preprocess())
+    before = {name: value.copy() for name, value in classifier.model.state().items()}
+    told = r"^[\w.]+: its (output|gradient|running statistic) differs from that of the layers by \S+: .*--by-layers"
+    with pytest.raises(DisagreementError, match=told):
+        fit(classifier, TRAIN, None, RECIPE)
+    assert all(np.array_equal(before[name], value) for name, value in classifier.model.state().items())
+    fit(classifier, TRAIN, None, RECIPE, check=False)
+
+
+def test_a_layer_is_named_where_the_difference_begins(monkeypatch):
+    model, calls = network(), []
+
+    def wrong(*args, **options):
+        calls.append(args)
+        y = right(*args, **options)
+        return np.maximum(y, 0.1) if len(calls) % 6 == 2 else y  # of six normalisations the second
+
+    right = training.norm_add_relu_forward
+    monkeypatch.setattr(training, "norm_add_relu_forward", wrong)
+    images = np.random.default_rng(0).standard_normal((3, *TRAIN.shape))
+    with pytest.raises(DisagreementError, match=r"^one: its output"):
+        check.check_training(model, training.Fused, images, np.array([0, 1, 0]))
+
+
+def test_inference_is_compared_too(monkeypatch):
+    monkeypatch.setattr(inference, "conv2d_add_relu", changed(inference.conv2d_add_relu, "factor"))
+    classifier = Classifier(network(), TRAIN.classes, Preprocess())
+    with pytest.raises(DisagreementError, match="its output differs"):
+        evaluate(classifier, TEST)
+    evaluate(classifier, TEST, by_layers=True)
+
+
+def test_what_was_compared_is_told_and_noted():
+    progress = fit(Classifier(network(), TRAIN.classes, Preprocess()), TRAIN, None, RECIPE)
+    told = check.Agreement(**progress.check)
+    assert told.images == 3
+    assert 0 < max(told.logits, told.gradients, told.running_statistics) < 1e-11
+    assert "agrees with the layers to " in str(told)
+    model = network()
+    model.params()[0].data[...] = np.nan
+    told = check.check_training(model, training.Fused, np.zeros((3, *TRAIN.shape)), np.zeros(3, int))
+    assert told.skipped == "the network gives numbers that are not finite"
+
+
+def test_a_predictor_leaves_the_modules_as_they_were():
+    """It folds a network that goes on training: also the parts that it takes over as they are."""
+    for options in ({"norm": False}, {"preact": True}, {}):
+        model = resnet("resnet8", TRAIN.shape, 2, widths=(3, 4, 5), **options).train()
+        inference.Predictor(model)(np.zeros((2, *TRAIN.shape), np.float32))
+        assert all(m.training and m.keeps for m in model.modules())
