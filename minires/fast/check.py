@@ -17,6 +17,7 @@ from minires.errors import DisagreementError
 from minires.fast.communicator import ALONE, speaking_through
 from minires.fast.cpu import as_read
 from minires.fast.fuse import own_methods
+from minires.nn.blocks import Block
 from minires.nn.layers import Conv2d
 from minires.nn.module import Module, Sequential, inference
 
@@ -81,23 +82,45 @@ def check_training(model: Sequential, make_net, x, labels) -> Agreement:
     return Agreement(len(x), **result, seconds=round(time.perf_counter() - start, 3))
 
 
-def check_inference(model: Sequential, make_net, x) -> Agreement:
-    """Whether make_net(model) gives the logits of `model` in evaluation, for the first IMAGES of x."""
+def check_inference(model: Module, make_net, x, *, whole=False) -> Agreement:
+    """Whether make_net(model) gives what `model` gives in evaluation, for the first IMAGES of x.
+
+    Block by block, since a copy of all in float64 would take several times the memory of the network; whole: in one.
+    """
     start = time.perf_counter()
     if patched := own_methods(model):
         return Agreement(skipped=f"{patched} was replaced, and what it holds on to cannot be copied")
-    x, (twin,) = x[:IMAGES].astype("f8"), _twins(model, 1)
-    with inference(twin):
-        with as_read(), blas_threads(1):
-            logits = to_numpy(twin.forward(x))
-        if not np.isfinite(logits).all():
-            return Agreement(skipped="the network gives numbers that are not finite")
-        net = make_net(twin)
-        far = _distance(logits, to_numpy(net.forward(x)))
-        if not far <= TOLERANCE:
-            place = first_difference(twin, net, x) or model.name
-            raise DisagreementError(f"{place}: its output differs from that of the layers by {far:.1e}: {ADVICE}")
-    return Agreement(len(x), far, seconds=round(time.perf_counter() - start, 3))
+    x, count, worst = x[:IMAGES].astype("f8"), min(len(x), IMAGES), 0.0
+    for piece in [model] if whole else _pieces(model.layers):
+        twin = copy.deepcopy(piece).astype("f8")
+        with inference(twin):
+            with as_read(), blas_threads(1):
+                y = twin.forward(x)
+            if not np.isfinite(to_numpy(y)).all():
+                return Agreement(skipped="the network gives numbers that are not finite")
+            net = make_net(twin)
+            far = _distance(to_numpy(y), to_numpy(net.forward(x)))
+            if not far <= TOLERANCE:
+                place = first_difference(twin, net, x) or model.name
+                raise DisagreementError(f"{place}: its output differs from that of the layers by {far:.1e}: {ADVICE}")
+        x, worst = y, max(worst, far)
+    return Agreement(count, worst, seconds=round(time.perf_counter() - start, 3))
+
+
+def _pieces(layers):
+    """Each block by itself, what lies between two blocks together."""
+    between = []
+    for layer in layers:
+        holds_blocks = isinstance(layer, Sequential) and any(isinstance(part, Block) for part in layer.layers)
+        if not holds_blocks and not isinstance(layer, Block):
+            between.append(layer)
+            continue
+        if between:
+            yield Sequential(*between, name=between[0].name)
+            between = []
+        yield from _pieces(layer.layers) if holds_blocks else [Sequential(layer, name=layer.name)]
+    if between:
+        yield Sequential(*between, name=between[0].name)
 
 
 def first_difference(reference: Module, fast, x) -> str:

@@ -34,7 +34,7 @@ class Checkpointed(Module):
     def _follow(self, tracks):
         """The running statistics saw this batch in the first forward pass."""
         for module in self.block.modules():
-            module.tracks = tracks
+            module.update_running_stats = tracks
 
     def output_shape(self, shape):
         return self.block.output_shape(shape)

@@ -9,6 +9,9 @@ Standard", version 4.1, chapter 6; P. Goyal et al., arXiv:1706.02677, section 3.
 import threading
 from contextlib import contextmanager
 
+import numpy as np
+
+from minires import ops
 from minires.backend import get_xp
 
 _here = threading.local()
@@ -63,3 +66,35 @@ def share(count: int) -> slice:
 
 
 ALONE = Alone()
+
+
+# --- batch normalisation over all ranks' shares ---------------------------------------------------------------------
+
+
+def pooled(mean, var, m):
+    """(mean, var, m) of a whole batch, each rank giving those of its share.
+
+    var = sum of counts * (variances + (means - mean)^2) / sum of counts. T. Chan et al., see ops/norm.py.
+    """
+    ranks = current()
+    if ranks.size == 1:
+        return mean, var, m
+    counts = ranks.all_gather(np.asarray(m))
+    means, variances, total = ranks.all_gather(mean), ranks.all_gather(var), int(counts.sum())
+    weights = get_xp(mean).asarray(counts / total, mean.dtype)[:, None]
+    mean = (weights * means).sum(axis=0)
+    return mean, (weights * (variances + (means - mean) ** 2)).sum(axis=0), total
+
+
+def batchnorm_backward(m):
+    """ops.batchnorm_backward where a whole batch has m values a channel; dgamma and dbeta are those of this share."""
+    ranks = current()
+    if ranks.size == 1:
+        return ops.batchnorm_backward
+
+    def backward(dy, x, gamma, mean, rstd):
+        sums = ops.batchnorm_sums(dy, x, mean, rstd)
+        totals = [ranks.all_reduce(s.copy()) for s in sums]
+        return ops.batchnorm_dx(dy, x, gamma, mean, rstd, *totals, m), *sums
+
+    return backward

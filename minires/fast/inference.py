@@ -28,7 +28,7 @@ class FoldedConv(Module):
 
     def __init__(self, conv: Conv2d, norm: BatchNorm, relu: bool):
         super().__init__(conv.name)
-        self.check_input, self.relu, self.window = conv.check_input, relu, {"stride": conv.stride, "pad": conv.pad}
+        self.check_input, self.relu, self.window = conv.check_input, relu, conv.window
         slope = norm.gamma.data * _rstd(norm)
         bias = -norm.mean.data if conv.b is None else conv.b.data - norm.mean.data
         self.weights, self.b = Weights(conv.w.data * slope), norm.beta.data + bias * slope
@@ -83,7 +83,7 @@ class _Folder(fuse.Fuser):
 def _folded(model):
     net = _Folder().network(model)
     for module in net.modules():
-        module.training = module.keeps = False
+        module.training = module.save_for_backward = False
     return net
 
 
@@ -132,5 +132,6 @@ class Predictor:
     def _check(self, x):
         model, self.unchecked = self.unchecked, None
         if len(x) and (not self.reason or device_of(x) == "gpu" or cpu.enabled()):
-            check_inference(model, (lambda twin: twin) if self.reason else _folded, x)
+            make_net = (lambda twin: twin) if self.reason else _folded
+            check_inference(model, make_net, x, whole=bool(self.reason))
         _checked.add(model)

@@ -17,7 +17,7 @@ class FusedConv(Conv2d):
     def backward_onto(self, dy, add):
         """dx + add."""
         (x,) = self.saved()
-        dx, dw, _ = conv2d_backward_add(dy, x, self.w.data, add, stride=self.stride, pad=self.pad, dw=self.w.grad)
+        dx, dw, _ = conv2d_backward_add(dy, x, self.w.data, add, **self.window, dw=self.w.grad)
         self.w.write_grad(dw)
         return dx
 
@@ -31,12 +31,12 @@ class FusedNorm(Module):
 
     def __init__(self, norm: BatchNorm, relu: bool, bias: Param | None):
         super().__init__(norm.name)
-        self.norm, self.relu, self.bias, self.tracks = norm, relu, bias, True
+        self.norm, self.relu, self.bias, self.update_running_stats = norm, relu, bias, True
 
     def forward(self, x, shortcut=None):
         norm, bias = self.norm, None if self.bias is None else self.bias.data
         settings = {"epsilon": norm.epsilon, "unbiased": norm.unbiased, "bias": bias}
-        momentum = norm.momentum if self.tracks else 1.0  # they stay where they are
+        momentum = norm.momentum if self.update_running_stats else 1.0  # they stay where they are
         mean, rstd = norm_statistics(x, norm.mean.data, norm.var.data, momentum=momentum, **settings)
         y = norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
         self.save(x, y if self.relu else None, mean, rstd)

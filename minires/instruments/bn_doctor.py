@@ -196,15 +196,15 @@ def _norms(model) -> list[BatchNorm]:
 @contextmanager
 def _batch_mode(model):
     """Batch statistics, no dropout, nothing kept, and everything as it was at the end."""
-    modes = [(m, m.training, m.keeps) for m in model.modules()]
+    modes = [(m, m.training, m.save_for_backward) for m in model.modules()]
     kept = [(b, b.data.copy()) for b in model.buffers()]
     try:
         for module, _, _ in modes:
-            module.training, module.keeps = isinstance(module, BatchNorm), False
+            module.training, module.save_for_backward = isinstance(module, BatchNorm), False
         yield
     finally:
         for module, training, keeps in modes:
-            module.training, module.keeps = training, keeps
+            module.training, module.save_for_backward = training, keeps
         for buffer, data in kept:
             buffer.data[...] = data
 

@@ -37,6 +37,10 @@ class Conv2d(Module):
         self.w = Param(f"{name}.w", draw_kernel(f"{name}.w", shape, init, seed))
         self.b = Param(f"{name}.b", np.zeros(out_channels, np.float32), decay=False) if bias else None
 
+    @property
+    def window(self):
+        return {"stride": self.stride, "pad": self.pad}
+
     def check_input(self, x):
         """ShapeError or DeviceError, naming this layer, where x does not fit."""
         _check_channels(self, x.shape[1:], self.w.data.shape[2], 3)
@@ -45,22 +49,12 @@ class Conv2d(Module):
     def forward(self, x):
         self.check_input(x)
         self.save(x)
-        return ops.conv2d_forward(
-            x, self.w.data, None if self.b is None else self.b.data, stride=self.stride, pad=self.pad
-        )
+        return ops.conv2d_forward(x, self.w.data, None if self.b is None else self.b.data, **self.window)
 
     def backward(self, dy, need_dx=True):
         (x,) = self.saved()
-        dx, dw, db = ops.conv2d_backward(
-            dy,
-            x,
-            self.w.data,
-            stride=self.stride,
-            pad=self.pad,
-            need_dx=need_dx,
-            need_db=self.b is not None,
-            dw=self.w.grad,
-        )
+        wanted = {"need_dx": need_dx, "need_db": self.b is not None, "dw": self.w.grad}
+        dx, dw, db = ops.conv2d_backward(dy, x, self.w.data, **self.window, **wanted)
         self.w.write_grad(dw)
         if self.b is not None:
             self.b.write_grad(db)
@@ -83,7 +77,7 @@ class BatchNorm(Module):
     def __init__(self, name, channels, *, epsilon=1e-5, momentum=0.9, unbiased=False):
         super().__init__(name)
         self.epsilon, self.momentum, self.unbiased = epsilon, momentum, unbiased
-        self.tracks = True  # whether the running statistics follow
+        self.update_running_stats = True  # whether the running statistics follow
         self.gamma = Param(f"{name}.gamma", np.ones(channels, np.float32), decay=False)
         self.beta = Param(f"{name}.beta", np.zeros(channels, np.float32), decay=False)
         self.mean = Buffer(f"{name}.mean", np.zeros(channels, np.float32))
@@ -92,36 +86,22 @@ class BatchNorm(Module):
     def forward(self, x):
         _check_channels(self, x.shape[1:], self.gamma.data.size, x.ndim - 1)
         self.check_device(x, self.gamma.data)
-        m = x.size // x.shape[-1]
         if self.training:
-            mean, var = ops.batchnorm_statistics(x)
-            ranks = communicator.current()
-            if ranks.size > 1:  # the others' shares of the batch belong to it
-                counts = ranks.all_gather(np.asarray(m)).tolist()
-                mean, var = ops.batchnorm_pooled(ranks.all_gather(mean), ranks.all_gather(var), counts)
-                m = sum(counts)
-            if self.tracks:
-                running, settings = (
-                    (self.mean.data, self.var.data),
-                    {"momentum": self.momentum, "unbiased": self.unbiased},
-                )
-                self.mean.data[...], self.var.data[...] = ops.batchnorm_running(*running, mean, var, m, **settings)
+            mean, var, m = communicator.pooled(*ops.batchnorm_statistics(x), x.size // x.shape[-1])
+            if self.update_running_stats:
+                settings = {"momentum": self.momentum, "unbiased": self.unbiased}
+                running = ops.batchnorm_running(self.mean.data, self.var.data, mean, var, m, **settings)
+                self.mean.data[...], self.var.data[...] = running
         else:
-            mean, var = self.mean.data, self.var.data
+            mean, var, m = self.mean.data, self.var.data, 0
         rstd = 1 / get_xp(x).sqrt(var + self.epsilon)
-        self.save(x, mean, rstd, m, self.training)
+        self.save(x, mean, rstd, m)
         return ops.batchnorm_forward(x, self.gamma.data, self.beta.data, mean, rstd)
 
     def backward(self, dy, need_dx=True):
-        x, mean, rstd, m, training = self.saved()
-        gamma, ranks = self.gamma.data, communicator.current()
-        if training and ranks.size > 1:
-            sums = ops.batchnorm_sums(dy, x, mean, rstd)  # of this share: the step adds those of all
-            totals = [ranks.all_reduce(s.copy()) for s in sums]
-            dx, (dgamma, dbeta) = ops.batchnorm_dx(dy, x, gamma, mean, rstd, *totals, m), sums
-        else:
-            backward = ops.batchnorm_backward if training else ops.batchnorm_eval_backward
-            dx, dgamma, dbeta = backward(dy, x, gamma, mean, rstd)
+        x, mean, rstd, m = self.saved()
+        backward = communicator.batchnorm_backward(m) if m else ops.batchnorm_eval_backward
+        dx, dgamma, dbeta = backward(dy, x, self.gamma.data, mean, rstd)
         self.gamma.write_grad(dgamma)
         self.beta.write_grad(dbeta)
         return dx

@@ -38,7 +38,7 @@ class Module:
     def __init__(self, name: str = ""):
         self.name = name
         self.training = True
-        self.keeps = True  # whether forward saves for backward
+        self.save_for_backward = True  # whether forward saves for backward
         self._slot = None
 
     def forward(self, x):
@@ -58,7 +58,7 @@ class Module:
 
     def save(self, *arrays) -> None:
         """Keep arrays for backward."""
-        if self.keeps:
+        if self.save_for_backward:
             self._slot = arrays
 
     def saved(self) -> tuple:
@@ -151,15 +151,15 @@ def inference(model: Module):
 
     Forward passes inside touch no state, so several threads may run them at once.
     """
-    before = [(m, m.training, m.keeps) for m in model.modules()]
+    before = [(m, m.training, m.save_for_backward) for m in model.modules()]
     try:
         model.release()
         for module, _, _ in before:
-            module.training = module.keeps = False
+            module.training = module.save_for_backward = False
         yield model
     finally:
         for module, training, keeps in before:
-            module.training, module.keeps = training, keeps
+            module.training, module.save_for_backward = training, keeps
 
 
 class Sequential(Module):

@@ -209,17 +209,8 @@ class _Builder:
         self.kernels, self.multiples = BLOCKS[self.arch.block]
 
     def conv(self, name, C, O, kernel, stride=1, pad=None):
-        return Conv2d(
-            name,
-            C,
-            O,
-            kernel,
-            stride=stride,
-            pad=kernel // 2 if pad is None else pad,
-            bias=self.variant.conv_bias,
-            init=self.config.init,
-            seed=self.config.seed,
-        )
+        settings = {"bias": self.variant.conv_bias, "init": self.config.init, "seed": self.config.seed}
+        return Conv2d(name, C, O, kernel, stride=stride, pad=kernel // 2 if pad is None else pad, **settings)
 
     def norm(self, name, channels):
         """A list with one BatchNorm, or an empty one for a network without."""
@@ -227,15 +218,8 @@ class _Builder:
             return []
         momentum = self.config.bn_momentum
         momentum = self.variant.momentum if momentum is None else momentum
-        return [
-            BatchNorm(
-                name,
-                channels,
-                epsilon=self.variant.epsilon,
-                momentum=momentum,
-                unbiased=self.variant.unbiased,
-            )
-        ]
+        settings = {"epsilon": self.variant.epsilon, "unbiased": self.variant.unbiased}
+        return [BatchNorm(name, channels, momentum=momentum, **settings)]
 
     def stem(self):
         C, width = self.config.input_shape[2], self.widths[0]

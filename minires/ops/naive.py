@@ -270,17 +270,6 @@ def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
 
 
 @exact
-def batchnorm_pooled(means, variances, counts):
-    m, C = sum(counts), means.shape[1]
-    mean, var = zeros(C), zeros(C)
-    for part, c in ndindex(means.shape):
-        mean[c] += counts[part] * means[part, c] / m
-    for part, c in ndindex(means.shape):
-        var[c] += counts[part] * (variances[part, c] + (means[part, c] - mean[c]) ** 2) / m
-    return mean, var
-
-
-@exact
 def batchnorm_running(running_mean, running_var, mean, var, m, *, momentum, unbiased=False):
     new_mean, new_var = zeros(len(mean)), zeros(len(mean))
     for c in range(len(mean)):

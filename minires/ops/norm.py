@@ -62,16 +62,6 @@ def batchnorm_statistics(x):
     return shift + offset, xp.maximum(_fold(squares, W) / m - offset * offset, 0)
 
 
-def batchnorm_pooled(means, variances, counts):
-    """(mean, var) of all values, from those of parts of them: means and variances (parts, C), counts (parts,) numbers.
-
-    var = sum of counts * (variances + (means - mean)^2) / sum of counts. T. Chan et al., as above.
-    """
-    weights = get_xp(means).asarray([count / sum(counts) for count in counts], means.dtype)[:, None]
-    mean = (weights * means).sum(axis=0)
-    return mean, (weights * (variances + (means - mean) ** 2)).sum(axis=0)
-
-
 def batchnorm_running(running_mean, running_var, mean, var, m, *, momentum, unbiased=False):
     """(running_mean, running_var) = momentum * running + (1 - momentum) * batch; unbiased: the variance over m - 1."""
     if unbiased and m > 1:

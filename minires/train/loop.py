@@ -231,16 +231,16 @@ class _Run:
         count, here = len(images), communicator.share(len(images))
         images, labels = (to_device(part[here], self.device) for part in (images, labels))
         self.x = self.classifier.preprocess(images, self.optimizer.weights.dtype)
-        told = self.train_step(self.x, labels, self.schedule(self.optimizer.steps))
-        self.pending.append((*told, count))
+        metrics = self.train_step(self.x, labels, self.schedule(self.optimizer.steps))
+        self.pending.append((*metrics, count))
         if self.device == "cpu" or len(self.pending) >= LOOK_EVERY:
             self.look()
 
     def look(self):
         """Bring the pending numbers to the host and add them up."""
         p, pending, self.pending = self.progress, self.pending, []
-        for *told, count in pending:
-            loss, right, norm = map(float, told)
+        for *metrics, count in pending:
+            loss, right, norm = map(float, metrics)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise self.diverged(f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}")
             p.loss_sum += loss * count

@@ -25,6 +25,9 @@ from minires import nn, ops, resnet
 from minires.backend import to_numpy
 from minires.errors import DisagreementError
 from minires.fast import check, cpu, fuse, inference, proven, training
+from minires.instruments.cost.summary import summarize
+from minires.instruments.gradcheck import gradcheck
+from minires.instruments.probe import probe
 from minires.nn.module import Module
 from minires.train import Classifier, Preprocess, Recipe, evaluate, fit
 
@@ -221,7 +224,7 @@ def test_a_layer_of_the_users_own(mine, monkeypatch, unchanged):
 
 # --- ops --------------------------------------------------------------------------------------------------------
 
-AMONG_RANKS = {"batchnorm_sums", "batchnorm_dx", "batchnorm_pooled"}
+AMONG_RANKS = {"batchnorm_sums", "batchnorm_dx"}
 NOT_IN_TRAINING = {"batchnorm_eval_backward"}  # of a network in evaluation mode, which nobody trains
 
 
@@ -368,34 +371,31 @@ def test_a_raise_in_a_layers_training_branch_ends_fit(copy):
     assert "mine" in done.stderr
 
 
-SPREAD = """        )
-
-    def spread(self):
+SPREAD = """    def spread(self):
         R, S, C, O = self.w.data.shape
         w = np.zeros((2 * R - 1, 2 * S - 1, C, O), self.w.data.dtype)
         w[::2, ::2] = self.w.data
         return w
 
-    def backward(self, dy, need_dx=True):
-        (x,) = self.saved()
-        dx, dw, db = ops.conv2d_backward("""
+    def check_input(self, x):
+        \"\"\"ShapeError or"""
 
 
 def test_a_convolution_that_was_given_dilation_is_the_one_that_trains(copy):
     before = fits(copy)
-    start = "        )\n\n    def backward(self, dy, need_dx=True):\n        (x,) = self.saved()\n        dx, dw, db = ops.conv2d_backward("
     copy.edit(
         "nn/layers.py",
+        ('return {"stride": self.stride, "pad": self.pad}', 'return {"stride": self.stride, "pad": 2 * self.pad}'),
         (
-            "x, self.w.data, None if self.b is None else self.b.data, stride=self.stride, pad=self.pad",
-            "x, self.spread(), None, stride=self.stride, pad=2 * self.pad",
+            "x, self.w.data, None if self.b is None else self.b.data, **self.window",
+            "x, self.spread(), None, **self.window",
         ),
+        ('"need_db": self.b is not None, "dw": self.w.grad}', '"need_db": self.b is not None}'),
         (
-            "            self.w.data,\n            stride=self.stride,\n            pad=self.pad,",
-            "            self.spread(),\n            stride=self.stride,\n            pad=2 * self.pad,",
+            "dy, x, self.w.data, **self.window, **wanted)\n        self.w.write_grad(dw)",
+            "dy, x, self.spread(), **self.window, **wanted)\n        self.w.write_grad(dw[::2, ::2])",
         ),
-        ("dw=self.w.grad,\n        )\n        self.w.write_grad(dw)", ")\n        self.w.write_grad(dw[::2, ::2])"),
-        (start, SPREAD),
+        ('    def check_input(self, x):\n        """ShapeError or', SPREAD),
     )
     fast, by_layers = fits(copy)
     assert fast[:2] == pytest.approx(by_layers[:2], rel=1e-6)
@@ -459,4 +459,71 @@ def test_a_predictor_leaves_the_modules_as_they_were():
     for options in ({"norm": False}, {"preact": True}, {}):
         model = resnet("resnet8", TRAIN.shape, 2, widths=(3, 4, 5), **options).train()
         inference.Predictor(model)(np.zeros((2, *TRAIN.shape), np.float32))
-        assert all(m.training and m.keeps for m in model.modules())
+        assert all(m.training and m.save_for_backward for m in model.modules())
+
+
+# --- every module, whatever it is ---------------------------------------------------------------------------------
+
+
+def met(cls):
+    """(a module of this class in float64, with the arrays that it meets in a network)."""
+    model = network(cls).train()
+    module = next(m for m in model.modules() if type(m) is cls)
+    inputs = []
+
+    def forward(*arrays):
+        inputs.append(arrays)
+        return cls.forward(module, *arrays)
+
+    module.forward = forward
+    model.forward(np.random.default_rng(0).standard_normal((3, *TRAIN.shape)))
+    del module.forward
+    model.release()
+    return module, inputs[0]
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_module_has_the_right_gradient_and_shape(cls):
+    module, arrays = met(cls)
+    report = gradcheck(module, arrays if len(arrays) > 1 else arrays[0])
+    assert report.ok, report
+    y = module.forward(*arrays)
+    if len(arrays) == 1:
+        assert module.output_shape(arrays[0].shape[1:]) == y.shape[1:]
+    else:
+        assert module.join_shapes(*(a.shape[1:] for a in arrays)) == y.shape[1:]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_module_is_the_same_with_and_without_kernels(cls, dtype):
+    results = []
+    for as_read in (cpu.as_read, contextlib.nullcontext):
+        module, arrays = met(cls)
+        module.astype(dtype)
+        with as_read():
+            y = module.forward(*(a.astype(dtype) for a in arrays))
+            dx = module.backward(np.random.default_rng(1).standard_normal(y.shape).astype(dtype))
+        gradients = {p.name: p.grad for p in module.params()}
+        flat = dict(enumerate(dx)) if isinstance(dx, tuple) else {0: dx}
+        results.append({"y": y, **flat, **gradients, **{b.name: b.data for b in module.buffers()}})
+    assert all(value.dtype == dtype for result in results for value in result.values())
+    assert_close(results[1], results[0], 1e-10 if dtype == np.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_module_is_seen_by_summary_and_probe(cls):
+    course = {"variant": "course", "widths": (3, 4, 4, 5), "dropout": 0.3}
+    models = resnet("resnet18", (64, 64, 3), 2, **course), resnet("resnet8", (8, 8, 3), 2, widths=(3, 4, 5))
+    model = next(m for m in models if any(type(part) is cls for part in m.modules()))
+    names = {part.name for part in model.modules() if type(part) is cls}
+    holds_others = cls in (nn.Sequential, nn.Block, nn.ResNet)
+    rows = {row.name: row.type for row in summarize(model).rows}
+    if holds_others:
+        inside = {m.name for part in model.modules() if type(part) is cls for m in part.modules() if not m.children()}
+        assert inside <= rows.keys()
+    else:
+        assert {name: rows[name] for name in names} == dict.fromkeys(names, cls.__name__)
+    with probe(model.train()) as log:
+        model.backward(model.forward(np.ones((2, *model.config.input_shape), np.float32)))
+    assert names <= {row["name"] for row in log.rows()}

@@ -77,10 +77,10 @@ def test_a_healthy_network_is_left_in_peace(healthy):
 
 def test_the_model_is_left_as_it_was(slow):
     before = {name: a.copy() for name, a in slow.model.state().items()}
-    modes = [(m.training, m.keeps) for m in slow.model.modules()]
+    modes = [(m.training, m.save_for_backward) for m in slow.model.modules()]
     bn_doctor(slow, TEST)
     assert all(np.array_equal(slow.model.state()[name], a) for name, a in before.items())
-    assert modes == [(m.training, m.keeps) for m in slow.model.modules()]
+    assert modes == [(m.training, m.save_for_backward) for m in slow.model.modules()]
     assert not any("forward" in vars(m) for m in slow.model.modules())
 
 

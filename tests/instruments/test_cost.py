@@ -133,10 +133,10 @@ def test_the_model_is_left_as_it_was():
     model = resnet("resnet8", (16, 16, 3), 6)
     model.eval()
     state = {name: array.copy() for name, array in model.state().items()}
-    modes = [(m.training, m.keeps, m._slot) for m in model.modules()]
+    modes = [(m.training, m.save_for_backward, m._slot) for m in model.modules()]
     predicted(model, 2)
     assert all(np.array_equal(array, state[name]) for name, array in model.state().items())
-    assert [(m.training, m.keeps, m._slot) for m in model.modules()] == modes
+    assert [(m.training, m.save_for_backward, m._slot) for m in model.modules()] == modes
     assert all(p.grad is None for p in model.params())
     assert not tracemalloc.is_tracing()
 

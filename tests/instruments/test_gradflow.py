@@ -151,7 +151,7 @@ def test_gradflow_leaves_the_model_untouched():
         param.grad = np.full_like(param.data, 7.0)
     grads = [param.grad for param in model.params()]
     state = {name: array.copy() for name, array in model.state().items()}
-    modes = [(m.training, m.keeps) for m in model.modules()]
+    modes = [(m.training, m.save_for_backward) for m in model.modules()]
     model.forward(batch())  # a forward that waits for its backward
     state.update({b.name: b.data.copy() for b in model.buffers()})
     slots = [m._slot for m in model.modules()]
@@ -159,7 +159,7 @@ def test_gradflow_leaves_the_model_untouched():
     assert first == second  # the same dropout mask too
     assert all(np.array_equal(array, state[name]) for name, array in model.state().items())
     assert all(p.grad is g and (g == 7).all() for p, g in zip(model.params(), grads, strict=True))
-    assert [(m.training, m.keeps) for m in model.modules()] == modes
+    assert [(m.training, m.save_for_backward) for m in model.modules()] == modes
     assert all(m._slot is slot for m, slot in zip(model.modules(), slots, strict=True))
     model.layers[0].layers[0].w.data = None
     with pytest.raises(AttributeError):

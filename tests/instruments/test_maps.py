@@ -143,7 +143,9 @@ def test_gradcam_explains_the_likeliest_class_and_leaves_no_trace():
     np.testing.assert_allclose(alone.maps[0], found.maps[1], rtol=1e-9, atol=1e-15)
     assert all(np.array_equal(model.state()[name], a) for name, a in before.items())
     assert all(p.grad is None for p in model.params())
-    assert all(m.training and m.keeps and m._slot is None and "forward" not in vars(m) for m in model.modules())
+    assert all(
+        m.training and m.save_for_backward and m._slot is None and "forward" not in vars(m) for m in model.modules()
+    )
     np.testing.assert_allclose(found.probs, classifier.probs(IMAGES), rtol=1e-9)
     numbers = json.loads(json.dumps(found.as_dict(CLASSES)))
     assert numbers["images"][2]["target"] == CLASSES[found.targets[2]]

@@ -150,7 +150,7 @@ def test_inference_keeps_nothing_and_restores_every_mode():
     model = resnet("resnet8", (16, 16, 3), dropout=0.5)
     model.blocks()[1].eval()
     model(images())
-    before = [(m.training, m.keeps) for m in model.modules()]
+    before = [(m.training, m.save_for_backward) for m in model.modules()]
     expected = None
     with nn.inference(model) as same:
         assert same is model
@@ -160,7 +160,7 @@ def test_inference_keeps_nothing_and_restores_every_mode():
         assert slots(model) == []
         with pytest.raises(StateError, match=r"inference\(\)"):
             model.backward(y)
-    assert [(m.training, m.keeps) for m in model.modules()] == before
+    assert [(m.training, m.save_for_backward) for m in model.modules()] == before
     np.testing.assert_array_equal(model.eval()(images()), expected)
 
 
@@ -168,7 +168,7 @@ def test_inference_restores_the_modes_after_an_error():
     model = resnet("resnet8", (16, 16, 3))
     with pytest.raises(ZeroDivisionError), nn.inference(model):
         1 / 0  # noqa: B018
-    assert all(m.training and m.keeps for m in model.modules())
+    assert all(m.training and m.save_for_backward for m in model.modules())
 
 
 def test_dropout_drops_the_stated_share_and_keeps_the_mean():

@@ -74,7 +74,7 @@ class NoVarianceTerm(BatchNorm):
     """dx without the term that flows through the variance."""
 
     def backward(self, dy, need_dx=True):
-        x, mean, rstd, _ = self._slot
+        x, mean, rstd, *_ = self._slot
         dx, x_hat = super().backward(dy), (x - mean) * rstd
         return dx + self.gamma.data * rstd * x_hat * (dy * x_hat).mean(axis=tuple(range(dy.ndim - 1)))
 

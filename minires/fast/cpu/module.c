@@ -25,7 +25,7 @@
    results do not depend on how many threads there are. Between two loops the threads look for work for a while, since
    the next layer follows within microseconds, then sleep. A second Python thread that comes meanwhile works alone. */
 
-enum { MOST_WORKERS = 256, LOOKS = 2000, NAPS = 200, TASKS = 1 << 20 };
+enum { MOST_WORKERS = 256, SPINS = 2000, YIELDS = 200, TASKS = 1 << 20 };
 
 typedef void (*work_fn)(void *job, ptrdiff_t task);
 
@@ -66,10 +66,10 @@ static int take_tasks(void) {
 }
 
 static void *serve(void *unused) {
-    for (int looks = 0;;) {
-        if (take_tasks()) looks = 0;
-        if (++looks < LOOKS) pause_briefly();
-        else if (looks < LOOKS + NAPS) sched_yield();
+    for (int spins = 0;;) {
+        if (take_tasks()) spins = 0;
+        if (++spins < SPINS) pause_briefly();
+        else if (spins < SPINS + YIELDS) sched_yield();
         else {
             pthread_mutex_lock(&pool.lock);
             uint64_t ticket = atomic_load(&pool.ticket);
@@ -79,7 +79,7 @@ static void *serve(void *unused) {
             int stop = pool.stop;
             pthread_mutex_unlock(&pool.lock);
             if (stop) return NULL;
-            looks = 0;
+            spins = 0;
         }
     }
 }
@@ -116,8 +116,8 @@ static void share(work_fn work, void *job, ptrdiff_t tasks) {
     if (pool.asleep) pthread_cond_broadcast(&pool.wake);
     pthread_mutex_unlock(&pool.lock);
     take_tasks();
-    for (int looks = 0; atomic_load_explicit(&pool.done, memory_order_acquire) < tasks;) {
-        if (++looks < LOOKS) pause_briefly();
+    for (int spins = 0; atomic_load_explicit(&pool.done, memory_order_acquire) < tasks;) {
+        if (++spins < SPINS) pause_briefly();
         else sched_yield();
     }
     pthread_mutex_unlock(&pool.owner);

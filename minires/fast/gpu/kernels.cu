@@ -391,8 +391,8 @@ extern "C" __global__ void cross_entropy(const T* logits, const long long* label
     }
 }
 
-// told[0] = the mean loss, told[1] = the right answers
-extern "C" __global__ void cross_entropy_end(const T* losses, double* told, int N) {
+// metrics[0] = the mean loss, metrics[1] = the right answers
+extern "C" __global__ void cross_entropy_end(const T* losses, double* metrics, int N) {
     __shared__ double shared[THREADS];
     double loss = 0, right = 0;
     for (int n = threadIdx.x; n < N; n += blockDim.x) {
@@ -402,8 +402,8 @@ extern "C" __global__ void cross_entropy_end(const T* losses, double* told, int 
     loss = together<false>(loss, shared);
     right = together<false>(right, shared);
     if (threadIdx.x == 0) {
-        told[0] = loss / N;
-        told[1] = right;
+        metrics[0] = loss / N;
+        metrics[1] = right;
     }
 }
 
@@ -428,15 +428,15 @@ extern "C" __global__ void square_sums(const T* grads, double* partials, size_t 
     if (threadIdx.x == 0) partials[blockIdx.x] = all;
 }
 
-// told[2] = the gradient's norm; rates[3] = min(1, clip / norm), 1 where clip is 0
-extern "C" __global__ void square_sums_end(const double* partials, int blocks, double* told, double* rates,
+// metrics[2] = the gradient's norm; rates[3] = min(1, clip / norm), 1 where clip is 0
+extern "C" __global__ void square_sums_end(const double* partials, int blocks, double* metrics, double* rates,
                                            double clip) {
     __shared__ double shared[THREADS];
     double sum = 0;
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) sum += partials[i];
     const double length = sqrt(together<false>(sum, shared));
     if (threadIdx.x != 0) return;
-    told[2] = length;
+    metrics[2] = length;
     if (clip > 0 && !(length <= clip)) rates[3] = clip / (length + 1e-12);
 }
 

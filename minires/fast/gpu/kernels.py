@@ -296,11 +296,11 @@ def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
     return dx
 
 
-# --- the loss and the update: what they tell goes into `told`, {loss, right answers, gradient norm} in float64 --
+# --- the loss and the update: what they tell goes into `metrics`, {loss, right answers, gradient norm} in float64 --
 
 
-def cross_entropy(logits, labels, told, *, label_smoothing=0.0):
-    """dlogits; the mean loss and the number of right answers go into told[0] and told[1].
+def cross_entropy(logits, labels, metrics, *, label_smoothing=0.0):
+    """dlogits; the mean loss and the number of right answers go into metrics[0] and metrics[1].
 
     As ops.softmax_cross_entropy_forward and _backward for labels (N,) int64: of no class, the loss is NaN.
     """
@@ -312,7 +312,7 @@ def cross_entropy(logits, labels, told, *, label_smoothing=0.0):
     sizes, smoothing = map(np.int32, (N, K)), logits.dtype.type(label_smoothing)
     threads = min(THREADS, 32 << max(0, (K - 1) // 32).bit_length())
     _launch("cross_entropy", (N,), (threads,), logits, 1, logits, labels, dlogits, losses, *sizes, smoothing)
-    _launch("cross_entropy_end", (1,), (THREADS,), logits, 1, losses, told, np.int32(N))
+    _launch("cross_entropy_end", (1,), (THREADS,), logits, 1, losses, metrics, np.int32(N))
     return dlogits
 
 
@@ -321,13 +321,13 @@ def set_rates(rates, like, lr, first=0.0, second=0.0):
     _launch("set_rates", (1,), (1,), like, 1, rates, *map(np.float64, (lr, first, second)))
 
 
-def gradient_norm(grads, told, rates, clip_norm=None):
-    """The norm into told[2], and into rates[3] the factor that brings it down to clip_norm."""
+def gradient_norm(grads, metrics, rates, clip_norm=None):
+    """The norm into metrics[2], and into rates[3] the factor that brings it down to clip_norm."""
     blocks = min(_blocks(grads.size), BLOCKS)
     partials = get_xp(grads).empty(blocks, np.float64)
     _launch("square_sums", (blocks,), (THREADS,), grads, 1, grads, partials, np.uint64(grads.size))
     clip = np.float64(clip_norm or 0)
-    _launch("square_sums_end", (1,), (THREADS,), grads, 1, partials, np.int32(blocks), told, rates, clip)
+    _launch("square_sums_end", (1,), (THREADS,), grads, 1, partials, np.int32(blocks), metrics, rates, clip)
 
 
 def update_sgd(weights, grads, velocity, rates, *, decayed, decay, momentum, nesterov):

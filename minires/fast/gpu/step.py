@@ -32,10 +32,12 @@ class GpuStep(FusedStep):
         for param in self.net.idle:
             param.grad[...] = 0  # once: nothing here writes it
         self.net.idle = []
-        self.told, self.rates = xp.zeros(3, "f8"), xp.zeros(4, "f8")
+        self.metrics, self.rates = xp.zeros(3, "f8"), xp.zeros(4, "f8")
         random = any(isinstance(m, Dropout) and m.rate for m in model.modules())
         reason = "dropout draws its masks on the host" if random else ""
-        work = partial(_compute, self.net, optimizer, self.told, self.rates, label_smoothing)  # with no way back to us
+        work = partial(
+            _compute, self.net, optimizer, self.metrics, self.rates, label_smoothing
+        )  # with no way back to us
         self.replay = Replay(xp, work, reason if graph else "asked for none")
         self.states = [*model.params(), *model.buffers()]
         self.places = [v.data for v in self.states]
@@ -62,14 +64,14 @@ class GpuStep(FusedStep):
             self.replay.forget()
         with tensor_cores(self.tf32):
             self.replay(x, labels.astype("i8", copy=False))
-        return tuple(self.told.copy())
+        return tuple(self.metrics.copy())
 
 
-def _compute(net, optimizer, told, rates, label_smoothing, x, labels):
+def _compute(net, optimizer, metrics, rates, label_smoothing, x, labels):
     """One step, from the batch to the new weights."""
     logits = net.forward(x)
-    net.backward(kernels.cross_entropy(logits, labels, told, label_smoothing=label_smoothing))
-    kernels.gradient_norm(optimizer.grads, told, rates, optimizer.clip_norm)
+    net.backward(kernels.cross_entropy(logits, labels, metrics, label_smoothing=label_smoothing))
+    kernels.gradient_norm(optimizer.grads, metrics, rates, optimizer.clip_norm)
     _update(optimizer, rates)
 
 

@@ -135,7 +135,7 @@ def _prepare(model, rng):
     """A copy in float64 and training mode without randomness, moved off special points such as a gamma of 0."""
     model = copy.deepcopy(model).to("cpu").astype(np.float64).train()
     for module in model.modules():
-        module.keeps = True
+        module.save_for_backward = True
         module.training = not any(isinstance(v, np.random.Generator) for v in vars(module).values())
     for p in model.params():
         p.data += 0.1 * (np.sqrt(np.mean(p.data**2)) or 1.0) * rng.standard_normal(p.data.shape)

@@ -168,7 +168,7 @@ def make_subject(target, x, *, dtype, training=None, dy=None, seed=0):
         module = module if dtype is None else module.astype(dtype)
         module = module if training is None else module.train(training)
         for part in module.modules():
-            part.keeps = True
+            part.save_for_backward = True
         subject = ModuleSubject(module, arrays, dy, seed)
     else:
         subject = FunctionSubject(*target, arrays, dy, seed)
@@ -297,7 +297,7 @@ class ModuleSubject(Subject):
     def after_first_pass(self):
         self.first = {p.name: i for i, unit in enumerate(self.units) for p in unit.params()}
         for module in self.modules:
-            module.keeps = False
+            module.save_for_backward = False
         close = {"rtol": 1e-9, "atol": 1e-12 * max(1.0, float(np.abs(self.y).max()))}
         if not np.allclose(self.forward(restore=False), self.y, **close):
             moved = [name for name, (buffer, data) in self.buffers.items() if not np.array_equal(buffer.data, data)]

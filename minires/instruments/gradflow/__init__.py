@@ -222,19 +222,19 @@ def first_nonfinite(model: ResNet, x) -> NonFinite | None:
 @contextmanager
 def untouched(model: ResNet):
     """Put back what a forward and a backward in training mode change; gradients inside start from none."""
-    modules = [(m, m.training, m.keeps, m._slot) for m in model.modules()]
+    modules = [(m, m.training, m.save_for_backward, m._slot) for m in model.modules()]
     buffers = [(b, b.data.copy()) for b in model.buffers()]
     grads = [(p, p.grad) for p in model.params()]
     dropouts = [(m.rng.bit_generator, m.rng.bit_generator.state) for m, *_ in modules if isinstance(m, Dropout)]
     try:
         for module, *_ in modules:
-            module.keeps = True
+            module.save_for_backward = True
         for p, _ in grads:
             p.grad = None  # else backward would write into the array that is to be kept
         yield
     finally:
         for module, training, keeps, slot in modules:
-            module.training, module.keeps, module._slot = training, keeps, slot
+            module.training, module.save_for_backward, module._slot = training, keeps, slot
         for buffer, data in buffers:
             buffer.data[...] = data
         for p, grad in grads:

@@ -139,7 +139,7 @@ def gradcam(classifier: Classifier, images: np.ndarray, *, layer: str | None = N
     """
     model = copy.deepcopy(classifier.model).eval()
     for module in model.modules():
-        module.keeps = True
+        module.save_for_backward = True
     layer = layer or stage_names(model)[-1]
     seen = _watch(find_layer(model, layer))
     logits = model.forward(_input(classifier, images))
