@@ -8,6 +8,7 @@ import cuda_on_cpu
 import pytest
 import strict
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 from minires import backend
 
@@ -24,6 +25,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("minires")
+
+
+def pytest_configure(config):
+    """Beside other workers each keeps to one core; the C kernels' threads are set by make."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        threadpool_limits(1, "blas")
 
 
 @pytest.fixture

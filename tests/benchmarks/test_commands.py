@@ -29,6 +29,8 @@ from minires.fast.step import make_step
 from minires.ops import conv
 from minires.train import Adam
 
+pytestmark = pytest.mark.slow
+
 CONVOLUTION = bench_ops.Case("conv", (6, 6, 4), (3, 3, 4, 8), (("stride", (1, 1)), ("pad", (1, 1))))
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 LIMITS = floors.Floors(square=1e11, best=1.2e11, best_shape=(2048, 2048, 2048), copy=2e10, triad=1.5e10)

@@ -10,6 +10,8 @@ import pytest
 from minires.benchmarks import harness, watch
 from minires.benchmarks.harness import Spread, Unavailable, Worker
 
+pytestmark = pytest.mark.slow
+
 SLEEPS = {"short": 0.004, "shorter": 0.0005}  # seconds of a call
 
 

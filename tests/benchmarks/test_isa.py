@@ -10,6 +10,8 @@ from minires.benchmarks.harness import Unavailable
 from minires.errors import ConfigError
 from minires.fast.cpu import _kernels
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"arch": "resnet8", "size": 8, "batch": 2, "optimizer": "adam", "threads": 1}
 WIDE = {"flags": sorted(set.union(*isa.FLAGS.values()))}
 needs_avx2 = pytest.mark.skipif(not isa.FLAGS["avx2"] <= set(isa.flags()), reason="this processor has no AVX2")

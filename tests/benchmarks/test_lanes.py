@@ -9,6 +9,8 @@ from minires.benchmarks.harness import Unavailable
 
 from minires import backend
 
+pytestmark = pytest.mark.slow
+
 CASE = {"arch": "resnet8", "size": 8, "batch": 2, "optimizer": "adam", "threads": None}
 TRAINING = CASE | {"task": "training", "precision": "fp32"}
 INFERENCE = CASE | {"task": "inference", "precision": "fp32"}

@@ -13,6 +13,8 @@ from minires.benchmarks.peers import to_onnx_nchw
 from minires import resnet
 from minires.nn import BatchNorm, inference
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"arch": "resnet8", "size": 16, "batch": 2, "optimizer": "adam", "threads": None}
 
 

@@ -25,6 +25,8 @@ from minires.nn.module import inference
 from minires.optim import OPTIMIZERS
 from minires.train import Recipe, fit, resume
 
+pytestmark = pytest.mark.slow
+
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 

@@ -9,6 +9,8 @@ from minires.instruments.step.page import write_page
 from minires.instruments.step.tape import record
 from minires.nn import plain_twin, resnet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tapes():

@@ -11,6 +11,8 @@ from minires.fast import cpu
 from minires.nn import init
 from minires.ops import conv
 
+pytestmark = pytest.mark.slow
+
 
 def drop_the_shortcuts_gradient(monkeypatch):
     """The add node hands the shortcut nothing."""

@@ -86,6 +86,7 @@ def test_the_commands_that_a_lesson_names_exist(n):
             cli.parser().parse_args([name, *words])
 
 
+@pytest.mark.slow
 @every_lesson
 def test_the_claims_hold(n):
     result = measured(n)

@@ -25,6 +25,8 @@ from minires import cli
 from minires.errors import ConfigError
 from minires.instruments.style import figure
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "link", "img", "input", "br", "hr", "source", "wbr"}
 
 

@@ -7,6 +7,8 @@ import pytest
 from browser import DESKTOP, PHONE, assert_accessible, assert_fits, open_pages, start_browser  # noqa: F401
 from site_pages import cells, small_site
 
+pytestmark = pytest.mark.slow
+
 PAGES = (("index", PHONE, "dark"), ("lesson-01", DESKTOP, "light"), ("lesson-03", DESKTOP, "dark"))
 PAGES += (("lesson-04", PHONE, "light"),)
 

@@ -9,6 +9,8 @@ from minires import nn, resnet
 from minires.errors import ConfigError, DataError
 from minires.weights import activations, compare, keras_activations, load_activations, torch_activations
 
+pytestmark = pytest.mark.slow
+
 NARROW = {"widths": (4, 6, 8, 10), "seed": 0}
 X = np.random.default_rng(1).standard_normal((2, 64, 64, 3)).astype(np.float32)
 

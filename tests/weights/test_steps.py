@@ -14,6 +14,8 @@ from minires import nn, ops, resnet
 from minires.optim import SGD, Adam
 from minires.weights import export_weights
 
+pytestmark = pytest.mark.slow
+
 CLASSES, STEPS, LR = 6, 3, 1e-3
 NARROW = {"widths": (4, 6, 8, 10)}
 NETWORKS = {

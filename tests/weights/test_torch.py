@@ -12,6 +12,8 @@ from minires import nn, resnet
 from minires.errors import CheckpointError
 from minires.weights import export_weights, import_weights, state_dict
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 7
 WIDTHS = (4, 6, 8, 10)
 
