@@ -1,7 +1,36 @@
-"""minires: residual networks from scratch in NumPy and CuPy, for learning how they work."""
+"""minires: residual networks from scratch in NumPy and CuPy, for learning how they work.
 
-from minires.nn import plain_twin, resnet, resnet50
+The layers, blocks and networks are here at once, all that trains and loads them when it is first asked for:
+
+    train, test = minires.make_signs()
+    model = minires.resnet50((64, 64, 3), classes=6)
+    minires.fit(minires.Classifier.for_data(model, train), train, test)
+"""
+
+from importlib import import_module
+
+from minires import nn
+from minires.nn import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "plain_twin", "resnet", "resnet50"]
+_HOMES = {
+    "minires.backend": ("to_device", "to_numpy"),
+    "minires.optim": ("SGD", "Adam", "AdamW"),
+    "minires.fast.step": ("make_step",),
+    "minires.fast.inference": ("Predictor",),
+    "minires.data": ("make_signs",),
+    "minires.train": (
+        *("Classifier", "Recipe", "evaluate", "fit", "load_classifier"),
+        *("predict_logits", "resume", "save_checkpoint"),
+    ),
+}
+__all__ = ["__version__", *nn.__all__, *(name for names in _HOMES.values() for name in names)]
+
+
+def __getattr__(name):
+    """Each name when it is first asked for: who needs a network alone does not load all that training needs."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'minires' has no attribute {name!r}")

@@ -53,7 +53,10 @@ def check_training(model: Sequential, make_net, x, labels) -> Agreement:
     if patched := own_methods(model):
         return Agreement(skipped=f"{patched} was replaced, and what it holds on to cannot be copied")
     x, labels = x[:IMAGES].astype("f8"), labels[:IMAGES]
-    reference, fast = _twins(model, 2)
+    try:
+        reference, fast = _twins(model, 2)
+    except TypeError as error:  # a part of the user's own that holds a file, a lock
+        return Agreement(skipped=f"the network cannot be copied: {error}")
     with speaking_through(ALONE), as_read(), blas_threads(1):
         logits, statistics, gradients = _step(reference, reference, x, labels)
     if not np.isfinite(logits).all():
@@ -92,7 +95,10 @@ def check_inference(model: Module, make_net, x, *, whole=False) -> Agreement:
         return Agreement(skipped=f"{patched} was replaced, and what it holds on to cannot be copied")
     x, count, worst = x[:IMAGES].astype("f8"), min(len(x), IMAGES), 0.0
     for piece in [model] if whole else _pieces(model.layers):
-        twin = copy.deepcopy(piece).astype("f8")
+        try:
+            twin = copy.deepcopy(piece).astype("f8")
+        except TypeError as error:
+            return Agreement(skipped=f"the network cannot be copied: {error}")
         with inference(twin):
             with as_read(), blas_threads(1):
                 y = twin.forward(x)

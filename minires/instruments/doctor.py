@@ -20,7 +20,7 @@ from rich.console import Console
 
 from minires.backend import choose_device
 from minires.errors import MiniresError
-from minires.fast import cpu
+from minires.fast import cpu, proven
 from minires.fast.cores import explain_cores
 from minires.instruments.cost.summary import show_bytes, summarize
 from minires.instruments.findings import Finding
@@ -108,13 +108,14 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _ops():
     """What runs the ops on the CPU, on how many workers, and why so many."""
-    missing = (
-        cpu.engine._kernels is None and sys.platform != "win32"
-    )  # there is nothing to compile there: they use pthreads
+    # on Windows there is nothing to compile: the kernels use pthreads
+    missing = cpu.engine._kernels is None and sys.platform != "win32"
     again = "pip install --force-reinstall --no-deps --no-cache-dir"
     compiler = "install a C compiler and Python's headers (gcc, python3-dev)"
     fix = f"{compiler}, then `{again} minires`, or in a checkout `{again} -e .`"
     detail = f"{cpu.description()} ({explain_cores()[1]})"
+    if files := proven.edited():
+        detail += f"; what was edited runs as it reads: {', '.join(files)}"
     yield Finding("ops", "warn" if missing else "ok", detail, fix if missing else "")
 
 

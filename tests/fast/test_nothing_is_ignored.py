@@ -9,9 +9,11 @@ must be what the layers give, one after the other as they stand, with the change
 import ast
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -363,6 +365,12 @@ def test_an_edited_file_takes_effect(name, copy):
     assert f"minires/{name} was edited" in fast[2]
 
 
+def test_the_doctor_tells_what_was_edited(copy):
+    copy.edit("ops/dense.py", EDITS["ops/dense.py"])
+    told = re.sub(r"[│\s]+", " ", copy.python("-m", "minires", "doctor").stdout)
+    assert "what was edited runs as it reads: ops/dense.py" in told
+
+
 def test_a_raise_in_a_layers_training_branch_ends_fit(copy):
     line = "        if self.training:\n            mean, var, m = "
     copy.edit("nn/layers.py", (line, line.replace("mean", "raise RuntimeError('mine')\n            mean")))
@@ -450,8 +458,13 @@ def test_what_was_compared_is_told_and_noted():
     assert "agrees with the layers to " in str(told)
     model = network()
     model.params()[0].data[...] = np.nan
-    told = check.check_training(model, training.Fused, np.zeros((3, *TRAIN.shape)), np.zeros(3, int))
+    images, labels = np.zeros((3, *TRAIN.shape)), np.zeros(3, int)
+    told = check.check_training(model, training.Fused, images, labels)
     assert told.skipped == "the network gives numbers that are not finite"
+    model = network()
+    model.layers[0].lock = threading.Lock()
+    told = check.check_training(model, lambda twin: twin, images, labels)
+    assert "cannot be copied" in told.skipped
 
 
 def test_a_predictor_leaves_the_modules_as_they_were():

@@ -83,7 +83,7 @@ INLINE void NAME(dot)(const int m, const int nr, const T *x, const ptrdiff_t *at
 struct NAME(end) {
     T *y;
     const T *b, *add;
-    int relu, first, last;
+    int relu, first, last, far; /* far: its rows lie far apart in memory, and are asked for before the sum begins */
 };
 
 INLINE void NAME(finish)(const int m, const int nr, const struct NAME(end) * end, const ptrdiff_t *at, int o, const int columns,
@@ -96,11 +96,18 @@ INLINE void NAME(finish)(const int m, const int nr, const struct NAME(end) * end
     EACH_ROW STORE(y + at[j] + i * VL, acc[j][i], columns - i * VL);
 }
 
+INLINE void NAME(fetch)(const int m, const struct NAME(end) * end, const ptrdiff_t *at, int o) {
+    for (int j = 0; j < m; j++) __builtin_prefetch(end->y + at[j] + o, 1);
+    if (end->last && end->add)
+        for (int j = 0; j < m; j++) __builtin_prefetch(end->add + at[j] + o);
+}
+
 #define TILE(m, nr)                                                                                                     \
     static __attribute__((noinline)) void NAME(tile_##m##_##nr)(                                                        \
         const T *x, const ptrdiff_t *from, const struct NAME(run) * run, int runs, const T *u,                          \
         const struct NAME(end) * end, const ptrdiff_t *to, int o, int columns) {                                        \
         V acc[m][2];                                                                                                    \
+        if (end->far) NAME(fetch)(m, end, to, o);                                                                       \
         NAME(dot)(m, nr, x, from, run, runs, u, acc);                                                                   \
         if (columns >= nr * VL) NAME(finish)(m, nr, end, to, o, nr * VL, acc);                                          \
         else NAME(finish)(m, nr, end, to, o, columns, acc);                                                             \
@@ -253,7 +260,7 @@ static void NAME(convolve)(const struct NAME(conv) * c, struct NAME(rows) * rows
             const T *u = c->packed ? c->packed + (ptrdiff_t)o * depth + (ptrdiff_t)k * NAME(width)(n) : slab;
             if (!c->packed) NAME(pack)(c, panel, k, k1 - k, slab);
             for (struct NAME(rows) *r = rows; r < rows + classes; r++) {
-                struct NAME(end) end = {c->y, c->b, c->add, c->relu, r->first, r->last};
+                struct NAME(end) end = {c->y, c->b, c->add, c->relu, r->first, r->last, 1};
                 if (r->parts) NAME(panel)(r->x, r->at, r->part, r->parts, u, &end, r->to, o, n, r->count);
             }
         }
