@@ -254,20 +254,28 @@ def test_a_changed_op(name, kind, monkeypatch, unchanged):
         compare(of_op(name), kind, name, unchanged)
 
 
-@pytest.mark.parametrize("name", [n for n in ops.__all__ if n not in AMONG_RANKS | NOT_IN_TRAINING])
-def test_a_changed_op_on_a_gpu(name, monkeypatch, kernels_run):
-    monkeypatch.setattr(ops, name, changed(getattr(ops, name), "factor"))
-    expected = run(of_op(name), by_layers=True)
-    with kernels_run():
-        assert_close(run(of_op(name), "gpu"), expected, 1e-7)
-
-
-@pytest.mark.parametrize(("cls", "method"), METHODS, ids=lambda v: getattr(v, "__name__", v))
-def test_a_changed_layer_on_a_gpu(cls, method, monkeypatch, kernels_run):
-    monkeypatch.setattr(cls, method, changed(getattr(cls, method), "factor", of_dy(method)))
+def compare_on_a_gpu(cls, kind, kernels_run):
+    if kind == "raise":
+        with pytest.raises(Raised), kernels_run():
+            run(cls, "gpu")
+        return
     expected = run(cls, by_layers=True)
     with kernels_run():
         assert_close(run(cls, "gpu"), expected, 1e-7)
+
+
+@pytest.mark.parametrize("kind", ["factor", "raise"])
+@pytest.mark.parametrize("name", [n for n in ops.__all__ if n not in AMONG_RANKS | NOT_IN_TRAINING])
+def test_a_changed_op_on_a_gpu(name, kind, monkeypatch, kernels_run):
+    monkeypatch.setattr(ops, name, changed(getattr(ops, name), kind))
+    compare_on_a_gpu(of_op(name), kind, kernels_run)
+
+
+@pytest.mark.parametrize("kind", ["factor", "raise"])
+@pytest.mark.parametrize(("cls", "method"), METHODS, ids=lambda v: getattr(v, "__name__", v))
+def test_a_changed_layer_on_a_gpu(cls, method, kind, monkeypatch, kernels_run):
+    monkeypatch.setattr(cls, method, changed(getattr(cls, method), kind, of_dy(method)))
+    compare_on_a_gpu(cls, kind, kernels_run)
 
 
 def test_unchanged_everything_is_fused_and_the_same():
