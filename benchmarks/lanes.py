@@ -136,7 +136,7 @@ class Cupy(Lane):
         if tf32 and (name == "plain" or case["task"] == "inference"):
             raise harness.Unavailable("products in TF32 are for training by kernels alone")
         if case["task"] == "inference":
-            predictor = Predictor(model)
+            predictor = Predictor(model, check=False)
 
             def infer():
                 predictor(x)

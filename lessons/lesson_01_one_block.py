@@ -15,9 +15,9 @@ from minires import ops
 from minires.backend import blas_threads
 from minires.data import make_signs
 from minires.errors import ConfigError
-from minires.instruments.probe import cosine, rms
 from minires.instruments.style import BLUE, GREEN, INK, MUTED, ORANGE, TEXT, figure
 from minires.nn import BatchNorm, Block, Conv2d, ReLU, Sequential, resnet
+from minires.nn.probe import cosine, rms
 from minires.train import Preprocess
 
 LESSON = Lesson(

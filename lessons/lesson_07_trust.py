@@ -15,9 +15,9 @@ from minires.lessons.terminal import run
 from minires import ops
 from minires.backend import blas_threads
 from minires.data import make_signs
-from minires.instruments.probe import cosine
 from minires.instruments.style import BLUE, INK, MUTED, ORANGE, figure, legend
 from minires.nn import Block, resnet
+from minires.nn.probe import cosine
 from minires.optim import SGD
 from minires.train import Preprocess
 

@@ -16,9 +16,9 @@ from minires.lessons.terminal import run
 
 from minires.backend import blas_threads
 from minires.errors import ConfigError
-from minires.instruments.probe import rms
 from minires.instruments.style import BLUE, GREEN, INK, MARKERS, MUTED, ORANGE, PALETTE, figure, legend
 from minires.nn import Add, Block, resnet
+from minires.nn.probe import rms
 
 LESSON = Lesson(
     number=11,

@@ -28,8 +28,8 @@ from minires.instruments.gradflow import gradflow
 from minires.instruments.report import wilson
 from minires.instruments.style import BLUE, GREEN, INK, MUTED, ORANGE, TEXT, dress, figure, legend
 from minires.nn import ResNet, resnet50
+from minires.run import data_source
 from minires.train import Classifier, Recipe, evaluate, fit, load_classifier
-from minires.train.run import data_source
 
 LESSON = Lesson(
     number=13,

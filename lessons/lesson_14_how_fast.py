@@ -21,7 +21,7 @@ from minires.backend import blas_threads
 from minires.fast import cpu
 from minires.instruments.style import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PINK, TEXT, dress, figure, legend
 from minires.ops import conv, naive
-from minires.train.run import environment
+from minires.run import environment
 
 HALF, TWICE = 2**-0.5, 2**0.5
 POINTS = {"F(2x2)": (0, 1, -1), "F(4x4)": (0, HALF, -HALF, TWICE, -TWICE)}

@@ -11,8 +11,8 @@ import numpy as np
 
 from minires.backend import blas_threads
 from minires.errors import ConfigError
-from minires.instruments.probe import rms
 from minires.nn import BatchNorm, Block, Dense, Param, ReLU, Sequential
+from minires.nn.probe import rms
 
 SKIPS = {"none": "plain", "pre": "pre-act. residual", "post": "post-act. residual"}
 # BN's epsilon, next to nothing: so the weights' scale cancels to many digits. With 1e-5 the little that is left of it

@@ -120,10 +120,10 @@ def audit(args) -> int:
 
 
 def bn_doctor(args) -> int:
+    from minires import run
     from minires.instruments.bn_doctor import bn_doctor as examine
     from minires.instruments.bn_doctor import inputs, recalibrate
     from minires.instruments.findings import print_findings
-    from minires.train import run
     from minires.train.checkpoint import load_checkpoint, save_checkpoint
 
     path = Path(args.run_folder)

@@ -76,6 +76,6 @@ def device(args) -> str:
 
 def source(args):
     """The DataSource that the options of `add_data` describe."""
-    from minires.train.run import DataSource
+    from minires.run import DataSource
 
     return DataSource(args.data, args.size or 64, args.split_seed, args.test_fraction, getattr(args, "flip", None))

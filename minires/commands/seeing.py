@@ -64,10 +64,11 @@ def landscape(args) -> int:
     import numpy as np
     from rich.progress import Progress
 
+    from minires import run
     from minires.backend import to_device
     from minires.instruments.landscape import landscape as measure
     from minires.instruments.landscape import plot_landscape
-    from minires.train import load_classifier, run
+    from minires.train import load_classifier
 
     device, found = common.device(args), {}
     points = args.points or (15 if args.plane else 21)

@@ -50,7 +50,7 @@ def _batch(args):
     if args.batch_size < 1:
         raise ConfigError(f"step: --batch-size must be at least 1, got {args.batch_size}")
     if args.run_folder:
-        from minires.train.run import data_source
+        from minires.run import data_source
 
         classifier = load_classifier(args.run_folder)
         train, test = data_source(args.run_folder).load()

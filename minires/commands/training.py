@@ -15,7 +15,8 @@ from minires.nn import resnet
 
 
 def train(args) -> int:
-    from minires.train import Classifier, ConsoleReporter, Recipe, fit, resume, run
+    from minires import run
+    from minires.train import Classifier, ConsoleReporter, Recipe, fit, resume
 
     reporter = ConsoleReporter(out)
     if args.resume:
@@ -59,7 +60,7 @@ def _ways(args) -> dict:
 
 
 def _finish_run(folder, classifier, parts, progress) -> int:
-    from minires.train import run
+    from minires import run
 
     result = run.finish(folder, classifier, parts[1], parts[0], progress)
     if result is not None:
@@ -81,8 +82,8 @@ def _load(args):
 
 
 def evaluate(args) -> int:
+    from minires import run
     from minires.train import evaluate as measure
-    from minires.train import run
 
     classifier = _load(args)
     if args.data is None:

@@ -27,7 +27,7 @@ from minires.fast.check import IMAGES, Agreement
 from minires.fast.gpu import kernels
 from minires.fast.step import make_step
 from minires.files import write_text
-from minires.instruments.gradflow import first_nonfinite
+from minires.nn.probe import first_nonfinite
 from minires.train.checkpoint import Snapshot, load_checkpoint, save_checkpoint
 from minires.train.classifier import Classifier, evaluate
 from minires.train.progress import Reporter

@@ -18,7 +18,7 @@ from data_helpers import random_set
 from devices import TEST, TOLD, TRAIN, classifier, fetched, sent, small
 
 from minires import backend, nn, ops
-from minires.instruments.probe import probe
+from minires.nn.probe import probe
 from minires.optim import OPTIMIZERS
 from minires.train import Preprocess, Recipe, Schedule, evaluate, fit, loop, predict_logits
 from minires.train.schedule import KINDS

@@ -12,8 +12,8 @@ from minires.fast.checkpointing import Checkpointed, checkpointed
 from minires.fast.fuse import reason_against
 from minires.fast.inference import Predictor
 from minires.fast.training import Fused, FusedNorm
-from minires.instruments.probe import probe
 from minires.nn.module import inference
+from minires.nn.probe import probe
 from minires.ops import softmax_cross_entropy_backward as loss_backward
 from minires.ops import softmax_cross_entropy_forward as loss_forward
 

@@ -29,8 +29,8 @@ from minires.errors import DisagreementError
 from minires.fast import check, cpu, fuse, inference, proven, training
 from minires.instruments.cost.summary import summarize
 from minires.instruments.gradcheck import gradcheck
-from minires.instruments.probe import probe
 from minires.nn.module import Module
+from minires.nn.probe import probe
 from minires.train import Classifier, Preprocess, Recipe, evaluate, fit
 
 TRAIN, TEST = random_set(6, classes=("a", "b")), random_set(4, classes=("a", "b"), seed=1)

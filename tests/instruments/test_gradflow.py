@@ -12,11 +12,11 @@ from small_network import LABELS, batch, small
 from minires import cli, ops
 from minires.data import make_signs, write_signs
 from minires.errors import ShapeError
-from minires.instruments.gradflow import NonFinite, compare_skip, first_nonfinite, gradflow
+from minires.instruments.gradflow import compare_skip, gradflow
 from minires.instruments.gradflow.grid import block_rate, expected, gradflow_grid
 from minires.instruments.plots import plot_gradflow, plot_gradflow_grid
-from minires.instruments.probe import Probe, probe
 from minires.nn import Config, Conv2d, Dense, Flatten, ReLU, Sequential, resnet
+from minires.nn.probe import NonFinite, Probe, first_nonfinite, probe
 
 
 def root_mean_square(x):

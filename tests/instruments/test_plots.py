@@ -13,8 +13,9 @@ from PIL import Image
 
 from minires.errors import DataError
 from minires.instruments import plots
-from minires.instruments.gradflow import compare_skip, probe
+from minires.instruments.gradflow import compare_skip
 from minires.nn import resnet
+from minires.nn.probe import probe
 
 HISTORY = [
     {"epoch": e, "train_loss": 2 / e, "train_accuracy": 1 - 1 / (e + 1), "test_loss": 3 / e, "test_accuracy": 0.5}

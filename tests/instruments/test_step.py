@@ -22,9 +22,9 @@ from minires.instruments.step.page import follow, page, write_page
 from minires.instruments.step.tape import record
 from minires.instruments.step.terminal import play, print_steps, screen
 from minires.nn import plain_twin, resnet
+from minires.run import DataSource, begin
 from minires.train import Classifier, Recipe
 from minires.train.checkpoint import save_checkpoint
-from minires.train.run import DataSource, begin
 
 
 def tapes(arch="resnet8", size=16, **options):

@@ -1,7 +1,7 @@
 """How the gradient flows back through a network, and what the skips do to it.
 
 One batch, one training-mode forward and backward, nothing changed: `gradflow`. The residual network beside its
-plain twin: `compare_skip`. Where a number stopped being finite: `first_nonfinite`.
+plain twin: `compare_skip`.
 
 Two gradients are told apart everywhere. The *activation* gradient dL/dy of a layer's output is what flows; it
 may vanish or explode with depth. The *weight* gradient dL/dw is what the optimiser sees; in a plain ReLU
@@ -9,29 +9,24 @@ network without BN, <w, dL/dw> is the same number in every layer even where the 
 """
 
 import math
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
-import numpy as np
 from rich.table import Table
 
 from minires import ops
 from minires.backend import device_of, get_xp
-from minires.instruments.probe import Probe, probe
-from minires.nn.layers import Conv2d, Dense, Dropout
+from minires.nn.layers import Conv2d, Dense
 from minires.nn.module import Sequential
+from minires.nn.probe import Probe, probe, untouched
 from minires.nn.resnet import Config, ResNet, plain_twin
 
 __all__ = [
     "BlockFlow",
     "GradFlow",
     "LayerFlow",
-    "NonFinite",
     "SkipComparison",
     "compare_skip",
-    "first_nonfinite",
     "gradflow",
-    "probe",
 ]
 
 
@@ -147,19 +142,6 @@ class SkipComparison:
         return table
 
 
-@dataclass(frozen=True)
-class NonFinite:
-    """Where a value that is not finite came up first; kind is 'parameter', 'buffer', 'input' or the layer's type."""
-
-    name: str
-    kind: str
-
-    def __str__(self) -> str:
-        if self.kind in ("parameter", "buffer"):
-            return f"the {self.kind} {self.name}"
-        return "the input" if self.kind == "input" else f"the output of {self.name} ({self.kind})"
-
-
 def gradflow(model: ResNet, x, labels, *, title: str | None = None) -> GradFlow:
     """The gradient flow of softmax cross-entropy on one batch, in training mode.
 
@@ -201,46 +183,6 @@ def compare_skip(config_or_model: Config | ResNet, x, labels) -> SkipComparison:
     for model in (residual, plain):
         model.astype(x.dtype).to(device_of(x))
     return SkipComparison(gradflow(residual, x, labels), gradflow(plain, x, labels))
-
-
-def first_nonfinite(model: ResNet, x) -> NonFinite | None:
-    """Where values stop being finite: the first parameter or buffer, else the input, else the first layer output
-    as x goes forward in the model's present mode. None where all is finite. The model is left as it was."""
-    for kind, held in (("parameter", model.params()), ("buffer", model.buffers())):
-        for value in held:
-            if not get_xp(value.data).isfinite(value.data).all():
-                return NonFinite(value.name, kind)
-    if not get_xp(x).isfinite(x).all():
-        return NonFinite("input", "input")
-    with untouched(model), probe(model) as log, np.errstate(all="ignore"):
-        model.forward(x)
-    leaves = {m.name for m in model.modules() if not m.children()}
-    bad = (row for row in log.rows() if row["finite"] is False and row["name"] in leaves)
-    return next((NonFinite(row["name"], row["kind"]) for row in bad), None)
-
-
-@contextmanager
-def untouched(model: ResNet):
-    """Put back what a forward and a backward in training mode change; gradients inside start from none."""
-    modules = [(m, m.training, m.save_for_backward, m._slot) for m in model.modules()]
-    buffers = [(b, b.data.copy()) for b in model.buffers()]
-    grads = [(p, p.grad) for p in model.params()]
-    dropouts = [(m.rng.bit_generator, m.rng.bit_generator.state) for m, *_ in modules if isinstance(m, Dropout)]
-    try:
-        for module, *_ in modules:
-            module.save_for_backward = True
-        for p, _ in grads:
-            p.grad = None  # else backward would write into the array that is to be kept
-        yield
-    finally:
-        for module, training, keeps, slot in modules:
-            module.training, module.save_for_backward, module._slot = training, keeps, slot
-        for buffer, data in buffers:
-            buffer.data[...] = data
-        for p, grad in grads:
-            p.grad = grad
-        for generator, state in dropouts:
-            generator.state = state
 
 
 def _layers(model: ResNet):

@@ -15,11 +15,11 @@ import numpy as np
 
 from minires import ops
 from minires.backend import to_numpy
-from minires.instruments.gradflow import network_title, untouched
-from minires.instruments.probe import Probe, cosine, probe, rms
+from minires.instruments.gradflow import network_title
 from minires.instruments.step import formulas
 from minires.instruments.step.formulas import Maths
 from minires.nn import Add, Block, Module, Param, ResNet, Sequential
+from minires.nn.probe import Probe, cosine, probe, rms, untouched
 
 CHANNELS = 8  # of the first image, shown as tiles
 SIDE = 40  # pixels of a tile at most; larger maps show every second, third ... pixel

@@ -6,7 +6,7 @@
 
 `forward` and `backward` are shadowed on the module instances from outside and restored at the end; the layers
 carry no code for it. Each number stays a 0-d array on its device until it is asked for: nothing waits for a
-GPU inside the block.
+GPU inside the block. `first_nonfinite` asks where a number stopped being finite; `untouched` puts a network back.
 """
 
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ import numpy as np
 
 from minires.backend import device_of, get_xp
 from minires.nn.blocks import Block
+from minires.nn.layers import Dropout
 from minires.nn.module import Module
 
 # numbers that are not finite are what one looks for with a probe, not a reason to warn
@@ -239,3 +240,56 @@ def probe(model: Module, log: Probe | None = None):
         for m, methods in before:
             del m.forward, m.backward
             vars(m).update(methods)  # those of an outer probe, if any
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """Where a value that is not finite came up first; kind is 'parameter', 'buffer', 'input' or the layer's type."""
+
+    name: str
+    kind: str
+
+    def __str__(self) -> str:
+        if self.kind in ("parameter", "buffer"):
+            return f"the {self.kind} {self.name}"
+        return "the input" if self.kind == "input" else f"the output of {self.name} ({self.kind})"
+
+
+def first_nonfinite(model: Module, x) -> NonFinite | None:
+    """Where values stop being finite: the first parameter or buffer, else the input, else the first layer output
+    as x goes forward in the model's present mode. None where all is finite. The model is left as it was."""
+    for kind, held in (("parameter", model.params()), ("buffer", model.buffers())):
+        for value in held:
+            if not get_xp(value.data).isfinite(value.data).all():
+                return NonFinite(value.name, kind)
+    if not get_xp(x).isfinite(x).all():
+        return NonFinite("input", "input")
+    with untouched(model), probe(model) as log, np.errstate(all="ignore"):
+        model.forward(x)
+    leaves = {m.name for m in model.modules() if not m.children()}
+    bad = (row for row in log.rows() if row["finite"] is False and row["name"] in leaves)
+    return next((NonFinite(row["name"], row["kind"]) for row in bad), None)
+
+
+@contextmanager
+def untouched(model: Module):
+    """Put back what a forward and a backward in training mode change; gradients inside start from none."""
+    modules = [(m, m.training, m.save_for_backward, m._slot) for m in model.modules()]
+    buffers = [(b, b.data.copy()) for b in model.buffers()]
+    grads = [(p, p.grad) for p in model.params()]
+    dropouts = [(m.rng.bit_generator, m.rng.bit_generator.state) for m, *_ in modules if isinstance(m, Dropout)]
+    try:
+        for module, *_ in modules:
+            module.save_for_backward = True
+        for p, _ in grads:
+            p.grad = None  # else backward would write into the array that is to be kept
+        yield
+    finally:
+        for module, training, keeps, slot in modules:
+            module.training, module.save_for_backward, module._slot = training, keeps, slot
+        for buffer, data in buffers:
+            buffer.data[...] = data
+        for p, grad in grads:
+            p.grad = grad
+        for generator, state in dropouts:
+            generator.state = state
