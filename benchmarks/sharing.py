@@ -65,6 +65,8 @@ def quota_group() -> Path | None:
     for root, limit in (("/sys/fs/cgroup", "cpu.max"), ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us")):
         group = Path(root, "minires-sharing")
         try:
+            if not (Path(root) / "cgroup.procs").exists():  # a folder that only holds the controllers
+                continue
             group.mkdir(exist_ok=True)
             (group / limit).write_text(f"{int(QUOTA * 100_000)}" + " 100000" * (limit == "cpu.max"))
             return group
