@@ -95,6 +95,7 @@ def test_predict_applies_the_training_preprocessing(run, tmp_path, capsys):
     assert all(row["class"] in text for row in rows)
 
 
+@pytest.mark.slow
 def test_resume_after_ctrl_c(signs, tmp_path):
     """A real process, a real signal; the run goes on and ends as if nothing had happened."""
     folder = tmp_path / "run"
@@ -146,6 +147,7 @@ def test_gradflow_compares_and_draws(tmp_path, signs, capsys):
     assert str(picture) in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_data_make_and_convert(tmp_path, capsys):
     assert cli.main(["data", "make", str(tmp_path / "made"), "--size", "16"]) == 0
     with h5py.File(tmp_path / "made" / "train_signs.h5") as file:

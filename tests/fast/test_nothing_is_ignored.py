@@ -264,6 +264,7 @@ def compare_on_a_gpu(cls, kind, kernels_run):
         assert_close(run(cls, "gpu"), expected, 1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["factor", "raise"])
 @pytest.mark.parametrize("name", [n for n in ops.__all__ if n not in AMONG_RANKS | NOT_IN_TRAINING])
 def test_a_changed_op_on_a_gpu(name, kind, monkeypatch, kernels_run):
@@ -271,6 +272,7 @@ def test_a_changed_op_on_a_gpu(name, kind, monkeypatch, kernels_run):
     compare_on_a_gpu(of_op(name), kind, kernels_run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["factor", "raise"])
 @pytest.mark.parametrize(("cls", "method"), METHODS, ids=lambda v: getattr(v, "__name__", v))
 def test_a_changed_layer_on_a_gpu(cls, method, kind, monkeypatch, kernels_run):
