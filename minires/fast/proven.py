@@ -26,7 +26,7 @@ OPS = tuple(f"ops/{name}.py" for name in ("activation", "conv", "dense", "loss",
 LAYERS = tuple(f"nn/{name}.py" for name in ("module", "layers", "blocks"))
 OTHERS = ("optim.py", "fast/fused_ops.py")
 
-LAYOUT = tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING
+LAYOUT = tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT
 
 
 def fingerprint(source: str) -> str:
@@ -46,9 +46,10 @@ def fingerprint(source: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _fingerprints() -> dict[str, str]:
+def _digests() -> dict[str, str]:
+    """Of each file's bytes: where these are as they lay nothing was edited, and nothing has to be taken apart."""
     names = (*SHARED, *OPS, *LAYERS, *OTHERS)
-    return {name: fingerprint((PACKAGE / name).read_text(encoding="utf-8")) for name in names}
+    return {name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest()[:16] for name in names}
 
 
 @cache
@@ -56,10 +57,15 @@ def _edited() -> frozenset[str]:
     if os.environ.get("MINIRES_KERNELS") == "always":
         return frozenset()
     try:
-        proven, now = json.loads(TABLE.read_text(encoding="utf-8")), _fingerprints()
+        proven, now = json.loads(TABLE.read_text(encoding="utf-8")), _digests()
     except OSError:  # installed without sources: nobody can have edited them
         return frozenset()
-    return frozenset(name for name, value in now.items() if proven.get(name) != value)
+    touched = [name for name, digest in now.items() if proven.get("bytes", {}).get(name) != digest]
+    return frozenset(name for name in touched if proven.get(name) != _fingerprint_of(name))
+
+
+def _fingerprint_of(name: str) -> str:
+    return fingerprint((PACKAGE / name).read_text(encoding="utf-8"))
 
 
 def edited(*names: str) -> list[str]:
@@ -75,4 +81,6 @@ def stands(op) -> bool:
 
 def renew() -> None:
     """Take today's fingerprints."""
-    TABLE.write_text(json.dumps(_fingerprints(), indent=1) + "\n", encoding="utf-8")
+    digests = _digests()
+    table = {name: _fingerprint_of(name) for name in digests} | {"bytes": digests}
+    TABLE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")

@@ -119,6 +119,6 @@ def make_step(
         reason = "the batch is shared with other ranks"
     if reason:
         return Step(model, optimizer, label_smoothing, reason=reason, **settings)
-    if device_of(optimizer.weights) != "cpu" and GpuStep.fits(model, optimizer):
+    if device_of(optimizer.weights) != "cpu" and GpuStep.fits(optimizer):
         return GpuStep(model, optimizer, label_smoothing, graph=graph, tf32=tf32, **settings)
     return FusedStep(model, optimizer, label_smoothing, **settings)

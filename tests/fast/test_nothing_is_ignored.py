@@ -74,9 +74,9 @@ def network(cls=None):
     raise AssertionError(f"no network here has a {cls.__name__}: add one")
 
 
-def run(cls=None, device="cpu", **ways):
-    """What fit tells and leaves, what evaluate and predict give: name -> numbers."""
-    classifier = Classifier(network(cls).to(device), TRAIN.classes, Preprocess())
+def run(cls=None, device="cpu", *, make=network, **ways):
+    """What fit tells and leaves, what evaluate and predict give, for the network make(cls): name -> numbers."""
+    classifier = Classifier(make(cls).to(device), TRAIN.classes, Preprocess())
     by_layers = ways.get("by_layers", False)
     first = evaluate(classifier, TEST, by_layers=by_layers)
     progress = fit(classifier, TRAIN, None, RECIPE, **ways)
@@ -142,7 +142,7 @@ def unchanged():
     return {make: run(make) for make in (None, nn.ResNet)}
 
 
-def compare(cls, kind, part, unchanged):
+def compare(cls, kind, unchanged):
     """With a change in place: what fit, evaluate and predict make of it."""
     if kind == "raise":
         with pytest.raises(Raised):
@@ -160,34 +160,23 @@ def compare(cls, kind, part, unchanged):
 def test_a_changed_layer(cls, method, kind, monkeypatch, unchanged):
     monkeypatch.setattr(cls, method, changed(getattr(cls, method), kind, of_dy(method)))
     assert fuse.reason_against(network(cls)) == f"{cls.__name__}.{method} was replaced"
-    compare(cls, kind, method, unchanged)
+    compare(cls, kind, unchanged)
 
 
 @pytest.mark.parametrize(("cls", "method"), METHODS, ids=lambda v: getattr(v, "__name__", v))
-def test_a_changed_instance(cls, method, monkeypatch, unchanged):
+def test_a_changed_instance(cls, method):
     """One layer of a network, its class left as it is: compared with the same change on the layers as they stand."""
-    results = []
-    for ways in ({"by_layers": True}, {}):
 
-        def of_mine(of=cls):
-            model = network(of)
-            module = next(m for m in model.modules() if type(m) is of)
-            mine = changed(getattr(module, method), "factor", 0 if method == "backward" else None)
-            setattr(module, method, mine)
-            return model
+    def of_mine(cls):
+        model = network(cls)
+        module = next(m for m in model.modules() if type(m) is cls)
+        mine = changed(getattr(module, method), "factor", 0 if method == "backward" else None)
+        setattr(module, method, mine)
+        return model
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(globals(), "network", lambda cls=None, of_mine=of_mine, plain=network: _with(plain, of_mine))
-            results.append(run(cls, **ways))
-    assert_close(results[1], results[0])
-    assert differs(results[0], run(cls))
-
-
-def _with(plain, of_mine):
-    """of_mine(), which asks for the network under its usual name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(globals(), "network", plain)
-        return of_mine()
+    by_layers, fast = run(cls, make=of_mine, by_layers=True), run(cls, make=of_mine)
+    assert_close(fast, by_layers)
+    assert differs(by_layers, run(cls))
 
 
 class Halved(nn.ReLU):
@@ -211,17 +200,16 @@ class Centred(Module):
 
 
 @pytest.mark.parametrize("mine", [Halved, Centred])
-def test_a_layer_of_the_users_own(mine, monkeypatch, unchanged):
-    def with_mine(cls=None, plain=network):
-        model = plain(cls)
+def test_a_layer_of_the_users_own(mine, unchanged):
+    def with_mine(cls=None):
+        model = network(cls)
         model.layers.insert(4, mine("mine"))
         return model
 
-    monkeypatch.setitem(globals(), "network", with_mine)
-    assert fuse.reason_against(network()) == f"mine is a {mine.__name__} of your own"
-    expected = run(by_layers=True)
+    assert fuse.reason_against(with_mine()) == f"mine is a {mine.__name__} of your own"
+    expected = run(make=with_mine, by_layers=True)
     assert differs(expected, unchanged[None])
-    assert_close(run(), expected)
+    assert_close(run(make=with_mine), expected)
 
 
 # --- ops --------------------------------------------------------------------------------------------------------
@@ -251,7 +239,7 @@ def test_a_changed_op(name, kind, monkeypatch, unchanged):
         else:
             assert differs(threads.run(2, lambda rank: run())[0], unchanged[None])
     else:
-        compare(of_op(name), kind, name, unchanged)
+        compare(of_op(name), kind, unchanged)
 
 
 def compare_on_a_gpu(cls, kind, kernels_run):

@@ -120,13 +120,12 @@ class Weights:
             if algorithm == "direct":
                 if self.packed is None:
                     self.packed, self.w, self.transformed = self._packed(self.w), None, None
-            elif self.w is None:
+                return None, self.packed
+            if self.w is None:
                 self.w, self.packed = self.plain(), None
-            if algorithm == "winograd" and self.transformed is None:
+            if self.transformed is None:
                 self.transformed = self._transformed(self.w)
-            return whole(
-                self.w
-            ) if self.w is not None else None, self.packed if algorithm == "direct" else self.transformed
+            return whole(self.w), self.transformed
 
     def _packed(self, w):
         R, S, C, O = self.shape

@@ -1,7 +1,7 @@
 """What walks over memory once, by kernels: normalisation, ReLU, add, pooling, the optimiser's update."""
 
 from minires.fast.cpu.engine import _kernels, empty, fit, like, rows, whole
-from minires.geometry import output_size, pair, resolve_padding
+from minires.geometry import output_size, pool_window
 
 # --- normalisation, ReLU, add -----------------------------------------------------------------------------------------
 
@@ -85,10 +85,9 @@ def _window(x, kernel, stride, pad):
     """(output size, (kernel, stride, padding) as the kernel takes them); None where the op must say what is wrong."""
     if x.ndim != 4:
         return None, None
-    kernel, stride = pair(kernel), pair(kernel if stride is None else stride)
-    pads = resolve_padding(pad, x.shape[1:3], kernel, stride)
+    kernel, stride, pads = pool_window(x.shape[1:3], kernel, stride, pad)
     size = output_size(x.shape[1:3], kernel, stride, pads)
-    if min(size) < 1 or any(max(p) >= k or min(p) < 0 for p, k in zip(pads, kernel, strict=True)):
+    if min(size) < 1 or min(map(min, pads)) < 0:
         return None, None
     return size, (*kernel, *stride, pads[0][0], pads[1][0])
 

@@ -35,9 +35,8 @@ class GpuStep(FusedStep):
         self.metrics, self.rates = xp.zeros(3, "f8"), xp.zeros(4, "f8")
         random = any(isinstance(m, Dropout) and m.rate for m in model.modules())
         reason = "dropout draws its masks on the host" if random else ""
-        work = partial(
-            _compute, self.net, optimizer, self.metrics, self.rates, label_smoothing
-        )  # with no way back to us
+        # with no way back to us: the memory of a step that is let go must not wait for the garbage collector
+        work = partial(_compute, self.net, optimizer, self.metrics, self.rates, label_smoothing)
         self.replay = Replay(xp, work, reason if graph else "asked for none")
         self.states = [*model.params(), *model.buffers()]
         self.places = [v.data for v in self.states]
@@ -48,10 +47,10 @@ class GpuStep(FusedStep):
         return way + (", TF32" if self.tf32 else "")
 
     @staticmethod
-    def fits(model, optimizer) -> bool:
-        """Whether kernels can do it: the library's own layers, as they are written, and optimiser, on CuPy."""
+    def fits(optimizer) -> bool:
+        """Whether kernels can update what a network that can be fused has: the library's own optimiser, on CuPy."""
         own = type(optimizer) in OPTIMISERS and not fuse.replaced(OPTIMISERS)
-        return own and kernels.available(optimizer.weights) and not fuse.reason_against(model)
+        return own and kernels.available(optimizer.weights)
 
     def __call__(self, x, labels, lr):
         """As Step's; nothing waits, and nothing is checked that lies on the device."""
