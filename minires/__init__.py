@@ -7,9 +7,8 @@ The layers, blocks and networks are here at once, all that trains and loads them
     minires.fit(minires.Classifier.for_data(model, train), train, test)
 """
 
-from importlib import import_module
-
 from minires import nn
+from minires.lazy import lazily
 from minires.nn import *  # noqa: F403
 
 __version__ = "0.1.0"
@@ -26,11 +25,4 @@ _HOMES = {
     ),
 }
 __all__ = ["__version__", *nn.__all__, *(name for names in _HOMES.values() for name in names)]
-
-
-def __getattr__(name):
-    """Each name when it is first asked for: who needs a network alone does not load all that training needs."""
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(home), name)
-    raise AttributeError(f"module 'minires' has no attribute {name!r}")
+__getattr__ = lazily(__name__, _HOMES)
