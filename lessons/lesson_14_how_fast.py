@@ -483,9 +483,7 @@ def _draw_roofline(ax, result):
         ax.plot([high / roof["copy"], right], [high, high], color=MUTED, linestyle="--", linewidth=1.2)
         ax.annotate(f"{name}'s", (right, high), color=MUTED, **beside)
     ax.set(xscale="log", yscale="log", xlim=(left, right), ylim=(low, roof["product"] * 6))
-    for group, color, marker in ((False, BLUE, "o"), (True, ORANGE, "s")):
-        points = {name: point for name, point in at.items() if (name in COMPILED) == group}
-        _draw_points(ax, points, color, marker)
+    _draw_points(ax, at)
     said = f"roof: {roof['product']:.0f} GFLOP/s of a product, {roof['copy']:.0f} GB/s of a copy\n"
     said += f"{_numbered('loops')}: far below, {slow:.2g} GFLOP/s"
     ax.text(0.98, 0.03, said, transform=ax.transAxes, ha="right", fontsize=TEXT - 2, color=INK, linespacing=1.4)
@@ -502,13 +500,12 @@ def _head(ax, text):
     ax.set_title(text, loc="left", fontsize=TEXT, color=INK)
 
 
-def _draw_points(ax, points: dict, color, marker):
+def _draw_points(ax, points: dict):
     """Each with its name to the right of all, moved apart where they lie close."""
-    if not points:
-        return
     low, high = ax.get_ylim()
     column, free = 1.3 * max(x for x, _ in points.values()), float("inf")
     for name, (x, rate) in sorted(points.items(), key=lambda item: -item[1][1]):
+        color, marker = (ORANGE, "s") if name in COMPILED else (BLUE, "o")
         y = min(rate, free)
         free = y * (low / high) ** 0.055
         ax.plot([x, column], [rate, y], color=color, linewidth=0.8)
