@@ -21,7 +21,7 @@ from minires.instruments.style import (
     dress,
     figure,
     legend,
-    save_png,
+    save_picture,
 )
 
 COLORS = {"ours": BLUE, "numpy": SKY, "plain": SKY, "textbook": AMBER, "torch": ORANGE, "torch_channels_last": PINK}
@@ -53,7 +53,7 @@ def draw(records, folder) -> list[Path]:
                 group = [r for r in group if r["date"] == max(r["date"] for r in group)]
             where = Path(folder) / (f"{case}-{name}" if case else name)
             if picture := plot(group):
-                paths.append(save_png(picture, where))
+                paths.append(save_picture(picture, where))
     return paths
 
 

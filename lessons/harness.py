@@ -50,7 +50,7 @@ from minires.lessons.shown import Shown
 import minires
 from minires.errors import ConfigError
 from minires.files import write_text
-from minires.instruments.style import save_png
+from minires.instruments.style import picture_kind, save_picture
 
 FOLDER = Path("runs/lessons")  # pictures and the status of the last runs, under the working folder
 
@@ -225,12 +225,14 @@ class Outcome:
 
 def conduct(lesson: Lesson, measure, check, plot, knobs: dict, picture: Path | None = None) -> Outcome:
     """Measure, judge, draw and note the status. picture: where to save it, by default in runs/lessons/."""
+    picture = picture or default_picture(lesson)
+    picture_kind(picture)  # before the measuring
     start = time.perf_counter()
     result = measure(**knobs)
     claims = judged(check, result)
     outcome = Outcome(result, claims, time.perf_counter() - start)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    save_png(plot(result), picture or default_picture(lesson))
+    save_picture(plot(result), picture)
     noted = {"passed": not outcome.failed, "seconds": round(outcome.seconds, 1), "command": command(lesson, knobs)}
     write_text(FOLDER / "status.json", json.dumps(status() | {str(lesson.number): noted}, indent=1))
     return outcome

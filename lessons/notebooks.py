@@ -19,11 +19,11 @@ SETUP = """from IPython.display import Image
 
 from minires.lessons import harness, shown
 from minires.lessons.terminal import claim_table
-from minires.instruments.style import png_bytes
+from minires.instruments.style import picture_bytes
 
 lesson = harness.load({number})"""
 MEASURE = """result = lesson.measure(**knobs)
-Image(png_bytes(lesson.plot(result)))"""
+Image(picture_bytes(lesson.plot(result)))"""
 CHECK = """claims = harness.judged(lesson.check, result)
 claim_table(claims)"""
 

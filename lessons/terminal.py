@@ -119,7 +119,9 @@ def parser(lesson: Lesson, measure) -> argparse.ArgumentParser:
         option = {"help": text, "default": argparse.SUPPRESS, **_kind(hints[name])}
         p.add_argument(f"--{dashed(name)}", **option)
     p.add_argument("--quick", action="store_true", help="smaller and faster; knobs that you give count before it")
-    p.add_argument("--out", type=Path, metavar="PICTURE.png", help=f"default: {default_picture(lesson)}")
+    p.add_argument(
+        "--out", type=Path, metavar="PICTURE", help=f"PNG, SVG or PDF by its ending; default: {default_picture(lesson)}"
+    )
     p.add_argument("--json", action="store_true", help="print the numbers as JSON")
     p.add_argument("--repeat", type=int, metavar="N", help="measure N seeds one by one: mean (smallest..largest)")
     keep = "note what --repeat gave, or else the seconds of this run, in the package's own table"

@@ -73,7 +73,7 @@ def _sweep(args, names) -> int:
     import numpy as np
 
     from minires.instruments.gradcheck import epsilon_sweep
-    from minires.instruments.plots import plot_epsilon_sweep, save_png
+    from minires.instruments.plots import plot_epsilon_sweep, save_picture
 
     if "resnet50" in names:
         raise ConfigError(f"gradcheck --sweep: {args.target} takes hours: choose one of {', '.join(TARGETS[:-2])}")
@@ -86,7 +86,7 @@ def _sweep(args, names) -> int:
         kind: epsilon_sweep(target, x.astype(kind), dtype=getattr(np, kind), title=names[0])
         for kind in ("float64", "float32")
     }
-    save_png(plot_epsilon_sweep(sweeps, note=f"minires {' '.join(sys.argv[1:])}"), Path(args.out))
+    save_picture(plot_epsilon_sweep(sweeps, note=f"minires {' '.join(sys.argv[1:])}"), Path(args.out))
     if args.json:
         print(json.dumps({kind: sweep.as_dict() for kind, sweep in sweeps.items()}))
         return 0
@@ -165,7 +165,7 @@ def register(commands, command) -> None:
         "--epsilon", type=float, metavar="X", help="half-width of the difference (default: 1e-6; whole networks 1e-7)"
     )
     p.add_argument("--sweep", action="store_true", help="draw the error against epsilon in place of one check")
-    p.add_argument("--out", default="gradcheck.png", metavar="FILE.png", help="of --sweep (default: %(default)s)")
+    common.add_picture(p, "gradcheck.png", "of --sweep: PNG, SVG or PDF by its ending; default: %(default)s")
     p.add_argument("--json", action="store_true")
 
     p = command(

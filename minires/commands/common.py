@@ -4,6 +4,7 @@ import argparse
 
 from minires.backend import choose_device
 from minires.console import err
+from minires.errors import ConfigError
 from minires.nn import ARCHITECTURES, VARIANTS
 
 
@@ -21,6 +22,22 @@ def image_size(text: str) -> tuple[int, int, int]:
         raise argparse.ArgumentTypeError(f"expected a size such as 64 or 64x64x3, got {text!r}")
     numbers = [int(p) for p in parts]
     return (numbers[0], numbers[0], 3) if len(numbers) == 1 else (*numbers, 3)[:3]
+
+
+def picture(text: str) -> str:
+    """An argument type: the name of a picture to write, told to be one before anything is computed."""
+    from minires.instruments.style import picture_kind
+
+    try:
+        picture_kind(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def add_picture(p, name: str, help: str = "PNG, SVG or PDF by its ending; default: %(default)s") -> None:
+    """--out, where the picture goes."""
+    p.add_argument("--out", default=name, type=picture, metavar="PICTURE", help=help)
 
 
 def add_architecture(p, **options):

@@ -16,11 +16,11 @@ def data_make(args) -> int:
 
 def data_show(args) -> int:
     from minires.instruments.plots import plot_samples
-    from minires.instruments.style import save_png
+    from minires.instruments.style import save_picture
 
     train, test = common.source(args).load()
     part = train or test
-    save_png(plot_samples(part, note=f"{part.source}, {len(part):,} images"), Path(args.out))
+    save_picture(plot_samples(part, note=f"{part.source}, {len(part):,} images"), Path(args.out))
     for name, each in (("train", train), ("test", test)):
         if each is not None:
             counts = ", ".join(f"{k}: {(each.labels == i).sum()}" for i, k in enumerate(each.classes))
@@ -57,7 +57,7 @@ def register(commands, command) -> None:
     text = "Count a data set's images and draw some of each class."
     p = command(data, "show", data_show, text, "minires data show --data photos/ --out photos.png")
     common.add_data(p, "builtin")
-    p.add_argument("--out", default="samples.png", metavar="FILE.png", help="default: %(default)s")
+    common.add_picture(p, "samples.png")
 
     text = "Turn a folder of images into one HDF5 file."
     p = command(data, "convert", data_convert, text, "minires data convert photos/ photos.h5 --size 64")

@@ -32,7 +32,7 @@ def gradflow(args) -> int:
 
     from minires.instruments.gradflow import compare_skip
     from minires.instruments.gradflow.grid import gradflow_grid
-    from minires.instruments.plots import plot_gradflow, plot_gradflow_grid, save_png
+    from minires.instruments.plots import plot_gradflow, plot_gradflow_grid, save_picture
     from minires.train import Preprocess
 
     if args.depth and args.size is None:
@@ -51,7 +51,7 @@ def gradflow(args) -> int:
         skips = (True, False) if args.compare == "skip" else (True,)
         result = gradflow_grid([replace(c, skip=skip) for c, skip in product(configs, skips)], x, labels)
         picture = plot_gradflow_grid(result, note=note)
-    save_png(picture, Path(args.out))
+    save_picture(picture, Path(args.out))
     if args.json:
         print(json.dumps(result.as_dict()))
     else:
@@ -123,7 +123,7 @@ def register(commands, command) -> None:
     )
     p.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
     p.add_argument("--seed", type=int, default=0, metavar="N")
-    p.add_argument("--out", default="gradflow.png", metavar="FILE.png", help="default: %(default)s")
+    common.add_picture(p, "gradflow.png")
     p.add_argument("--json", action="store_true")
 
     p = command(

@@ -107,10 +107,16 @@ def landscape(args) -> int:
 def diagram(args) -> int:
     from minires.files import write_text
     from minires.instruments.diagram import diagram as lay_out
+    from minires.instruments.diagram.drawn import to_figure
     from minires.instruments.diagram.svg import to_svg
+    from minires.instruments.style import picture_kind, save_picture
 
     model = resnet(args.arch, args.input, args.classes, **common.network_options(args))
-    write_text(args.out, to_svg(lay_out(model)))
+    svg = to_svg(lay_out(model))
+    if picture_kind(args.out) == "svg":
+        write_text(args.out, svg)  # with its colours for dark pages
+    else:
+        save_picture(to_figure(svg), args.out)
     out.print(f"picture: {Path(args.out).resolve()}")
     return 0
 
@@ -158,9 +164,9 @@ def _note() -> str:
 
 
 def _save(fig, args, numbers=None) -> int:
-    from minires.instruments.style import save_png
+    from minires.instruments.style import save_picture
 
-    save_png(fig, Path(args.out))
+    save_picture(fig, Path(args.out))
     if numbers is not None and args.json:
         print(json.dumps(numbers))
     else:
@@ -240,12 +246,12 @@ def register(commands, command) -> None:
         commands,
         "diagram",
         diagram,
-        "Draw a network as an SVG file: stages, blocks, shortcuts, shapes and strides.",
+        "Draw a network: stages, blocks, shortcuts, shapes and strides.",
         "minires diagram resnet50 --out net.svg",
     )
     common.add_architecture(p)
     p.add_argument("--classes", type=int, default=6, metavar="K", help="default: %(default)s")
-    p.add_argument("--out", default="net.svg", metavar="FILE.svg", help="default: %(default)s")
+    common.add_picture(p, "net.svg")
 
 
 def _add_network(p) -> None:
@@ -259,7 +265,7 @@ def _add_class(p) -> None:
 
 def _add_output(p, name: str, numbers: bool = False) -> None:
     p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
-    p.add_argument("--out", default=f"{name}.png", metavar="FILE.png", help="default: %(default)s")
+    common.add_picture(p, f"{name}.png")
     if numbers:
         p.add_argument("--json", action="store_true", help="print the numbers")
     common.add_device(p)

@@ -30,7 +30,7 @@ from minires.instruments.style import (
     dress,
     figure,
     legend,
-    save_png,
+    save_picture,
 )
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
     "plot_gradient_norms",
     "plot_mistakes",
     "plot_probe",
-    "save_png",
+    "save_picture",
 ]
 
 

@@ -16,7 +16,7 @@ from minires.errors import DataError
 from minires.files import write_bytes, write_text
 from minires.instruments import plots
 from minires.instruments.gradflow import GradFlow
-from minires.instruments.style import png_bytes
+from minires.instruments.style import picture_bytes
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --muted: #5b6776; --page: #f6f7f9; --card: #ffffff; --line: #dfe4ea;
@@ -116,7 +116,7 @@ class _Pictures:
     def __call__(self, name: str, alt: str, plot: Callable, *args) -> str:
         wide, narrow = (plot(*args, note=self.note, narrow=narrow) for narrow in (False, True))
         width, height = (round(inches * 96) for inches in wide.get_size_inches())
-        wide, narrow = png_bytes(wide), png_bytes(narrow)
+        wide, narrow = picture_bytes(wide), picture_bytes(narrow)
         write_bytes(self.folder / f"{name}.png", wide)
         return (
             f'<figure><picture><source media="(max-width: 640px)" srcset="{_data_uri(narrow)}">'

@@ -6,6 +6,7 @@ thread and without a display.
 
 import platform
 import textwrap
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 import minires
+from minires.errors import ConfigError
 from minires.files import write_bytes
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the darker ones first, for thin lines
@@ -129,14 +131,36 @@ def legend(ax, heading: str = "", *, columns: int = 3, extra=()) -> None:
     ax.get_legend().get_title().set_color(INK)
 
 
-def png_bytes(fig: Figure) -> bytes:
-    """The picture as a PNG file's bytes."""
+KINDS = ("png", "svg", "pdf")  # of picture files, by their suffix
+
+
+def picture_kind(path: str | Path) -> str:
+    """One of KINDS, by the suffix of a file to write; ConfigError where it says none of them."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise ConfigError(f"{path}: expected a picture's name that ends in .png, .svg or .pdf: change its ending")
+    return kind
+
+
+def picture_bytes(fig: Figure, kind: str = "png") -> bytes:
+    """The picture as the bytes of a file of this kind; the same figure gives the same bytes."""
+    maker = f"minires, matplotlib {matplotlib.__version__}"
+    metadata = {
+        "png": {"Software": maker},
+        "svg": {"Creator": maker, "Date": None},
+        "pdf": {"Creator": maker, "CreationDate": None},
+    }
     buffer = BytesIO()
-    fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": f"minires, matplotlib {matplotlib.__version__}"})
+    # letters of a PDF as letters, which can be searched and edited; SVG's as shapes, which look the same everywhere
+    with nullcontext() if kind == "png" else matplotlib.rc_context({"svg.hashsalt": "minires", "pdf.fonttype": 42}):
+        fig.savefig(buffer, format=kind, dpi=DPI, metadata=metadata[kind])
     return buffer.getvalue()
 
 
-def save_png(fig: Figure, path: Path) -> Path:
-    """Write the picture, whole or not at all; DataError where the system refuses. Returns the path."""
-    write_bytes(path, png_bytes(fig))
+def save_picture(fig: Figure, path: Path) -> Path:
+    """Write the picture as PNG, SVG or PDF, by the path's suffix, whole or not at all. Returns the path.
+
+    ConfigError for another suffix, DataError where the system refuses.
+    """
+    write_bytes(path, picture_bytes(fig, picture_kind(path)))
     return Path(path)

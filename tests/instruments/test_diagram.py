@@ -9,6 +9,7 @@ import pytest
 
 from minires import cli, resnet
 from minires.instruments.diagram import ADD, ARCH, CARD, FLOW, HEADING, SMALL, TALL, TEXT, TITLE, diagram, text_width
+from minires.instruments.diagram.drawn import to_figure
 from minires.instruments.diagram.svg import to_svg
 from minires.nn import ARCHITECTURES, Block, Conv2d
 
@@ -50,6 +51,21 @@ def test_a_card_for_each_block_with_its_shortcut(arch, kind):
             assert drawn["projection"] == (name == "convolutional")
     names = [card.find(f"{SVG}title").text.split(":")[0] for card in groups(root, "unit")]
     assert names == ["stem", *(block.name for block in model.blocks()), "head"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_figure_shows_what_the_svg_says(kind):
+    svg = to_svg(diagram(small("resnet50", **KINDS[kind])))
+    root = ET.fromstring(svg)
+    ax = to_figure(svg).axes[0]
+    assert [t.get_text() for t in ax.texts] == [e.text for e in root.iter(f"{SVG}text")]
+    shapes = [e for e in root.iter() if e.tag.removeprefix(SVG) in ("rect", "circle", "path")]
+    assert len(ax.patches) == len(shapes) > 100
+    edge = np.array([float(root.get("width")), float(root.get("height"))])
+    for patch in ax.patches:
+        box = patch.get_extents().transformed(ax.transData.inverted())
+        assert (box.extents.reshape(2, 2) >= -0.01).all()
+        assert (box.extents.reshape(2, 2) <= edge + 0.01).all()
 
 
 @pytest.mark.parametrize("arch", ["resnet8", "resnet50", "resnet152"])

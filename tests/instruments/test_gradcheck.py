@@ -15,7 +15,7 @@ from minires.commands.checks import _examples
 from minires.errors import ConfigError, ShapeError, StateError
 from minires.instruments.gradcheck import Sweep, epsilon_sweep, gradcheck, gradcheck_model
 from minires.instruments.plots import plot_epsilon_sweep
-from minires.instruments.style import png_bytes
+from minires.instruments.style import picture_bytes
 
 X = np.random.default_rng(0).standard_normal((3, 8, 8, 3))
 SMALL = {"widths": (3, 4, 5)}
@@ -276,7 +276,7 @@ def test_the_sweep_has_the_arms_of_a_v():
 def test_the_sweep_is_drawn():
     rows = tuple({"epsilon": 10.0**-k, "error": 10.0**-k, "worst": 1.0, "crossed": 0.5} for k in range(1, 6))
     fig = plot_epsilon_sweep({"float64": Sweep("block", "float64", 0, rows)}, note="seed 0")
-    assert png_bytes(fig).startswith(b"\x89PNG")
+    assert picture_bytes(fig).startswith(b"\x89PNG")
     top, bottom = fig.axes
     assert list(top.lines[0].get_xdata()) == [row["epsilon"] for row in rows]
     assert list(bottom.lines[0].get_ydata()) == [0.5] * 5

@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from data_helpers import random_set
+from data_helpers import random_set, write_image
 from matplotlib.figure import Figure
 from PIL import Image
 
+from minires import cli
 from minires.errors import DataError
 from minires.instruments import plots
 from minires.instruments.gradflow import compare_skip
@@ -145,14 +147,60 @@ def test_probe_has_a_point_for_each_layer():
 
 def test_save_is_a_png_and_atomic(tmp_path, monkeypatch):
     fig = plots.plot_curves(HISTORY)
-    path = plots.save_png(fig, tmp_path / "curves.png")
+    path = plots.save_picture(fig, tmp_path / "curves.png")
     assert Image.open(path).size[0] > 1200
     before = path.read_bytes()
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(DataError, match="space"):
-        plots.save_png(fig, path)
+        plots.save_picture(fig, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+STARTS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_the_ending_of_a_picture_is_its_kind(tmp_path, kind):
+    paths = [plots.save_picture(plots.plot_curves(HISTORY), tmp_path / f"{i}.{kind.upper()}") for i in range(2)]
+    content = paths[0].read_bytes()
+    assert content.startswith(STARTS[kind])
+    assert content == paths[1].read_bytes()
+    if kind == "svg":
+        assert ET.fromstring(content).tag.endswith("svg")
+
+
+COMMANDS = (
+    "diagram resnet8",
+    "data show --data photos",
+    "gradcheck relu --sweep",
+    "gradflow --arch resnet8 --data photos --size 16 --batch-size 4",
+    "gradcam resnet8",
+    "lesson 1 --quick",
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_each_command_draws_what_the_ending_says_or_refuses_it(tmp_path, capsys, monkeypatch, line):
+    for i in range(8):
+        write_image(tmp_path / "photos" / "ab"[i % 2] / f"{i}.png", i)
+    monkeypatch.chdir(tmp_path)
+    for kind, start in STARTS.items():
+        assert cli.main([*line.split(), "--out", f"x.{kind}"]) == 0
+        assert (
+            (tmp_path / f"x.{kind}")
+            .read_bytes()
+            .startswith(b"<svg" if (line, kind) == ("diagram resnet8", "svg") else start)
+        )
+    before = sorted(tmp_path.iterdir())
+    for name in ("x.jpg", "x"):
+        try:
+            status = cli.main([*line.split(), "--out", name])
+        except SystemExit as stop:
+            status = stop.code
+        assert status == 2
+        assert f"{name}: expected a picture's name that ends in .png" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_no_global_state_of_matplotlib_is_used():

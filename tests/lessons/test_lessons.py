@@ -133,7 +133,7 @@ def test_the_picture_is_drawn_and_says_where_it_is_from(n, tmp_path):
     fig = harness.load(n).plot(measured(n))
     assert isinstance(fig, Figure)
     assert any(f"minires lesson {n}" in text.get_text() for text in fig.texts)
-    style.save_png(fig, tmp_path / "lesson.png")
+    style.save_picture(fig, tmp_path / "lesson.png")
     assert min(Image.open(tmp_path / "lesson.png").size) > 400
 
 
