@@ -3,7 +3,8 @@
 exercise_NN_name.py   what the student receives: the statement, and below it a hole or a fault
 checks/               by the same name: HINTS, CHECKS in the order in which they run, and AFTERWARDS, what to read next
 solutions/            by the same name: a reference solution
-grading.py            how a check says what it saw; worker.py runs the checks; judge.py watches over the worker
+grading.py            how a check says what it saw; worker.py runs the checks; judge.py watches over the worker;
+                      classroom.py judges a folder of submissions
 """
 
 import ast

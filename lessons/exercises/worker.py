@@ -7,20 +7,27 @@ that ended the process. Whatever the file prints goes elsewhere.
 """
 
 import faulthandler
+import inspect
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from minires.lessons.exercises import Exercise, exercise
 from minires.lessons.exercises.grading import Wrong
 
+from minires.fast.cpu import as_read
+
 MEMORY = 4 * 2**30  # bytes of address space
 LOADS = "file"  # the name of the first check
+LIBRARY = "minires.ops", "minires.nn", "minires.fast"
+OWN = "`{}` is what this exercise is about: write it yourself, and keep the library's to compare with."
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,38 @@ def examine(path: Path, task: Exercise, begin: Callable[[str], None] = lambda na
     except BaseException as error:
         result = Result(LOADS, *explain(error, path))
     yield result
+    answers = getattr(task.checks, "ANSWERS", ())
     for name, check in task.checks.CHECKS.items() if student else ():
         begin(name)
         result = Result(name)
         try:
-            check(student)
+            with refused(answers, path):
+                check(student)
         except BaseException as error:
             result = Result(name, *explain(error, path))
         yield result
+
+
+@contextmanager
+def refused(answers: tuple[Callable, ...], path: Path):
+    """Inside, a call of one of the library's own `answers` from the student's file is Wrong, however it is reached."""
+    codes = {inspect.unwrap(f).__code__: f for f in answers}
+
+    def on_call(frame, event, _):
+        if event == "call" and frame.f_code in codes:
+            name, caller = codes[frame.f_code].__qualname__, frame.f_back
+            while caller and caller.f_code.co_filename != str(path):
+                caller = caller.f_back
+            if caller:
+                raise Wrong(f"line {caller.f_lineno} has the library's own {name} do the work", OWN.format(name))
+
+    before = sys.getprofile()
+    with as_read():  # each op as its own function: kernels would run instead of it
+        sys.setprofile(on_call if codes else before)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
 
 
 def load(path: Path, needs: tuple) -> ModuleType:
@@ -66,8 +97,11 @@ def load(path: Path, needs: tuple) -> ModuleType:
         raise SyntaxError(str(error)) from None
     exec(code, module.__dict__)
     for name in needs:
-        if not callable(getattr(module, name, None)):
+        found = getattr(module, name, None)
+        if not callable(found):
             raise Wrong(f"there is no `{name}` in the file", "Keep the names of the statement; case counts.")
+        if isinstance(found, partial) or getattr(found, "__module__", "").startswith(LIBRARY):
+            raise Wrong(f"`{name}` is the library's own, under another name", OWN.format(name))
     return module
 
 

@@ -1,28 +1,39 @@
-"""exercise: the list, a statement with the file to work in, a check, a hint. Exit status 1 where a check fails."""
+"""exercise: the list, a statement with the file to work in, a check, a hint; for teachers, a folder of submissions.
 
+Exit status 1 where a check of one's own file fails.
+"""
+
+import csv
 import json
+from io import StringIO
 from pathlib import Path
 
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from minires.console import out
+from minires.console import err, out
 from minires.errors import ConfigError
 from minires.files import write_text
 
-SEEN = Path(".minires-hints.json")  # beside the student's files: how many hints of each exercise were given
 LINES = 20  # of what the student's file prints
 
 
 def exercise(args) -> int:
     from minires.lessons.exercises import exercise as find
 
+    if args.grade:
+        return _grade(args)
+    if args.csv or args.gradescope:
+        raise ConfigError("exercise: --csv and --gradescope go with --grade FOLDER")
     if args.number is None:
-        if args.check or args.hint:
+        if args.check or args.hint or args.json:
             raise ConfigError("exercise: say which one, as in `minires exercise 1 --check FILE`")
         return _list()
+    if args.json and not args.check:
+        raise ConfigError("exercise: --json goes with --check FILE or --grade FOLDER")
     task = find(args.number)
-    status = _check(task, args.check) if args.check else 0
+    status = _check(task, args) if args.check else 0
     if args.hint:
         _hint(task)
     elif not args.check:
@@ -32,12 +43,15 @@ def exercise(args) -> int:
 
 def _list() -> int:
     from minires.lessons.exercises import exercises
+    from minires.lessons.exercises.classroom import state
 
+    solved = state()["solved"]
     table = Table(show_edge=False)
     table.add_column("", justify="right")
     table.add_column("exercise")
+    table.add_column("")
     for task in exercises():
-        table.add_row(str(task.number), task.title)
+        table.add_row(str(task.number), task.title, Text("solved", "green") if task.number in solved else "")
     out.print(table)
     out.print("\n`minires exercise 1` tells what to do and writes a file to start from.")
     return 0
@@ -54,10 +68,22 @@ def _hand_out(task) -> None:
     out.print(f"check it: minires exercise {task.number} --check {path}")
 
 
-def _check(task, file: str) -> int:
-    from minires.lessons.exercises.judge import judge
+def _check(task, args) -> int:
+    from minires.lessons.exercises.classroom import state, submit
 
-    verdict = judge(file, task)
+    submission = submit(args.check, task)
+    verdict, seen = submission.verdict, state()
+    if verdict.ok and task.number not in seen["solved"]:
+        _keep(seen | {"solved": sorted([*seen["solved"], task.number])})
+    if args.json:
+        print(json.dumps(submission.as_dict()))
+    else:
+        _show(submission)
+    return int(not verdict.ok)
+
+
+def _show(submission) -> None:
+    task, verdict = submission.task, submission.verdict
     out.print(f"exercise {task.number}: {task.title}", style="bold")
     first = next((r for r in verdict.results if not r.ok), None)
     width = max(len(name) for name in ("file", *task.checks.CHECKS))
@@ -70,18 +96,50 @@ def _check(task, file: str) -> int:
         out.print(f"   --   {name}")
     if verdict.printed.strip():
         lines = verdict.printed.splitlines()
-        out.print(f"\n{file} printed:")
+        out.print(f"\n{submission.path} printed:")
         for line in lines[:LINES]:
             out.print(Text(f"  | {line}"))
         if lines[LINES:]:
             out.print(f"  | ... and {len(lines) - LINES} lines more")
-    if not verdict.ok:
+    if verdict.ok:
+        _tell(f"\nall {submission.of} checks pass. {task.checks.AFTERWARDS}")
+    else:
         _tell(f"\nhint: {first.hint}")
-        passed = sum(r.ok for r in verdict.results)
-        of = len(verdict.results) + len(verdict.unreached)
-        out.print(f"{passed} of {of} checks pass; `minires exercise {task.number} --hint` helps further")
-        return 1
-    _tell(f"\nall {len(verdict.results)} checks pass. {task.checks.AFTERWARDS}")
+        helps = f"`minires exercise {task.number} --hint` helps further"
+        out.print(f"{submission.passed} of {submission.of} checks pass; {helps}")
+
+
+def _grade(args) -> int:
+    """Status 0 once all were judged, whatever was found."""
+    from minires.lessons.exercises.classroom import find, grade, gradescope
+
+    if args.number is not None or args.check or args.hint:
+        raise ConfigError("exercise: --grade FOLDER judges all exercises in it: leave out N, --check and --hint")
+    submissions = []
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("judging", total=len(find(args.grade)))
+        for submission in grade(args.grade):
+            submissions.append(submission)
+            bar.advance(task)
+    rows = [s.as_row() for s in submissions]
+    if args.csv:
+        text = StringIO()
+        table = csv.DictWriter(text, rows[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        write_text(args.csv, text.getvalue())
+    if args.gradescope:
+        write_text(args.gradescope, json.dumps(gradescope(submissions), indent=1))
+    if args.json:
+        print(json.dumps([s.as_dict() for s in submissions]))
+        return 0
+    table = Table(show_edge=False)
+    for heading in ("student", "exercise", "checks", "first fault"):
+        table.add_column(heading)
+    for s, row in zip(submissions, rows, strict=True):
+        count = Text(f"{s.passed} of {s.of}", "green" if s.verdict.ok else "red")
+        table.add_row(Text(s.student), f"{s.task.number} {s.task.title}", count, Text(row["first fault"]))
+    out.print(table)
     return 0
 
 
@@ -92,16 +150,20 @@ def _tell(text: str) -> None:
 
 def _hint(task) -> None:
     """The next one of the exercise's hints; after the last, the first again."""
-    hints = task.checks.HINTS
-    try:
-        seen = json.loads(SEEN.read_text(encoding="utf-8"))
-        given = int(seen.get(str(task.number), 0)) % len(hints)
-    except (OSError, ValueError, AttributeError, TypeError):
-        seen, given = {}, 0
+    from minires.lessons.exercises.classroom import state
+
+    hints, seen = task.checks.HINTS, state()
+    given = seen["hints"].get(str(task.number), 0) % len(hints)
     _tell(f"hint {given + 1} of {len(hints)}: {hints[given]}")
     if given + 1 == len(hints):
         out.print(f"That was the last one. A reference solution: {task.solution}")
-    write_text(SEEN, json.dumps(seen | {str(task.number): given + 1}) + "\n")
+    _keep(seen | {"hints": seen["hints"] | {str(task.number): given + 1}})
+
+
+def _keep(kept: dict) -> None:
+    from minires.lessons.exercises.classroom import STATE
+
+    write_text(STATE, json.dumps(kept) + "\n")
 
 
 def register(commands, command) -> None:
@@ -115,3 +177,7 @@ def register(commands, command) -> None:
     p.add_argument("number", nargs="?", type=int, metavar="N", help="which one; without it, the list")
     p.add_argument("--check", metavar="FILE", help="run the checks on this file, in a process of its own")
     p.add_argument("--hint", action="store_true", help="give the next hint")
+    p.add_argument("--json", action="store_true", help="of --check and --grade: print the verdicts as JSON")
+    p.add_argument("--grade", metavar="FOLDER", help="check all files below it: STUDENT/exercise_01_im2col.py ...")
+    p.add_argument("--csv", metavar="FILE", help="of --grade: write the table to this file")
+    p.add_argument("--gradescope", metavar="FILE", help="of --grade: write results.json for Gradescope's autograder")

@@ -1,6 +1,7 @@
 """The exercises: every reference solution passes, every wrong answer meets its own hint, and no file, whatever it does,
 brings the judge down."""
 
+import csv
 import json
 import runpy
 import sys
@@ -10,11 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from minires.lessons.exercises import exercise, exercises, judge
+from minires.lessons.exercises import classroom, exercise, exercises, judge
 from minires.lessons.exercises.worker import examine
 
 from minires import cli
-from minires.commands import exercises as command
 from minires.errors import ConfigError
 
 TASKS = exercises()
@@ -139,6 +139,49 @@ def test_a_file_that_fails_is_told_in_one_line(kind, tmp_path):
     assert words in fault.seen
     assert "\n" not in fault.seen
     assert fault.hint
+
+
+BORROWED = {
+    "imported": (2, "from minires.ops import conv2d_backward\n"),
+    "called": (2, "from minires import ops\ndef conv2d_backward(*a, **k):\n    return ops.conv2d_backward(*a, **k)\n"),
+    "in loops": (4, "from minires.ops import naive\nbatchnorm_backward = lambda *a: naive.batchnorm_backward(*a)\n"),
+    "partial": (
+        4,
+        "import functools, minires.ops as o\nbatchnorm_backward = functools.partial(o.batchnorm_backward)\n",
+    ),
+    "by a layer": (
+        2,
+        """
+from minires import nn
+def conv2d_backward(dy, x, w, *, stride=1, pad=0):
+    conv = nn.Conv2d("conv", *w.shape[2:], w.shape[:2], stride=stride, pad=pad)
+    conv.w.data, conv.w.grad = w, 0 * w
+    conv.forward(x)
+    return conv.backward(dy), conv.w.grad, conv.b.grad
+""",
+    ),
+    "parent's": (5, "super().forward(x)"),
+}
+
+
+@pytest.mark.parametrize("kind", BORROWED)
+def test_the_library_s_own_op_is_no_answer(kind, tmp_path):
+    number, text = BORROWED[kind]
+    if kind == "parent's":
+        body = exercise(number).solution.read_text().partition("    def forward")[0]
+        text = f"{body}    def forward(self, x):\n        return {text}\n\n    backward = lambda self, dy: dy\n"
+    fault = first_fault(written(tmp_path, text), exercise(number))
+    assert "the library's own" in fault.seen
+    assert "write it yourself" in fault.hint
+
+
+@pytest.mark.parametrize("number", [7, 8, 10])
+def test_a_block_may_inherit_what_was_wrong(number, tmp_path):
+    """To delete both overrides is a right answer: the library's Block is what was meant."""
+    text = exercise(number).text.partition("    def forward")[0]
+    if number == 10:
+        text = text.replace("channels, 2 * channels, 1, seed", "channels, 2 * channels, 1, stride=2, seed")
+    assert first_fault(written(tmp_path, text), exercise(number)) is None
 
 
 def test_an_input_that_was_changed_is_named(tmp_path):
@@ -295,6 +338,57 @@ def test_the_command_names_a_file_that_is_missing(here, capsys):
         assert shown.out == ""
 
 
+def test_a_verdict_as_json_and_what_is_solved_is_marked(here, capsys):
+    assert run(1, "--check", exercise(1).path, "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["solved"], told["passed"], told["of"]) == (False, 1, 9)
+    assert "not written yet" in next(check["seen"] for check in told["checks"] if not check["ok"])
+    run()
+    assert "solved" not in capsys.readouterr().out
+    assert run(1, "--check", exercise(1).solution, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["solved"]
+    run()
+    assert capsys.readouterr().out.count("solved") == 1
+
+
+def test_a_class_is_graded(here, capsys):
+    handed = {
+        "anna/exercise_01_im2col.py": exercise(1).solution,
+        "anna/week2/exercise_04_batchnorm_fused.py": exercise(4).path,
+        "boris_exercise_01_im2col.py": exercise(1).path,
+    }
+    for name, source in handed.items():
+        path = here / "class" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source.read_text())
+    (here / "class" / "anna" / "notes.py").write_text("1 / 0")
+    (here / "class" / "anna" / classroom.STATE).write_text('{"hints": {"1": 2}, "solved": []}')
+    assert run("--grade", "class", "--csv", "marks.csv", "--gradescope", "results.json") == 0
+    shown = capsys.readouterr().out
+    assert "anna" in shown
+    assert "9 of 9" in shown
+    rows = list(csv.DictReader((here / "marks.csv").open()))
+    marks = [(row["student"], row["exercise"], row["solved"], row["hints"]) for row in rows]
+    assert marks == [("anna", "1", "True", "2"), ("anna", "4", "False", "0"), ("boris", "1", "False", "0")]
+    assert "not written yet" in rows[2]["first fault"]
+    tests = json.loads((here / "results.json").read_text())["tests"]
+    assert len(tests) == 18 + 1 + len(exercise(4).checks.CHECKS)
+    assert sum(test["score"] for test in tests) == 9 + sum(int(row["passed"]) for row in rows[1:])
+    assert run("--grade", "class", "--json") == 0
+    assert [told["passed"] for told in json.loads(capsys.readouterr().out)] == [int(row["passed"]) for row in rows]
+    (here / "empty").mkdir()
+    (here / "class" / "exercise_99.py").write_text("")
+    for arguments, words in (
+        (("--grade", "absent"), "expected a folder of submissions"),
+        (("--grade", "empty"), "no file in it is named like"),
+        (("--grade", "class"), "exercise_99.py: there is no exercise 99"),
+        (("--csv", "x.csv"), "go with --grade"),
+        ((1, "--json"), "--json goes with"),
+    ):
+        assert run(*arguments) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
 def test_hints_come_one_at_a_time(here, capsys):
     for number in (1, 2, 3, 1):
         assert run(2, "--hint") == 0
@@ -303,7 +397,7 @@ def test_hints_come_one_at_a_time(here, capsys):
         assert ("A reference solution: " in shown) == (number == 3)
     assert run(3, "--hint") == 0
     assert "hint 1 of 3" in capsys.readouterr().out
-    assert json.loads(command.SEEN.read_text()) == {"2": 1, "3": 1}
-    command.SEEN.write_text("no JSON")
+    assert classroom.state(here) == {"hints": {"2": 1, "3": 1}, "solved": []}
+    (here / classroom.STATE).write_text("no JSON")
     assert run(2, "--hint") == 0
     assert "hint 1 of 3" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from minires import ops
 from minires.ops import naive
 
 NEEDS = ("conv2d_backward",)
+ANSWERS = ops.conv2d_backward, naive.conv2d_backward
 HINTS = (
     "Begin with db: in how many outputs does b[o] occur, and with what factor? Then dw, then dx.",
     "Fix one cell (r, s) of the window. Between the pixels that lie under it and y there is a 1x1 convolution, which "

@@ -16,8 +16,10 @@ from minires.lessons.exercises.grading import (
 )
 
 from minires import ops
+from minires.ops import naive
 
 NEEDS = ("batchnorm_forward", "batchnorm_backward")
+ANSWERS = ops.batchnorm_backward, naive.batchnorm_backward
 HINTS = (
     "Draw the forward pass as a graph: a circle for each line, an arrow for each use. Walk the arrows backwards.",
     "A product hands each factor dy times the other factor. A sum hands dy on as it is. A vector that was spread over "

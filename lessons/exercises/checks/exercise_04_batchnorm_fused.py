@@ -7,6 +7,7 @@ from minires import ops
 from minires.ops import naive
 
 NEEDS = ("batchnorm_backward",)
+ANSWERS = ops.batchnorm_backward, naive.batchnorm_backward
 HINTS = (
     "dgamma and dbeta are those of exercise 3. Write dx of exercise 3 as one long expression before you simplify.",
     "Two of the terms in the long expression are sums that you have already under another name.",

@@ -23,7 +23,6 @@ BRANCH = [blocks.conv(3, 4, 8, 2), blocks.norm(8), blocks.RELU, blocks.conv(3, 8
 
 def block(student):
     made = student.DownBlock("block", 4)
-    blocks.by_hand(made)
     return blocks.ready(made)
 
 

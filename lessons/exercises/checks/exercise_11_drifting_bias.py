@@ -4,7 +4,7 @@ import numpy as np
 from minires.lessons.exercises.checks import exercise_04_batchnorm_fused as fused
 from minires.lessons.exercises.grading import Wrong, equal
 
-NEEDS = ("batchnorm_backward",)
+NEEDS, ANSWERS = fused.NEEDS, fused.ANSWERS
 HINTS = (
     "Add 1 to every x of a channel: what happens to mean, to var, to y? What must dx sum to, then?",
     "Three arrays of forward depend on x: x_hat directly, mean, and var. How does each of them reach y?",
