@@ -18,6 +18,7 @@ from minires.commands import (
     site,
     stepping,
     training,
+    tuning,
     weights,
 )
 from minires.console import err
@@ -36,7 +37,20 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(run=run)
         return p
 
-    for module in (training, instruments, seeing, stepping, checks, datasets, weights, lessons, exercises, site, bench):
+    for module in (
+        training,
+        tuning,
+        instruments,
+        seeing,
+        stepping,
+        checks,
+        datasets,
+        weights,
+        lessons,
+        exercises,
+        site,
+        bench,
+    ):
         module.register(commands, command)
     return root
 

@@ -42,6 +42,7 @@ __all__ = [
     "plot_gradient_norms",
     "plot_mistakes",
     "plot_probe",
+    "plot_rate_test",
     "save_picture",
 ]
 
@@ -356,4 +357,22 @@ def plot_epsilon_sweep(sweeps: dict, *, note: str = "", narrow: bool = False) ->
     bottom.set_ylabel("share of stencils")
     legend(top, "Error of the central difference")
     legend(bottom, "Ends on two sides of a kink")
+    return fig
+
+
+def plot_rate_test(test, *, note: str = "", narrow: bool = False) -> Figure:
+    """The loss of each step of a `rate_test.RateTest` over its learning rate, with what is read from it."""
+    _need(test.losses, "losses", "one a step")
+    fig, (ax,) = figure("Which learning rate?", narrow=narrow, note=note)
+    ax.plot(test.rates, test.losses, color=MUTED, marker=".", markersize=4, linewidth=0.8, alpha=0.7, label="each step")
+    ax.plot(test.rates, test.smooth, color=BLUE, linewidth=2.4, label="mean")
+    marks = ((test.suggestion, GREEN, "falls fastest"), (test.largest, ORANGE, "is lowest"))
+    for rate, color, text in marks:
+        if rate is not None:
+            ax.axvline(rate, color=color, **DASHED, label=f"{text}: {rate:.1e}")
+    ax.set_xscale("log")
+    ax.set_xlabel("learning rate, growing with every step")
+    spread = max(test.smooth) - min(test.smooth)
+    ax.set_ylim(min(min(test.losses), min(test.smooth) - 0.1 * spread), max(test.smooth) + 0.5 * spread)
+    legend(ax, f"Loss (cross-entropy), {test.optimizer}", columns=2)
     return fig
