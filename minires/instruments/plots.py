@@ -48,6 +48,7 @@ __all__ = [
 
 
 DASHED = {"linestyle": (0, (4, 3)), "linewidth": 1.2, "alpha": 0.8}
+WIDE_SPREAD = 50  # of losses: the largest over the smallest
 THEORY = "; dashed: theory for wide dense nets"
 
 
@@ -181,8 +182,11 @@ def plot_curves(history: list[dict], *, note: str = "", narrow: bool = False) ->
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=8))
         legend(ax, title)
-    highest = axes[0].dataLim.ymax  # infinite where no loss was a number
-    axes[0].set_ylim(0, 1.06 * highest if 0 < highest < np.inf else 1)
+    lowest, highest = axes[0].dataLim.intervaly  # infinite where no loss was a number
+    if 0 < lowest and WIDE_SPREAD * lowest < highest < np.inf:
+        axes[0].set_yscale("log")  # one bad epoch would press all others onto the axis
+    else:
+        axes[0].set_ylim(0, 1.06 * highest if 0 < highest < np.inf else 1)
     axes[1].set_ylim(0, 1.02)
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return fig

@@ -145,6 +145,13 @@ def test_probe_has_a_point_for_each_layer():
         plots.plot_probe(silent)
 
 
+def test_one_bad_epoch_does_not_press_the_others_onto_the_axis():
+    assert plots.plot_curves(HISTORY).axes[0].get_yscale() == "linear"
+    spike = [HISTORY[0] | {"test_loss": 11.0}, HISTORY[1] | {"test_loss": 0.05}, HISTORY[2] | {"test_loss": 0.02}]
+    assert plots.plot_curves(spike).axes[0].get_yscale() == "log"
+    assert plots.plot_curves([row | {"test_loss": None} for row in spike]).axes[0].get_yscale() == "linear"
+
+
 def test_save_is_a_png_and_atomic(tmp_path, monkeypatch):
     fig = plots.plot_curves(HISTORY)
     path = plots.save_picture(fig, tmp_path / "curves.png")
