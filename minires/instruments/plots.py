@@ -183,7 +183,7 @@ def plot_curves(history: list[dict], *, note: str = "", narrow: bool = False) ->
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=8))
         legend(ax, title)
     lowest, highest = axes[0].dataLim.intervaly  # infinite where no loss was a number
-    if 0 < lowest and WIDE_SPREAD * lowest < highest < np.inf:
+    if lowest > 0 and WIDE_SPREAD * lowest < highest < np.inf:
         axes[0].set_yscale("log")  # one bad epoch would press all others onto the axis
     else:
         axes[0].set_ylim(0, 1.06 * highest if 0 < highest < np.inf else 1)
