@@ -38,8 +38,8 @@ LESSON = Lesson(
     The table below has these as powers of ten: log10 of what the first layer gets over what the last one got.
 
     So the story of the courses, "in a plain network the gradient vanishes, and skips cure that", is true for the first
-    line alone: no normalisation, and weights that are too small. The paper's ResNets all have batch normalisation (BN). Take its
-    skips away and the gradient does not vanish, it explodes. What skips do there is to tame the growth, from
+    line alone: no normalisation, and weights that are too small. The paper's ResNets have batch normalisation (BN).
+    Take their skips away and the gradient does not vanish, it explodes. What skips do there is to tame the growth, from
     exponential in the depth to a power of the depth.
 
     Why: a layer sends back $dx = (dy \odot [y > 0])\, w^T$. The ReLU lets half of the mean square through; a matrix

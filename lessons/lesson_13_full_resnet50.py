@@ -41,8 +41,8 @@ LESSON = Lesson(
     one dense layer. Count its numbers by hand once: a convolution has $R S C O$ weights and O biases, batch
     normalisation 4 C, half of which are trained. The sum is 23,600,006.
 
-    Without a run this lesson trains a dozen steps, to show that all parts run together: in so few the loss may still rise,
-    and nothing is said about how good it gets.
+    Without a run this lesson trains a dozen steps, to show that all parts run together: in so few the loss may
+    still rise, and nothing is said about how good it gets.
     `make train` takes minutes and leaves a folder; give it with `--run`, and the curve, the confusion and the gradient
     are those of your network. The default recipe reached 98.3 % on the built-in signs (120 test images) and 98.9 %
     twice on the Sign Language Digits photographs (`minires train --data sign-language-digits --epochs 10`, seeds 0 and
