@@ -168,8 +168,8 @@ def test_zip(tmp_path):
     path = tmp_path / "weights.h5"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a", "b")
-    with pytest.raises(DataError) as error:
-        open_hdf5(path, "a checkpoint")
+    with pytest.raises(DataError) as error, open_hdf5(path, "a checkpoint"):
+        pass
     assert_one_line(error, path, "a checkpoint", "zip archive", "unpack")
 
 
@@ -177,17 +177,17 @@ def test_zip(tmp_path):
 def test_truncated(tmp_path, kept):
     path = write_pair(tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(DataError) as error:
-        open_hdf5(path, "a checkpoint")
+    with pytest.raises(DataError) as error, open_hdf5(path, "a checkpoint"):
+        pass
     assert_one_line(error, path, "truncated HDF5 file", kept)
 
 
 def test_paths_that_are_no_file(tmp_path):
-    with pytest.raises(DataError) as error:
-        open_hdf5(tmp_path / "none.h5", "a checkpoint")
+    with pytest.raises(DataError) as error, open_hdf5(tmp_path / "none.h5", "a checkpoint"):
+        pass
     assert_one_line(error, tmp_path / "none.h5", "no such file")
-    with pytest.raises(DataError) as error:
-        open_hdf5(tmp_path, "a checkpoint")
+    with pytest.raises(DataError) as error, open_hdf5(tmp_path, "a checkpoint"):
+        pass
     assert_one_line(error, tmp_path, "folder")
     with pytest.raises(DataError) as error:
         load(tmp_path / "none")
