@@ -50,7 +50,9 @@ def read_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
                 # JPEG decodes to a half, quarter or eighth for free; stay at twice the size or more
                 image.draft(None, (2 * max(size), 2 * max(size)))
             if scan is not None:
-                image.decodermaxblock = scan[1] - _SPARE - (scan[1] - scan[0]) // 64  # read all but the end, then the end
+                image.decodermaxblock = (
+                    scan[1] - _SPARE - (scan[1] - scan[0]) // 64
+                )  # read all but the end, then the end
                 image.load()
                 if source.tell() < scan[1]:
                     problem = f"its {width}x{height} pixels end before its data do"
