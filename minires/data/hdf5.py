@@ -21,7 +21,7 @@ from minires.data.probe import damage, in_child, open_and_walk, walk
 from minires.errors import DataError, MiniresError
 from minires.files import atomic_path
 
-_SEALED = "sealed"  # the attribute that says that there has to be a seal
+SEALED = "sealed"  # the attribute that says that there has to be a seal
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HEAD_BYTES = 65536
@@ -80,7 +80,7 @@ def open_hdf5(path: str | os.PathLike, what: str, content: bytes | None = None) 
         with h5py.File(source, "r") as file:
             if whole:
                 walk(file, size)
-            elif _SEALED in file.attrs and content is None:
+            elif SEALED in file.attrs and content is None:
                 raise DataError("the seal that it was written with is damaged")
             yield file
     except DataError as error:
@@ -117,7 +117,7 @@ def atomic_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
     """
     with atomic_path(path) as temporary:
         with h5py.File(temporary, "w-", userblock_size=512) as file:
-            file.attrs[_SEALED] = True
+            file.attrs[SEALED] = True
             yield file
         with temporary.open("rb+") as raw, ThreadPoolExecutor(1) as aside:
             raw.write(f"{seal.BLANK}\n".encode())

@@ -137,6 +137,8 @@ def _outcome(look: Callable, source, size: int) -> str:
 
 def damage(error: BaseException, size: int) -> str:
     """What h5py's error on a file of `size` bytes means."""
+    if isinstance(error, MemoryError):
+        return "it takes more memory than there is"
     message = " ".join(str(error).split()) or type(error).__name__
     sizes = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", message)
     if sizes:

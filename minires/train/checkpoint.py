@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from minires.backend import get_xp, to_numpy
-from minires.data.hdf5 import atomic_hdf5, open_hdf5
+from minires.data.hdf5 import SEALED, atomic_hdf5, open_hdf5
+from minires.data.images import MAX_PIXELS
 from minires.errors import CheckpointError, DataError, MiniresError
 from minires.nn import Config, Module, ResNet
 from minires.nn.init import undrawn
@@ -114,6 +115,8 @@ def _read(file, path, model) -> Checkpoint:
     header = json.loads(file.attrs["minires"]) if len(file.attrs["minires"]) <= MAX_HEADER else {}
     if header["format"] > FORMAT:
         raise CheckpointError(f"{path}: written by a newer minires (format {header['format']}): update minires")
+    if header["format"] > 1 and SEALED not in file.attrs:
+        raise CheckpointError("has lost the seal that it was written with: use another copy")
     classes, preprocess = _read_use(header)
     weights, slots = ({name: group[name] for name in group} for group in (file["weights"], file["optimizer"]))
     numbers = sum(array.size for array in weights.values())
@@ -146,7 +149,8 @@ def _read_use(header: dict) -> tuple[tuple, Preprocess]:
 
 def _build(config: Config, numbers: int) -> ResNet:
     """The network, its kernels zeros; its widths are no larger than a file of so many numbers can fill."""
-    if max(config.classes, config.input_shape[2], *(config.widths or ())) > numbers:
+    height, width, channels = config.input_shape
+    if max(config.classes, channels, *(config.widths or ())) > numbers or height * width > MAX_PIXELS:
         raise CheckpointError(f"describes a network that its {numbers:,} numbers cannot fill: use another copy")
     with undrawn():
         return ResNet(config)

@@ -90,15 +90,16 @@ def resume(
     device="cpu",
     reporter=None,
     check=True,
+    model=None,
     **ways,
 ) -> tuple[Classifier, Progress]:
-    """Go on with the run in the folder `out`, on the same data; `epochs` may extend it.
+    """Go on with the run in the folder `out`, on the same data; `epochs` may extend it. model: see `load_checkpoint`.
 
     CheckpointError when the file holds no training state, the data are not those of the run, or the run is
     already complete.
     """
     path = Path(out) / "model.h5"
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, model)
     if not checkpoint.training:
         raise CheckpointError(f"{path}: holds weights but no training state: start a new run")
     if checkpoint.training["data"] != train.fingerprint():
