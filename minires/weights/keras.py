@@ -65,7 +65,7 @@ class KerasLayer:
         return known if all(known) else list(KINDS[self.kind][1][: len(known)])
 
 
-def read_keras(path: Path, model: ResNet) -> Found:
+def read_keras(path: Path, model: ResNet | None = None) -> Found:
     """The arrays of any Keras file. The model is asked for its layer order where names are lost."""
     try:
         if zipfile.is_zipfile(path):
@@ -75,7 +75,7 @@ def read_keras(path: Path, model: ResNet) -> Found:
         else:
             with open_hdf5(path, WHAT) as file:
                 kind, layers, config = _read_hdf5(file, path)
-        differences = _differences(config, model)
+        differences = _differences(config, model) if model else []
     except DataError as error:
         raise CheckpointError(str(error)) from None
     except MiniresError:
@@ -84,8 +84,8 @@ def read_keras(path: Path, model: ResNet) -> Found:
         problem = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path}: a damaged Keras file ({problem}): download or write it again") from error
     found = Found(kind)
-    theirs, ours = {layer.name for layer in layers}, {m.name for m in layer_list(model)}
-    if not theirs & ours and variant_of(theirs) is None:
+    theirs, ours = {layer.name for layer in layers}, {m.name for m in layer_list(model)} if model else set()
+    if model and not theirs & ours and variant_of(theirs) is None:
         _name_by_order(layers, model, found)
     for layer in layers:
         if layer.kind is None:
