@@ -154,7 +154,7 @@ def _keras2_layers(group: h5py.Group) -> list[KerasLayer]:
         for variable in variables:
             name = variable.split("/")[-2] if nested and "/" in variable else outer
             layer = layers.setdefault(name, KerasLayer(name, [], []))
-            layer.arrays.append(datasets[f"{outer}/{variable}"][()])
+            layer.arrays.append(np.asarray(datasets[f"{outer}/{variable}"][()]))
             layer.variables.append(variable)
     return list(layers.values())
 
@@ -170,7 +170,7 @@ def _keras3_layers(file: h5py.File) -> list[KerasLayer]:
     for folder in sorted(groups, key=_natural):
         _, paths, arrays = zip(*sorted(groups[folder]), strict=True)
         name = _text(file[folder].attrs.get("name", "")) or folder.split("/")[-2]
-        layers.append(KerasLayer(name, [a[()] for a in arrays], list(paths)))
+        layers.append(KerasLayer(name, [np.asarray(a[()]) for a in arrays], list(paths)))
     return layers
 
 

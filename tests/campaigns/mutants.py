@@ -128,12 +128,16 @@ class Campaign:
     def _work(self, first, end, start):
         faulthandler.disable()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        base = _peak()
         for number in range(first, end):
             words = self.judge(number).replace("\n", " ").split("|", 3)
-            memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024
-            line = "|".join([*words[:3], words[3].replace("|", "/")[:300], f"{memory:.0f}"])
+            line = "|".join([*words[:3], words[3].replace("|", "/")[:300], f"{_peak() - base:.0f}"])
             os.write(start, f"{line}\n".encode(errors="replace"))
+
+
+def _peak() -> float:
+    """MiB of this process or one that it started, whichever took more."""
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
 
 
 def table(results) -> str:

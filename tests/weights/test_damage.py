@@ -155,7 +155,9 @@ def test_pth_with_tensors_that_are_no_plain_weights(tmp_path, what):
     refused(path)
 
 
-@pytest.mark.parametrize("what", ["external link", "virtual", "external storage", "claimed", "compressed", "deep"])
+@pytest.mark.parametrize(
+    "what", ["external link", "virtual", "external storage", "claimed", "compressed", "deep", "empty"]
+)
 def test_keras_files_that_reach_out_or_claim_too_much(tmp_path, what):
     path = tmp_path / "hostile.weights.h5"
     (tmp_path / "secret").write_bytes(bytes(4000))
@@ -175,9 +177,9 @@ def test_keras_files_that_reach_out_or_claim_too_much(tmp_path, what):
             array = group.create_dataset("0", (4 * 10**7,), "f4", chunks=(10**7,), compression="gzip")
             for chunk in range(4):
                 array.id.write_direct_chunk((chunk * 10**7,), zlib.compress(bytes(4 * 10**7), 1))
+        elif what == "empty":
+            group["0"] = h5py.Empty("f4")
         else:
             for _ in range(100):
                 group = group.create_group("g")
-    words = {"external link": "another file", "virtual": "another file", "external storage": "another file"}
-    words |= {"claimed": "claims 4,000,000,000 bytes", "compressed": "more memory", "deep": "groups"}
-    refused(path, words[what])
+    refused(path, REFUSED[what])
