@@ -73,10 +73,10 @@ def _several(known: dict):
 
 
 def doctor(args) -> int:
-    from minires.instruments.doctor import diagnose
+    from minires.instruments.doctor import diagnose, diagnose_files
     from minires.instruments.findings import print_findings
 
-    findings = diagnose(args.data)
+    findings = diagnose_files(args.files) if args.files else diagnose(args.data)
     print_findings(out, findings)
     return int(any(f.status == "fail" for f in findings))
 
@@ -130,7 +130,8 @@ def register(commands, command) -> None:
         commands,
         "doctor",
         doctor,
-        "Check the environment, the GPU and data; each problem comes with its fix.",
-        "minires doctor --data photos/",
+        "Check the environment, the GPU and data; or files alone: whole, damaged, or of others. Each with its fix.",
+        "minires doctor --data photos/; minires doctor runs/photos resnet50.safetensors",
     )
+    p.add_argument("files", nargs="*", metavar="FILE", help="verify these checkpoints, weights, data files or pictures")
     p.add_argument("--data", metavar="DATA", help="also look at this data set")

@@ -1,19 +1,27 @@
-"""HDF5 files opened with clear errors and written atomically; shared by data sets and checkpoints.
+"""HDF5 files opened with clear errors, and written atomically and sealed; shared by data sets, checkpoints and weights.
 
 Most broken `.h5` files are not HDF5 at all: a login page saved under that name, a Git LFS pointer, a zip.
-The first bytes say so before h5py is asked.
+The first bytes say so before h5py is asked. A file of ours has a seal (minires/seal.py) in its user block, so that the
+HDF5 library sees it only when it is whole. On a damaged file of others the library can crash or ask for any amount of
+memory: such a file is first walked through in a child process (minires/data/probe.py).
 """
 
+import io
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 
-from minires.errors import DataError
+from minires import seal
+from minires.data.probe import damage, in_child, open_and_walk, walk
+from minires.errors import DataError, MiniresError
 from minires.files import atomic_path
+
+SEALED = "sealed"  # the attribute that says that there has to be a seal
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HEAD_BYTES = 65536
@@ -51,15 +59,41 @@ def _not_hdf5(head: bytes) -> tuple[str, str]:
     return f"unknown data that starts with the bytes {head[:8].hex(' ')}", "give another file"
 
 
-def open_hdf5(path: str | os.PathLike, what: str) -> h5py.File:
-    """Open an HDF5 file for reading; the caller closes it (`with open_hdf5(...) as file`).
+@contextmanager
+def open_hdf5(path: str | os.PathLike, what: str, content: bytes | None = None) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading: `with open_hdf5(path, "a SIGNS data file") as file`.
 
-    `what` says what the file should be, for the message: "a SIGNS data file", "a checkpoint".
+    `what` says what the file should be, for the message. content: the bytes of one that lies inside the archive `path`.
 
-    Raises DataError, one line, for a path that is missing, a folder or not readable, for anything that is
-    not HDF5 (web page, text, archive, Git LFS pointer, empty file) and for a truncated or damaged file.
+    Raises DataError, one line, for a path that is missing, a folder or not readable, for anything that is not HDF5
+    (web page, text, archive, Git LFS pointer, empty file), for a truncated or damaged file, whether it shows on opening
+    or inside the block, and for one that refers to other files or claims far more than it holds.
     """
     path = Path(path)
+    if content is None:
+        _require_hdf5(path, what)
+    source, size = (path, path.stat().st_size) if content is None else (io.BytesIO(content), len(content))
+    try:
+        whole = content is None and seal.sealed(path)
+        if not whole:
+            in_child(open_and_walk, source, size)
+        with h5py.File(source, "r") as file:
+            if whole:
+                walk(file, size)
+            elif SEALED in file.attrs and content is None:
+                raise DataError("the seal that it was written with is damaged")
+            yield file
+    except DataError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"{path}: expected {what}, but {error}: download or write it again") from None
+    except MiniresError:
+        raise
+    except Exception as error:  # on damaged files h5py raises almost anything
+        raise DataError(f"{path}: expected {what}, but {damage(error, size)}: download or write it again") from error
+
+
+def _require_hdf5(path: Path, what: str) -> None:
     try:
         with path.open("rb") as raw:
             head = raw.read(_HEAD_BYTES)
@@ -73,25 +107,21 @@ def open_hdf5(path: str | os.PathLike, what: str) -> h5py.File:
     if not head.startswith(_SIGNATURE) and not h5py.is_hdf5(path):
         kind, remedy = _not_hdf5(head)
         raise DataError(f"{path}: expected {what}, but it is {kind}, not HDF5: {remedy}")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        message = " ".join(str(error).split())
-        sizes = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", message)
-        if sizes:
-            problem = f"a truncated HDF5 file ({sizes[1]} of {sizes[2]} bytes)"
-        elif path.stat().st_size < 1024:
-            problem = f"a truncated HDF5 file ({path.stat().st_size} bytes)"
-        else:
-            problem = f"a damaged HDF5 file ({message})"
-        raise DataError(f"{path}: expected {what}, but it is {problem}: download or write it again") from None
 
 
 @contextmanager
 def atomic_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
-    """Write an HDF5 file atomically: `with atomic_hdf5(path) as file: file["x"] = x`.
+    """Write an HDF5 file atomically, with a seal: `with atomic_hdf5(path) as file: file["x"] = x`.
 
     The file under `path` changes only when the block ends well; see `atomic_path` for failures.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w-") as file:
-        yield file
+    with atomic_path(path) as temporary:
+        with h5py.File(temporary, "w-", userblock_size=512) as file:
+            file.attrs[SEALED] = True
+            yield file
+        with temporary.open("rb+") as raw, ThreadPoolExecutor(1) as aside:
+            raw.write(f"{seal.BLANK}\n".encode())
+            raw.flush()
+            synced = aside.submit(os.fsync, raw.fileno())  # the disk writes while the checksum is formed
+            seal.seal(temporary)
+            synced.result()

@@ -1,4 +1,4 @@
-"""The deep-learning course's SIGNS layout in HDF5: read lazily, written atomically.
+"""The deep-learning course's SIGNS layout in HDF5: read lazily, written atomically and sealed.
 
 A pair `train_signs.h5`, `test_signs.h5` (or one file with all keys):
 
@@ -6,8 +6,12 @@ A pair `train_signs.h5`, `test_signs.h5` (or one file with all keys):
     test_set_x   uint8 (M, H, W, 3)     test_set_y   int64 (M,)
 """
 
+import math
 import os
-from contextlib import ExitStack
+import shutil
+import tempfile
+import threading
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import h5py
@@ -15,6 +19,7 @@ import numpy as np
 
 from minires.data.dataset import Dataset, check_images, check_labels, chunks
 from minires.data.hdf5 import atomic_hdf5, open_hdf5
+from minires.data.probe import MAX_CHUNK
 from minires.errors import DataError
 
 _WHAT = "a SIGNS data file"
@@ -25,8 +30,10 @@ _NAMES = {"train": "train_signs.h5", "test": "test_signs.h5"}
 class SignsDataset(Dataset):
     """One part ("train" or "test") of a SIGNS file; images are read from the file when asked for.
 
-    The file is opened for each read, so several threads may read and nothing stays locked. Floats in the
-    file are brought to uint8: times 255 when none is above 1, else rounded as 0..255.
+    Images that lie in the file as uint8, one after the other, are read where they are. All others (compressed, in
+    chunks, floats) are unpacked once, on first use, to a temporary file without a name: a chunk holds parts of hundreds
+    of images, and decoding all of it for each of them would take most of the time. `source` says so. Several threads
+    may read. Floats in the file are brought to uint8: times 255 when none is above 1, else rounded as 0..255.
 
     Raises DataError for missing keys, wrong shapes or types, labels out of range, and pixels that are NaN,
     infinite or outside both ranges.
@@ -43,20 +50,53 @@ class SignsDataset(Dataset):
             self.labels = check_labels(labels[()], len(images), self.classes, f"{self.path}: {part}_set_y")
             self.flip_ok = bool(file.attrs.get("flip_ok", True))  # the course's hands: the other hand
             self._scale = None if images.dtype == np.uint8 else _float_scale(images, where)
+            # where the images begin in the file; None where they do not lie there as they are
+            self._start = images.id.get_offset() if images.chunks is None and self._scale is None else None
+            if self._start is None:
+                self.source += " (unpacked to a temporary file)"
+        self._unpacked, self._lock = None, threading.Lock()
 
     def images(self, index):
-        # HDF5 reads increasing positions only
-        positions, order = np.unique(np.asarray(index, dtype=np.intp), return_inverse=True)
+        positions = np.asarray(index, dtype=np.intp)
+        out = np.empty((len(positions), *self.shape), np.uint8)
+        size, together = math.prod(self.shape), (np.diff(positions) == 1).all()
+        with self._opened() as (raw, start):
+            for row, position in [(out, positions[0])] if together and len(out) else zip(out, positions, strict=True):
+                raw.seek(start + int(position) * size)
+                if not 0 <= position < len(self) or raw.readinto(row) != row.nbytes:
+                    raise DataError(f"{self.source}: no image at position {position}, the file may have been changed")
+        return out
+
+    @contextmanager
+    def _opened(self):
+        """A file in which the images lie one after the other, and where they begin."""
+        if self._start is not None:
+            with self.path.open("rb", buffering=0) as raw:
+                yield raw, self._start
+            return
+        with self._lock:
+            if self._unpacked is None:
+                self._unpacked = self._unpack()
+            yield self._unpacked, 0
+
+    def _unpack(self):
         with open_hdf5(self.path, _WHAT) as file:
-            stored = file[self._key]
-            first, end = (positions[0], positions[-1] + 1) if positions.size else (0, 0)
-            if end - first == positions.size:  # a run: one slice, much faster than a list
-                pixels = stored[first:end]
-            else:
-                pixels = np.stack([stored[position] for position in positions])
-        if self._scale is not None:
-            pixels = np.rint(pixels * self._scale).astype(np.uint8)
-        return pixels[order]
+            stored, folder = file[self._key], tempfile.gettempdir()
+            needed, free = len(stored) * math.prod(self.shape), shutil.disk_usage(folder).free
+            if needed > free:
+                raise DataError(
+                    f"{self.path}: its images take {needed:,} bytes unpacked, and {folder} has {free:,} left: "
+                    "set TMPDIR to a larger disk, or store them uncompressed"
+                )
+            raw = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the data set
+            for pixels in _slabs(stored):
+                pixels = pixels if self._scale is None else np.rint(pixels * self._scale).astype(np.uint8)
+                try:
+                    raw.write(pixels)
+                    raw.flush()
+                except OSError as error:
+                    raise DataError(f"{self.path}: cannot be unpacked to {folder} ({error.strerror})") from None
+        return raw
 
 
 def load_signs(path: str | os.PathLike) -> tuple[SignsDataset | None, SignsDataset | None]:
@@ -163,16 +203,29 @@ def _class_names(stored: np.ndarray, path: Path) -> tuple[str, ...]:
     return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
 
 
+def _slabs(images: h5py.Dataset):
+    """All images in order, as many at a time as decode each chunk once."""
+    rows, one = images.chunks[0] if images.chunks else 1, math.prod(images.shape[1:]) * images.dtype.itemsize
+    rows *= max(1, min(256, MAX_CHUNK // 8 // one) // rows)
+    size = rows * one
+    if size > MAX_CHUNK:
+        raise DataError(
+            f"{images.file.filename}: {images.name} has chunks of {rows:,} images, {size:,} bytes, more than "
+            f"{MAX_CHUNK:,}: store it anew with chunks of 32 images"
+        )
+    for start in range(0, len(images), rows):
+        yield images[start : start + rows]
+
+
 def _float_scale(images: h5py.Dataset, where: str) -> float:
     """The factor that brings float pixels to 0..255: 255 when none is above 1, else 1."""
-    low, high = np.inf, -np.inf
-    for index in chunks(len(images)):
-        pixels = images[index[0] : index[-1] + 1]
+    low, high, seen = np.inf, -np.inf, 0
+    for pixels in _slabs(images):
         finite = np.isfinite(pixels).all(axis=(1, 2, 3))
         if not finite.all():
-            bad = index[np.argmin(finite)]
+            bad = seen + np.argmin(finite)
             raise DataError(f"{where}: expected finite pixels, got NaN or infinity first in image {bad}: repair it")
-        low, high = min(low, pixels.min()), max(high, pixels.max())
+        low, high, seen = min(low, pixels.min()), max(high, pixels.max()), seen + len(pixels)
     if low < 0 or high > 255:
         raise DataError(
             f"{where}: expected float pixels in 0..1 or 0..255, got {low:g}..{high:g}: undo the normalisation"

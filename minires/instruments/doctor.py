@@ -47,6 +47,13 @@ def diagnose(data: str | None = None) -> list[Finding]:
     return findings
 
 
+def diagnose_files(paths: list[str]) -> list[Finding]:
+    """Look at checkpoints, weights, data files or pictures alone; each is verified as far as it can be."""
+    from minires.instruments.doctor_file import examine
+
+    return [finding for path in paths for finding in _guarded(lambda path=path: examine(path), Path(path).name)]
+
+
 def _guarded(check, name: str | None = None) -> list[Finding]:
     """The check's findings; what it raises becomes one."""
     name = name or check.__name__.strip("_")

@@ -6,6 +6,8 @@ the CPU and the GPU.
 """
 
 import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 from zlib import crc32
 
 import numpy as np
@@ -29,8 +31,23 @@ def glorot_uniform(rng, shape, fan_in, fan_out):
 INITIALISERS = {"he": he_normal, "glorot": glorot_uniform}
 
 
+_drawn = ContextVar("drawn", default=True)
+
+
+@contextmanager
+def undrawn():
+    """Kernels are zeros inside: for a network that takes its weights from a file."""
+    token = _drawn.set(False)
+    try:
+        yield
+    finally:
+        _drawn.reset(token)
+
+
 def draw_kernel(name: str, shape: tuple, scheme: str, seed: int) -> np.ndarray:
     """float32 weights of `shape` (..., C, O): a convolution's fan is its channels times its window."""
+    if not _drawn.get():
+        return np.zeros(shape, np.float32)
     window = math.prod(shape[:-2])
     fans = window * shape[-2], window * shape[-1]
     return INITIALISERS[scheme](generator(seed, name), shape, *fans)

@@ -1,25 +1,31 @@
-"""A checkpoint: one HDF5 file that holds everything, written atomically, with no pickle anywhere.
+"""A checkpoint: one HDF5 file that holds everything, written atomically and sealed, with no pickle anywhere.
 
     /weights/<name>       every parameter and buffer
     /optimizer/<slot>     the optimiser's state, in the order of its buffer
-    attribute "minires"   JSON: format, architecture, classes, preprocessing, and the state of training
+    attribute "minires"   JSON: format, architecture, modules, classes, preprocessing, and the state of training
 
-`load_classifier` builds the network from the file alone.
+`load_classifier` builds the network from the file alone, or refuses where that would give another one. Format 1, of
+earlier versions, had neither a seal nor the list of modules.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from minires.backend import get_xp, to_numpy
-from minires.data.hdf5 import atomic_hdf5, open_hdf5
-from minires.errors import CheckpointError, DataError
+from minires.data.hdf5 import SEALED, atomic_hdf5, open_hdf5
+from minires.data.images import MAX_PIXELS
+from minires.errors import CheckpointError, DataError, MiniresError
 from minires.nn import Config, Module, ResNet
+from minires.nn.init import undrawn
+from minires.train import parts
 from minires.train.classifier import Classifier, Preprocess
 
-FORMAT = 1
+FORMAT = 2
+MAX_HEADER = 2**24  # bytes of JSON
 
 
 @dataclass
@@ -64,6 +70,7 @@ def _contents(classifier, optimizer, training) -> tuple[dict, dict]:
     header = {
         "format": FORMAT,
         "architecture": asdict(classifier.model.config),
+        "modules": parts.describe(classifier.model),
         "classes": classifier.classes,
         "preprocess": asdict(classifier.preprocess),
         "generators": {m.name: m.rng.bit_generator.state for m in _drawing(classifier.model)},
@@ -81,8 +88,11 @@ def _write(path, header, groups):
                 folder.create_dataset(name, data=to_numpy(array))
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a file of `save_checkpoint`. CheckpointError, one line, for anything else."""
+def load_checkpoint(path: Path, model: ResNet | None = None) -> Checkpoint:
+    """Read a file of `save_checkpoint`. CheckpointError, one line, for anything else.
+
+    model: the network, where its configuration alone does not build it (layers of one's own); it takes the weights.
+    """
     try:
         with open_hdf5(path, "a minires checkpoint") as file:
             if "minires" not in file.attrs:
@@ -90,20 +100,60 @@ def load_checkpoint(path: Path) -> Checkpoint:
                     f"{path}: expected a minires checkpoint, found HDF5 with {', '.join(file) or 'nothing'}: "
                     "give the model.h5 of a run"
                 )
-            header = json.loads(file.attrs["minires"])
-            if header["format"] > FORMAT:
-                raise CheckpointError(f"{path}: written by a newer minires (format {header['format']}): update minires")
-            model = ResNet(Config(**header["architecture"]))
-            load_weights(model, file["weights"], str(path))
-            optimizer = {slot: array[()] for slot, array in file["optimizer"].items()}
+            try:
+                return _read(file, path, model)
+            except MiniresError as error:
+                if str(path) in str(error):
+                    raise
+                raise CheckpointError(f"{path}: {error}") from None
     except DataError as error:
         raise CheckpointError(str(error)) from None
-    except (KeyError, TypeError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: a damaged checkpoint ({error}): use another copy") from None
-    for module in _drawing(model):
+
+
+def _read(file, path, model) -> Checkpoint:
+    """What is not as it should be raises anything: `open_hdf5` makes one line of it."""
+    header = json.loads(file.attrs["minires"]) if len(file.attrs["minires"]) <= MAX_HEADER else {}
+    if header["format"] > FORMAT:
+        raise CheckpointError(f"{path}: written by a newer minires (format {header['format']}): update minires")
+    if header["format"] > 1 and SEALED not in file.attrs:
+        raise CheckpointError("has lost the seal that it was written with: use another copy")
+    classes, preprocess = _read_use(header)
+    weights, slots = ({name: group[name] for name in group} for group in (file["weights"], file["optimizer"]))
+    numbers = sum(array.size for array in weights.values())
+    rebuilt = model or _build(Config(**header["architecture"]), numbers)
+    if header["format"] > 1 and (other := parts.difference(header["modules"], rebuilt, by_hand=model is not None)):
+        raise CheckpointError(
+            f"{path}: holds another network than this one ({other}): put it together as it was, and give it to "
+            f"load_classifier({str(path)!r}, model=...)"
+        )
+    load_weights(rebuilt, weights, str(path))
+    if large := [slot for slot, array in slots.items() if array.size > numbers]:
+        raise CheckpointError(f"the optimiser's {large[0]} has more numbers than the network: use another copy")
+    for module in _drawing(rebuilt):
         module.rng.bit_generator.state = header["generators"][module.name]
-    preprocess = Preprocess(**{k: tuple(v) for k, v in header["preprocess"].items()})
-    return Checkpoint(Classifier(model, tuple(header["classes"]), preprocess), optimizer, header["training"])
+    optimizer = {slot: array[()] for slot, array in slots.items()}
+    return Checkpoint(Classifier(rebuilt, classes, preprocess), optimizer, dict(header["training"]))
+
+
+def _read_use(header: dict) -> tuple[tuple, Preprocess]:
+    """Classes and preprocessing, if they fit the network."""
+    classes, wanted = header["classes"], header["architecture"]["classes"]
+    if len(classes) != wanted or not all(isinstance(name, str) for name in classes):
+        raise CheckpointError(f"names {len(classes)} classes for a network of {wanted}: use another copy")
+    preprocess = Preprocess(**{k: tuple(map(float, v)) for k, v in header["preprocess"].items()})
+    numbers, channels = (preprocess.mean, preprocess.std), header["architecture"]["input_shape"][2]
+    if not all(len(n) == channels and all(map(math.isfinite, n)) for n in numbers) or min(preprocess.std) <= 0:
+        raise CheckpointError(f"its preprocessing cannot be used ({preprocess}): use another copy")
+    return tuple(classes), preprocess
+
+
+def _build(config: Config, numbers: int) -> ResNet:
+    """The network, its kernels zeros; its widths are no larger than a file of so many numbers can fill."""
+    height, width, channels = config.input_shape
+    if max(config.classes, channels, *(config.widths or ())) > numbers or height * width > MAX_PIXELS:
+        raise CheckpointError(f"describes a network that its {numbers:,} numbers cannot fill: use another copy")
+    with undrawn():
+        return ResNet(config)
 
 
 def load_weights(model: Module, arrays, source: str) -> None:
@@ -124,23 +174,40 @@ def load_weights(model: Module, arrays, source: str) -> None:
                 f"{source}: a checkpoint of another architecture: {name} has shape {found[name].shape}, "
                 f"the network needs {target.shape}: build the network that it was saved from"
             )
+    found = {name: array[()] for name, array in found.items()}
+    for name, array in found.items():
+        if problem := spoilt(name, array):
+            raise CheckpointError(f"{source}: {name} {problem}: use a copy from before")
     for v in model.params() + model.buffers():
-        value = get_xp(v.data).asarray(found[v.name][()])
+        value = get_xp(v.data).asarray(found[v.name])
         if value.dtype == v.data.dtype:
             v.data[...] = value
         else:
             v.data = value
 
 
-def load_classifier(path: Path, *, best: bool = False) -> Classifier:
-    """The network in a file or a run's folder (its last epoch, or the best), with classes and preprocessing."""
+def spoilt(name: str, array: np.ndarray) -> str | None:
+    """Why nothing can be computed with an array of weights, in words; None where it can."""
+    if array.dtype.kind != "f":
+        return f"holds {array.dtype} in place of floating point numbers"
+    low, high = (array.min(), array.max()) if array.size else (0, 0)  # a NaN is both
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "holds values that are not finite"
+    return f"holds a negative variance ({low:.3g})" if name.endswith(".var") and low < 0 else None
+
+
+def load_classifier(path: Path, *, best: bool = False, model: ResNet | None = None) -> Classifier:
+    """The network in a file or a run's folder (its last epoch, or the best), with classes and preprocessing.
+
+    model: as in `load_checkpoint`, a network with layers of one's own.
+    """
     path = Path(path)
     if path.is_dir():
         name = "best.h5" if best else "model.h5"
         if not (path / name).exists():
             raise CheckpointError(f"{path}: no {name} in this folder: give a run folder that training wrote")
         path = path / name
-    return load_checkpoint(path).classifier
+    return load_checkpoint(path, model).classifier
 
 
 def _drawing(model: Module) -> list:

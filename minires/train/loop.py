@@ -90,21 +90,25 @@ def resume(
     device="cpu",
     reporter=None,
     check=True,
+    model=None,
     **ways,
 ) -> tuple[Classifier, Progress]:
-    """Go on with the run in the folder `out`, on the same data; `epochs` may extend it.
+    """Go on with the run in the folder `out`, on the same data; `epochs` may extend it. model: see `load_checkpoint`.
 
     CheckpointError when the file holds no training state, the data are not those of the run, or the run is
     already complete.
     """
     path = Path(out) / "model.h5"
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, model)
     if not checkpoint.training:
         raise CheckpointError(f"{path}: holds weights but no training state: start a new run")
-    if checkpoint.training["data"] != train.fingerprint():
+    if checkpoint.training.get("data") != train.fingerprint():
         raise CheckpointError(f"{path}: was trained on other data than {train.source}: give the data of that run")
-    recipe = Recipe(**checkpoint.training["recipe"])
-    progress = Progress(**checkpoint.training["progress"])
+    try:
+        recipe = Recipe(**checkpoint.training["recipe"])
+        progress = Progress(**checkpoint.training["progress"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its training state is not of this version ({error}): start a new run") from None
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs)
     if progress.epoch >= recipe.epochs or (progress.stopped and epochs is None):

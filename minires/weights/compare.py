@@ -13,8 +13,9 @@ import numpy as np
 from rich.table import Table
 
 from minires.backend import to_numpy
-from minires.errors import ConfigError, DataError
+from minires.errors import ConfigError, DataError, MiniresError
 from minires.nn import Module, ResNet, ZeroPad2d, inference
+from minires.weights.archives import read_npz
 from minires.weights.explain import Call, difference, explain
 from minires.weights.mapping import layer_list
 
@@ -147,8 +148,9 @@ def _named_alike(model: ResNet, other: ResNet, theirs: dict) -> dict:
 def load_activations(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` file: activations by layer name, and the network's input as `input` where it is there."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        return read_npz(path)
+    except MiniresError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: expected activations (.npz), but there is no such file: check the path") from None
     except Exception as error:  # on damaged files NumPy and zipfile raise almost anything

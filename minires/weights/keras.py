@@ -8,7 +8,6 @@ Layers are found by name. A file that has lost the names, or whose author never 
 layer order: by distance from the output, ties in the order in which Add got its inputs.
 """
 
-import io
 import json
 import math
 import re
@@ -21,9 +20,10 @@ import numpy as np
 
 from minires.backend import to_numpy
 from minires.data.hdf5 import atomic_hdf5, open_hdf5
-from minires.errors import CheckpointError, DataError
+from minires.errors import CheckpointError, DataError, MiniresError
 from minires.nn import BatchNorm, Block, Conv2d, Dense, ResNet
 from minires.nn.resnet import KERAS_NAMES, VARIANTS
+from minires.weights.archives import check_archive
 from minires.weights.mapping import Found, layer_list, variant_of
 
 WHAT = "a weights file (Keras .h5 or .keras, .safetensors, .npz, .pth)"
@@ -65,7 +65,7 @@ class KerasLayer:
         return known if all(known) else list(KINDS[self.kind][1][: len(known)])
 
 
-def read_keras(path: Path, model: ResNet) -> Found:
+def read_keras(path: Path, model: ResNet | None = None) -> Found:
     """The arrays of any Keras file. The model is asked for its layer order where names are lost."""
     try:
         if zipfile.is_zipfile(path):
@@ -75,16 +75,17 @@ def read_keras(path: Path, model: ResNet) -> Found:
         else:
             with open_hdf5(path, WHAT) as file:
                 kind, layers, config = _read_hdf5(file, path)
+        differences = _differences(config, model) if model else []
     except DataError as error:
         raise CheckpointError(str(error)) from None
-    except (OSError, KeyError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        problem = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: a damaged Keras file ({problem}): download or write it again") from None
+    except MiniresError:
+        raise
+    except Exception as error:  # on damaged files h5py and zipfile raise almost anything
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{path}: a damaged Keras file ({problem}): download or write it again") from error
     found = Found(kind)
-    theirs, ours = {layer.name for layer in layers}, {m.name for m in layer_list(model)}
-    if not theirs & ours and variant_of(theirs) is None:
+    theirs, ours = {layer.name for layer in layers}, {m.name for m in layer_list(model)} if model else set()
+    if model and not theirs & ours and variant_of(theirs) is None:
         _name_by_order(layers, model, found)
     for layer in layers:
         if layer.kind is None:
@@ -92,7 +93,7 @@ def read_keras(path: Path, model: ResNet) -> Found:
             continue
         for role, array, variable in zip(layer.roles(), layer.arrays, layer.variables, strict=True):
             found.add(f"{layer.name}.{role}", array, variable)
-    found.notes += _differences(config, model)
+    found.notes += differences
     return found
 
 
@@ -104,6 +105,7 @@ def _starts_like_zip(path: Path) -> bool:
 
 
 def _read_archive(path: Path):
+    check_archive(path)
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
         if "model.weights.h5" not in members:
@@ -112,7 +114,7 @@ def _read_archive(path: Path):
                 "give the file that model.save() wrote"
             )
         config = json.loads(archive.read("config.json")) if "config.json" in members else {}
-        with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
+        with open_hdf5(path, WHAT, archive.read("model.weights.h5")) as file:
             return "Keras 3 full model", _keras3_layers(file), config
 
 
@@ -137,11 +139,9 @@ def _read_hdf5(file: h5py.File, path: Path):
 
 
 def _datasets(group: h5py.Group) -> dict[str, h5py.Dataset]:
-    """Path -> array of the file itself; links out of the file are not followed."""
+    """Path -> array."""
     found = {}
     group.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
-    if any(d.external or d.is_virtual for d in found.values()):
-        raise ValueError("it refers to other files")
     return found
 
 
@@ -154,7 +154,7 @@ def _keras2_layers(group: h5py.Group) -> list[KerasLayer]:
         for variable in variables:
             name = variable.split("/")[-2] if nested and "/" in variable else outer
             layer = layers.setdefault(name, KerasLayer(name, [], []))
-            layer.arrays.append(datasets[f"{outer}/{variable}"][()])
+            layer.arrays.append(np.asarray(datasets[f"{outer}/{variable}"][()]))
             layer.variables.append(variable)
     return list(layers.values())
 
@@ -170,7 +170,7 @@ def _keras3_layers(file: h5py.File) -> list[KerasLayer]:
     for folder in sorted(groups, key=_natural):
         _, paths, arrays = zip(*sorted(groups[folder]), strict=True)
         name = _text(file[folder].attrs.get("name", "")) or folder.split("/")[-2]
-        layers.append(KerasLayer(name, [a[()] for a in arrays], list(paths)))
+        layers.append(KerasLayer(name, [np.asarray(a[()]) for a in arrays], list(paths)))
     return layers
 
 

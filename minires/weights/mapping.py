@@ -12,7 +12,7 @@ import numpy as np
 from minires.backend import to_numpy
 from minires.errors import CheckpointError
 from minires.nn import VARIANTS, BatchNorm, Conv2d, Dense, ResNet
-from minires.train.checkpoint import load_weights
+from minires.train.checkpoint import load_weights, spoilt
 
 PARAMETRIC = (Conv2d, BatchNorm, Dense)  # the layers that have arrays
 
@@ -92,14 +92,27 @@ def fit(model: ResNet, found: Found, path: Path, *, skip_head: bool = False) -> 
                 f"{path}: {found.origin[name]} holds {array.dtype}, expected floating point numbers: "
                 "export the weights unquantised"
             )
-    notes = list(found.notes)
-    broken = [found.origin[name] for name, array in arrays.items() if not np.isfinite(array).all()]
-    if broken:
-        notes.append(f"warning: values that are not finite in {_some(broken)}")
+        if problem := spoilt(name, array):
+            raise CheckpointError(f"{path}: {found.origin[name]} {problem}: use another copy of the file")
+    odd = {name: implausible(name, array) for name, array in arrays.items()}
+    notes = [*found.notes, *(f"warning: {found.origin[name]} {what}" for name, what in odd.items() if what)]
     kept = {name: to_numpy(state[name]) for name in missing}
     load_weights(model, {n: a.astype(state[n].dtype) for n, a in arrays.items()} | kept, str(path))
     mapped = {name: found.origin[name] for name in state if name in arrays}
     return ImportReport(str(path), found.kind, mapped, tuple(unused), tuple(missing), tuple(notes))
+
+
+def implausible(name: str, array: np.ndarray) -> str | None:
+    """What is unusual about an array of weights, as where a bit of an exponent changed; None for a plausible one."""
+    role = name.rpartition(".")[2]
+    largest = float(np.abs(array).max()) if array.size else 0.0
+    if largest > (1e8 if role == "var" else 1e4):
+        return f"has a value of size {largest:.3g}: the file may be damaged"
+    if role == "w" and array.size >= 64:
+        typical = float(np.median(np.abs(array.ravel(order="K")[:: max(1, array.size // 10_000)])))
+        if largest > 1e4 * typical > 0:
+            return f"has a value of size {largest:.3g} where {typical:.2g} is usual: the file may be damaged"
+    return None
 
 
 def _adopt_head(found: Found, state: dict, head: str) -> None:

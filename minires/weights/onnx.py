@@ -28,6 +28,7 @@ from minires.nn import (
     Sequential,
     ZeroPad2d,
 )
+from minires.seal import BLANK, seal
 from minires.weights.torch import to_torch_layout
 
 OPSET = 17  # the last before operators changed that older runtimes lack
@@ -37,8 +38,10 @@ IR_VERSION = 8
 def write_onnx(model: ResNet, path: Path) -> None:
     """Write the checked model; input `images` (N, H, W, C) float32, preprocessed, output `logits` (N, K)."""
     proto = to_onnx(model)
+    proto.metadata_props.add(key="seal", value=BLANK)
     with atomic_path(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
+        seal(temporary)
 
 
 def to_onnx(model: ResNet):

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from minires.backend import to_numpy
-from minires.errors import CheckpointError, ConfigError
+from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
 from minires.files import atomic_path
 from minires.nn import BatchNorm, ResNet
 from minires.nn.resnet import TORCH_NAMES, VARIANTS
+from minires.seal import BLANK, seal, sealed
+from minires.weights.archives import check_archive, read_npz
 from minires.weights.mapping import Found, layer_list
 
 # our name -> torch's; which of two a "weight" is, the layer's running_mean tells
@@ -44,8 +46,17 @@ def from_torch_layout(array: np.ndarray) -> np.ndarray:
 
 def read_torch(path: Path) -> Found:
     """The arrays of a `.safetensors`, `.npz` or `.pth` file in torchvision's names."""
-    reader = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(file_kind(path), _read_pth)
-    return translate(reader(path), f"PyTorch {file_kind(path)}")
+    kind = file_kind(path)
+    reader = {".npz": read_npz, ".safetensors": _read_safetensors}.get(kind, _read_pth)
+    try:
+        return translate(reader(path), f"PyTorch {kind}")
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    except MiniresError:
+        raise
+    except Exception as error:  # on damaged files NumPy, zipfile and safetensors raise almost anything
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{path}: a damaged {kind} file ({problem}): download or write it again") from error
 
 
 def file_kind(path: Path) -> str | None:
@@ -59,8 +70,8 @@ def file_kind(path: Path) -> str | None:
             if any(name.endswith("data.pkl") for name in names):
                 return ".pth"
             return ".npz" if names and all(name.endswith(".npy") for name in names) else None
-    except (OSError, zipfile.BadZipFile):
-        return None  # the reader that gets it next says what is wrong
+    except Exception:  # zipfile raises almost anything on damaged archives; the reader that gets it next says so
+        return None
     if head[:1] == b"\x80" and path.suffix in (".pth", ".pt"):
         return ".pth"
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
@@ -92,26 +103,19 @@ def _common_prefix(names: list[str]) -> str:
     return prefix
 
 
-def _read_npz(path: Path) -> dict:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from None
-
-
 def _read_safetensors(path: Path) -> dict:
     _require_safetensors(path)
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="np") as file:
+    whole = sealed(path)
+    with safe_open(path, framework="np") as file:
+        if "seal" in (file.metadata() or {}) and not whole:
+            raise CheckpointError(f"{path}: the seal that it was written with is damaged: use another copy")
+        try:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
-    except TypeError as error:
-        problem = f"{path}: a type of number that NumPy does not have ({error}): save the weights as float32"
-        raise CheckpointError(problem) from None
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from None
+        except TypeError as error:
+            problem = f"{path}: a type of number that NumPy does not have ({error}): save the weights as float32"
+            raise CheckpointError(problem) from None
 
 
 def _require_safetensors(path: Path) -> None:
@@ -127,10 +131,12 @@ def _read_pth(path: Path) -> dict:
             f"{path}: a .pth file is a pickle, which only PyTorch should open, and it is not installed: convert it "
             "where it is, with safetensors.torch.save_file(torch.load('FILE', weights_only=True), 'FILE.safetensors')"
         ) from None
+    if zipfile.is_zipfile(path):
+        check_archive(path, contents=True)  # torch does not look at the checksums
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds: unpickling, archive, memory
-        problem = str(error).splitlines()[0]
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path}: PyTorch does not open it as plain weights ({problem}): save model.state_dict() alone"
         ) from None
@@ -139,15 +145,22 @@ def _read_pth(path: Path) -> dict:
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
         raise CheckpointError(f"{path}: expected a state_dict of tensors: save model.state_dict() alone")
-    return {
-        name: tensor.detach().float().numpy() if tensor.dtype == torch.bfloat16 else tensor.detach().numpy()
-        for name, tensor in content.items()
-    }
+    return {name: _plain_array(path, name, tensor) for name, tensor in content.items()}
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    problem = " ".join(str(error).split())
-    return CheckpointError(f"{path}: a damaged {path.suffix} file ({problem}): download or write it again")
+def _plain_array(path: Path, name, tensor) -> np.ndarray:
+    """A tensor as NumPy's; CheckpointError unless it is dense numbers under a name."""
+    import torch
+
+    odd = "a key that is no name" if not isinstance(name, str) else None
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        odd = "a sparse, quantised or empty tensor"
+    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        odd = "a view that repeats its numbers"
+    if odd:
+        raise CheckpointError(f"{path}: {name!r} is {odd}: save dense floating point tensors, each under its name")
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def state_dict(model: ResNet) -> dict[str, np.ndarray]:
@@ -173,11 +186,16 @@ def write_safetensors(model: ResNet, path: Path) -> None:
 
     arrays = state_dict(model)
     with atomic_path(path) as temporary:
-        save_file(arrays, temporary, metadata={"format": "pt"})
+        save_file(arrays, temporary, metadata={"format": "pt", "seal": BLANK})
+        seal(temporary)
 
 
 def write_npz(model: ResNet, path: Path) -> None:
     """The `state_dict` as `.npz`."""
     arrays = state_dict(model)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.comment = BLANK.encode()
+        seal(temporary)

@@ -2,8 +2,10 @@
 
 import errno
 import gzip
+import shutil
 import threading
 import zipfile
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -168,8 +170,8 @@ def test_zip(tmp_path):
     path = tmp_path / "weights.h5"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a", "b")
-    with pytest.raises(DataError) as error:
-        open_hdf5(path, "a checkpoint")
+    with pytest.raises(DataError) as error, open_hdf5(path, "a checkpoint"):
+        pass
     assert_one_line(error, path, "a checkpoint", "zip archive", "unpack")
 
 
@@ -177,17 +179,17 @@ def test_zip(tmp_path):
 def test_truncated(tmp_path, kept):
     path = write_pair(tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(DataError) as error:
-        open_hdf5(path, "a checkpoint")
+    with pytest.raises(DataError) as error, open_hdf5(path, "a checkpoint"):
+        pass
     assert_one_line(error, path, "truncated HDF5 file", kept)
 
 
 def test_paths_that_are_no_file(tmp_path):
-    with pytest.raises(DataError) as error:
-        open_hdf5(tmp_path / "none.h5", "a checkpoint")
+    with pytest.raises(DataError) as error, open_hdf5(tmp_path / "none.h5", "a checkpoint"):
+        pass
     assert_one_line(error, tmp_path / "none.h5", "no such file")
-    with pytest.raises(DataError) as error:
-        open_hdf5(tmp_path, "a checkpoint")
+    with pytest.raises(DataError) as error, open_hdf5(tmp_path, "a checkpoint"):
+        pass
     assert_one_line(error, tmp_path, "folder")
     with pytest.raises(DataError) as error:
         load(tmp_path / "none")
@@ -308,3 +310,77 @@ def test_fingerprint_sees_pixels_labels_classes_and_order():
     ]
     assert len({part.fingerprint() for part in (base, *others)}) == 5
     assert Subset(base, np.arange(6)).fingerprint() == base.fingerprint()
+
+
+LAYOUTS = {
+    "gzip": {"compression": "gzip"},
+    "large chunks": {"compression": "gzip", "chunks": (50, 8, 8, 3)},
+    "parts of images": {"compression": "gzip", "shuffle": True, "chunks": (30, 3, 5, 2)},
+    "chunks": {"chunks": (7, 8, 8, 1)},
+    "checksums": {"chunks": (7, 8, 8, 1), "fletcher32": True},
+}
+
+
+@pytest.mark.parametrize("layout", [None, *LAYOUTS])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_in_chunks_are_decoded_once(tmp_path, layout, dtype):
+    whole, path = random_set(130), tmp_path / "train_signs.h5"
+    with h5py.File(path, "w") as file:
+        scale = 1 if dtype is np.uint8 else np.float32(1 / 255)
+        file.create_dataset("train_set_x", data=all_images(whole) * dtype(scale), **LAYOUTS.get(layout, {}))
+        file["train_set_y"], file["list_classes"] = whole.labels, np.array([b"a", b"b", b"c"])
+    train, _ = load_signs(path)
+    assert train.fingerprint() == whole.fingerprint()
+    index = np.array([129, 3, 3, 77, 0])
+    expected = whole.images(index)
+    np.testing.assert_array_equal(train.images(index), expected)
+    assert ("temporary" in train.source) == (layout is not None or dtype is not np.uint8)
+    if "temporary" in train.source:
+        path.unlink()  # nothing is decoded again
+        np.testing.assert_array_equal(train.images(index), expected)
+    with pytest.raises((DataError, OSError)):
+        train.images(np.array([130]))
+
+
+def test_no_room_to_unpack_is_said_before_it_is_tried(tmp_path, monkeypatch):
+    whole, path = random_set(6), tmp_path / "train_signs.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("train_set_x", data=all_images(whole), compression="gzip")
+        file["train_set_y"], file["list_classes"] = whole.labels, np.array([b"a", b"b", b"c"])
+    train, _ = load_signs(path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(DataError) as error:
+        train.images(np.arange(6))
+    assert_one_line(error, path, "1,152 bytes", "100 left", "TMPDIR")
+
+
+def test_chunks_larger_than_memory_should_hold_are_refused(tmp_path):
+    path = tmp_path / "train_signs.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("train_set_x", (10**6, 32, 32, 3), np.uint8, chunks=(10**6, 1, 1, 1), compression="gzip")
+        file["train_set_y"], file["list_classes"] = np.zeros(10**6, np.uint8), np.arange(3)
+    with pytest.raises(DataError) as error:
+        load_signs(path)[0].images(np.arange(3))
+    assert_one_line(error, path, "claims 3,072,000,000 bytes where 0 are stored")
+
+
+def test_a_changed_byte_of_ours_is_refused_wherever_it_is(tmp_path):
+    path = tmp_path / "one.h5"
+    write_signs(path, random_set(40))
+    whole = path.read_bytes()
+    for at in np.random.default_rng(0).integers(600, len(whole), 30):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << int(at) % 8
+        path.write_bytes(changed)
+        with pytest.raises(DataError) as error:
+            load(path)
+        assert_one_line(error, path, "checksum")
+
+
+def test_the_seal_cannot_be_lost_alone(tmp_path):
+    path = tmp_path / "one.h5"
+    write_signs(path, random_set(40))
+    path.write_bytes(b"MINIRES" + path.read_bytes()[7:])
+    with pytest.raises(DataError) as error:
+        load(path)
+    assert_one_line(error, path, "seal", "damaged")

@@ -14,6 +14,7 @@ from minires import resnet
 from minires.data import ArrayDataset
 from minires.errors import CheckpointError, ConfigError, DataError, DivergedError
 from minires.fast import cpu
+from minires.seal import seal
 from minires.train import Classifier, Preprocess, Recipe, evaluate, fit, load_classifier, resume, save_checkpoint
 
 
@@ -199,6 +200,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path, what):
             del folder[name]
         if what == "shape":
             folder[name] = np.zeros((1, 1, 4, 4), np.float32)
+    seal(path)
     expected = {"missing": f"first: {name}", "shape": rf"{name} has shape \(1, 1, 4, 4\)", "extra": "1 are not used"}
     with pytest.raises(CheckpointError, match=f"another architecture: .*{expected[what]}"):
         load_classifier(path)

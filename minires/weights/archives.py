@@ -1,0 +1,28 @@
+"""Zip archives (.npz, .keras, .pth) that are what they claim: no bombs, and no parts that changed."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from minires.data.probe import ALLOWANCE, UNPACKED
+from minires.errors import CheckpointError
+from minires.seal import sealed
+
+
+def check_archive(path: Path, *, contents: bool = False) -> None:
+    """CheckpointError where the zip would unpack to far more than it is; contents: or a part of it is damaged."""
+    sealed(path)
+    with zipfile.ZipFile(path) as archive:
+        total, size = sum(part.file_size for part in archive.infolist()), path.stat().st_size
+        if total > UNPACKED * size + ALLOWANCE:
+            raise CheckpointError(f"{path}: {size:,} bytes that would unpack to {total:,}: write it again uncompressed")
+        if contents and (bad := archive.testzip()):
+            raise CheckpointError(f"{path}: {bad} in it is damaged (its checksum does not fit): use another copy")
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file; beside CheckpointError anything that NumPy and zipfile raise on damaged files."""
+    check_archive(path)
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

@@ -1,0 +1,279 @@
+"""The kinds of files that the campaign of mutants knows: a valid one, the door it is loaded by, and odd ones."""
+
+import contextlib
+import io
+import json
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from minires import resnet
+from minires.data import ArrayDataset, load, read_image, write_signs
+from minires.errors import MiniresError
+from minires.seal import seal, sealed
+from minires.train import Classifier, Preprocess, load_classifier, save_checkpoint
+from minires.weights import export_weights, import_weights, state_dict
+
+ODD = (None, True, 0, -1, 1e9, 10**9, float("nan"), "", "x" * 99, [], [0], {}, {"a": 1}, [[[[]]]], 2**70, "resnet50")
+
+
+def network(seed=0):
+    return resnet("resnet8", (8, 8, 3), 2, widths=(4, 4, 4), seed=seed)
+
+
+def classifier() -> Classifier:
+    return Classifier(network(), ("left", "right"), Preprocess())
+
+
+def checkpoint(path):
+    count = sum(p.data.size for p in network().params())
+    save_checkpoint(path, classifier(), optimizer={"m": np.ones(count, np.float32)}, training={"steps": 3})
+
+
+def unsealed(write):
+    """The same HDF5 as of someone else: no seal, and no word of it."""
+
+    def make(path):
+        write(path)
+        with h5py.File(path) as file, h5py.File(f"{path}.bare", "w") as copy:
+            for name, value in file.attrs.items():
+                if name != "sealed":
+                    copy.attrs[name] = value
+            for name in file:
+                file.copy(name, copy)
+        os.replace(f"{path}.bare", path)
+
+    return make
+
+
+def format_1(path):
+    unsealed(checkpoint)(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["minires"] = json.dumps(json.loads(file.attrs["minires"]) | {"format": 1})
+
+
+def pixels(count=24, seed=0):
+    y, x = np.mgrid[:16, :16]
+    wave = 120 + 60 * np.sin(x / 3) * np.cos(y / 2)
+    noise = np.random.default_rng(seed).integers(0, 40, (count, 16, 16, 3))
+    return (wave[None, :, :, None] + noise).astype(np.uint8)
+
+
+def signs(path):
+    write_signs(path, ArrayDataset(pixels(), np.arange(24) % 2, ("0", "1")))
+
+
+def signs_gzip(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("train_set_x", data=pixels(), compression="gzip", shuffle=True, chunks=(5, 16, 8, 3))
+        file["train_set_y"], file["list_classes"] = np.arange(24) % 2, np.array([b"left", b"right"])
+
+
+def exported(path):
+    export_weights(network(), path)
+
+
+def npz(path):
+    np.savez(path, **state_dict(network()))
+
+
+def safetensors(path):
+    from safetensors.numpy import save_file
+
+    save_file(state_dict(network()), path)
+
+
+def pth(path):
+    import torch
+
+    torch.save({name: torch.from_numpy(array) for name, array in state_dict(network()).items()}, path)
+
+
+def keras(path):
+    inner = path.with_name("inner.weights.h5")
+    unsealed(exported)(inner)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps({"config": {"layers": [{"config": {"name": "conv1"}}]}}))
+        archive.write(inner, "model.weights.h5")
+    inner.unlink()
+
+
+def picture(path):
+    Image.fromarray(np.kron(pixels(1)[0], np.ones((4, 4, 1), np.uint8))).save(path)
+
+
+def open_checkpoint(path):
+    c = load_classifier(path)
+    return [repr((c.classes, c.preprocess)).encode(), *c.model.state().values()]
+
+
+def open_data(path):
+    train, _ = load(path)
+    return [repr((train.classes, train.flip_ok)).encode(), train.labels, train.images(np.arange(len(train)))]
+
+
+def open_weights(path):
+    model = network(seed=1)
+    import_weights(model, path)
+    return list(model.state().values())
+
+
+def open_picture(path):
+    return [read_image(path, 32)]
+
+
+def spoil_json(value, rng):
+    """JSON with one value somewhere replaced, added or taken away."""
+    inner = value if isinstance(value, dict | list) and len(value) and rng.random() < 0.8 else None
+    if inner is None:
+        return ODD[rng.integers(len(ODD))]
+    keys = list(inner) if isinstance(inner, dict) else range(len(inner))
+    key = keys[int(rng.integers(len(keys)))]
+    if rng.random() < 0.1:
+        del inner[key]
+    else:
+        inner[key] = spoil_json(inner[key], rng)
+    return inner
+
+
+def spoil_hdf5(path, rng):
+    """Change an attribute or an array; then seal it again if it was sealed."""
+    again = sealed(path)
+    with h5py.File(path, "r+") as file:
+        names = []
+        file.visit(names.append)
+        name = names[int(rng.integers(len(names)))]
+        texts = [key for key, value in file.attrs.items() if isinstance(value, str) and value.startswith("{")]
+        if texts and rng.random() < 0.6:
+            text = json.dumps(spoil_json(json.loads(file.attrs[texts[0]]), rng))
+            file.attrs[texts[0]] = ["[" * 50_000, "null", text][min(2, int(rng.integers(30)))]
+        else:
+            _replace(file, name, rng)
+    if again:
+        seal(path)
+
+
+def _replace(file, name, rng):
+    shape = file[name].shape if isinstance(file[name], h5py.Dataset) else (2,)
+    value = file[name][()] if isinstance(file[name], h5py.Dataset) else np.zeros(2)
+    del file[name]
+    virtual = h5py.VirtualLayout((2,), "f4")
+    virtual[:] = h5py.VirtualSource("/etc/hostname", "x", (2,))
+    [
+        lambda: None,
+        lambda: file.create_group(name),
+        lambda: file.__setitem__(name, h5py.ExternalLink("/etc/hostname", "/x")),
+        lambda: file.__setitem__(name, h5py.SoftLink("/")),
+        lambda: file.__setitem__(name, h5py.SoftLink("/nowhere")),
+        lambda: file.create_virtual_dataset(name, virtual),
+        lambda: file.create_dataset(name, (5,), "u1", external=[("/etc/hostname", 0, 5)]),
+        lambda: file.create_dataset(name, (10**9,), "f4"),
+        lambda: file.create_dataset(name, (10**9,), "f4", chunks=(10**6,), compression="gzip"),
+        lambda: file.create_dataset(name, (*shape, 1), "f4"),
+        lambda: file.create_dataset(name, shape, "f8"),
+        lambda: file.create_dataset(name, shape, "c8"),
+        lambda: file.create_dataset(name, shape, "i4"),
+        lambda: file.create_dataset(name, shape, h5py.string_dtype()),
+        lambda: file.create_dataset(name, shape, h5py.ref_dtype),
+        lambda: file.create_dataset(name, shape, np.dtype([("a", "f4"), ("b", "i2")])),
+        lambda: file.create_dataset(name, data=h5py.Empty("f4")),
+        lambda: file.create_dataset(name, data=np.full(shape, np.nan)),
+        lambda: file.create_dataset(name, data=np.full(shape, -1.0, np.float32)),
+        lambda: file.__setitem__(name, np.dtype("f4")),
+        lambda: _bomb(file, name),
+        lambda: file.create_dataset(name, data=value, **({"compression": "gzip"} if np.ndim(value) else {})),
+    ][rng.integers(22)]()
+
+
+def _bomb(file, name):
+    array = file.create_dataset(name, (5 * 10**7,), "f4", chunks=(10**7,), compression="gzip")
+    for start in range(0, 5 * 10**7, 10**7):
+        array.id.write_direct_chunk((start,), _BOMB)
+
+
+_BOMB = zlib.compress(bytes(4 * 10**7), 1)
+
+
+def spoil_safetensors(path, rng):
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(spoil_json(json.loads(content[8 : 8 + size]), rng)).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
+    with contextlib.suppress(MiniresError, ValueError):
+        seal(path)
+
+
+def spoil_zip(path, rng):
+    """Another array under one of the names, or a part that unpacks to far more than it is."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = list(parts)[rng.integers(len(parts))]
+    odd = [
+        *(np.zeros(2), np.array(["a", "b"]), np.zeros(2, "f4,i4"), np.array([{}], object), np.array(3), np.zeros(0)),
+        np.full((3, 3, 4, 4), np.nan),
+    ]
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, odd[rng.integers(len(odd))])
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000,)}\n"
+    claim = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    bomb = bytes(2 * 10**8) if rng.random() < 0.1 else b""
+    new = [stream.getvalue(), claim, bomb, b"[" * 50_000, b"", parts[name]][rng.integers(6)]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if new is bomb else zipfile.ZIP_STORED) as archive:
+        for key, part in parts.items():
+            archive.writestr("../" * (rng.random() < 0.05) + key, new if key == name else part)
+
+
+def spoil_pth(path, rng):
+    import torch
+
+    tensors = torch.load(path)
+    name = list(tensors)[rng.integers(len(tensors))]
+    odd = [
+        torch.eye(3).to_sparse(),
+        torch.ones(1).expand(10**9),
+        torch.empty(4, device="meta"),
+        *(torch.ones(3, dtype=getattr(torch, kind)) for kind in ("bfloat16", "complex64", "int8", "bool")),
+        *([1, 2], {"a": 1}, 3.5, "text", None, torch.full(tensors[name].shape, float("nan"))),
+    ]
+    tensors[[name, 3, None, "", ("a", 1)][min(4, int(rng.integers(9)))] if rng.random() < 0.3 else name] = odd[
+        rng.integers(len(odd))
+    ]
+    nested = tensors
+    for _ in range(int(rng.choice([0, 0, 0, 1, 400]))):
+        nested = {"state_dict": nested}
+    torch.save(nested, path)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """suffix: of the file's name; ours: whether minires wrote it, so that no change of a byte may pass."""
+
+    suffix: str
+    make: object
+    open: object
+    ours: bool = False
+    spoil: object = None
+
+
+KINDS = {
+    "checkpoint": Kind(".h5", checkpoint, open_checkpoint, True, spoil_hdf5),
+    "signs": Kind(".h5", signs, open_data, True, spoil_hdf5),
+    "weights.h5": Kind(".weights.h5", exported, open_weights, True, spoil_hdf5),
+    "npz": Kind(".npz", exported, open_weights, True),
+    "safetensors": Kind(".safetensors", exported, open_weights, True, spoil_safetensors),
+    "checkpoint, format 1": Kind(".h5", format_1, open_checkpoint, False, spoil_hdf5),
+    "signs of others": Kind(".h5", unsealed(signs), open_data, False, spoil_hdf5),
+    "signs, gzip": Kind(".h5", signs_gzip, open_data, False, spoil_hdf5),
+    "weights.h5 of others": Kind(".weights.h5", unsealed(exported), open_weights, False, spoil_hdf5),
+    "npz of others": Kind(".npz", npz, open_weights, False, spoil_zip),
+    "safetensors of others": Kind(".safetensors", safetensors, open_weights, False, spoil_safetensors),
+    "keras": Kind(".keras", keras, open_weights, False, spoil_zip),
+    "jpeg": Kind(".jpg", picture, open_picture),
+    "png": Kind(".png", picture, open_picture),
+    "pth": Kind(".pth", pth, open_weights, False, spoil_pth),  # last: it needs PyTorch
+}
