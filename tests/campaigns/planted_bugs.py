@@ -1,0 +1,179 @@
+"""Bugs planted one at a time: do the tests of the bug's own room notice?
+
+    python tests/campaigns/planted_bugs.py                        # every bug of planted_bugs.toml
+    python tests/campaigns/planted_bugs.py "*momentum*" --quick   # some by their names, without slow tests
+    python tests/campaigns/planted_bugs.py --room train --set survivor --jobs 2
+
+Each is planted in a copy of the checkout, which itself is never written to; what was compiled or proven there is made
+anew, so that neither a fingerprint nor a stale kernel gives the bug away. Then the room's tests run until one fails:
+the file of the bug's own name first, and the slow ones last, where the others let it live. A test that fails without
+the bug as well has caught nothing, and is reported. Exit status 1 where a bug survives, 2 where one cannot be planted.
+"""
+
+import argparse
+import fnmatch
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(__file__).with_suffix(".toml")
+LEFT_OUT = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__marimo__")
+BESIDE = ("lessons", "benchmarks")  # installed as minires.lessons and minires.benchmarks
+PATIENCE = 900  # seconds that a room's tests may take: a bug may make one wait for ever
+CAUGHT, SURVIVED, IMPOSSIBLE = "caught", "SURVIVED", "CANNOT BE PLANTED"
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`old`, which stands once in `file`, becomes `new`; the tests in `room` have to notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    why: str
+    set: str
+    room: str = ""
+
+    @property
+    def home(self) -> str:
+        parts = Path(self.file).parts
+        return self.room or (parts[1] if parts[0] == "minires" else parts[0])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    bug: Bug
+    outcome: str
+    by: str  # the test that noticed; or what is in the way
+    seconds: float
+
+
+def read(data: Path = DATA) -> list[Bug]:
+    return [Bug(**entry) for entry in tomllib.loads(data.read_text("utf-8"))["bug"]]
+
+
+def judge(bug: Bug, root: Path = ROOT, *, slow: bool = True) -> Verdict:
+    """Plant it in a copy of the checkout `root`, and run the tests of its room."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="minires-planted-") as folder:
+        copy = copied(root, Path(folder) / "minires")
+        outcome, by = _planted(bug, copy) or _tested(bug, copy, root, slow)
+    return Verdict(bug, outcome, by, time.perf_counter() - start)
+
+
+def copied(root: Path, target: Path) -> Path:
+    """A checkout that runs without being installed."""
+    shutil.copytree(root, target, ignore=LEFT_OUT)
+    for name in BESIDE:
+        if (target / name).is_dir():
+            (target / "minires" / name).symlink_to(target / name)
+    return target
+
+
+def _planted(bug: Bug, copy: Path) -> tuple[str, str] | None:
+    """Plant it; None, or the verdict where that cannot be done."""
+    file = copy / bug.file
+    text = file.read_text("utf-8") if file.exists() else ""
+    if (count := text.count(bug.old)) != 1:
+        return IMPOSSIBLE, f"anchor not found: {bug.file} has its old text {count} times, not once"
+    file.write_text(text.replace(bug.old, bug.new), "utf-8")
+    if file.suffix in (".c", ".h"):
+        built = _python(copy, "tests/support/build_kernels.py", "build", "-O1")
+        if built.returncode:
+            return IMPOSSIBLE, f"it does not compile: {built.stderr.strip().splitlines()[-1]}"
+        library = Path(built.stdout.strip())
+        shutil.move(library, copy / "minires/fast/cpu/_kernels.abi3.so")
+    elif file.suffix == ".py" and (copy / "minires/fast/__main__.py").exists():
+        renewed = _python(copy, "-m", "minires.fast")  # the fingerprints: they tell that a file was edited, not what is wrong
+        if renewed.returncode:
+            return CAUGHT, "importing it"
+    return None
+
+
+def _tested(bug: Bug, copy: Path, root: Path, slow: bool) -> tuple[str, str]:
+    files = _files(copy / "tests" / bug.home, bug.file)
+    if not files:
+        return IMPOSSIBLE, f"tests/{bug.home} has no tests"
+    for chosen in ("not slow", "slow")[: 1 + slow]:
+        run = _pytest(copy, "-m", chosen, *files)
+        if run is None:
+            return CAUGHT, f"a test that had not ended after {PATIENCE} s"
+        if run.returncode not in (0, 5):  # 5: none of them is chosen
+            failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", run.stdout, re.M)
+            if not failed:
+                return IMPOSSIBLE, f"pytest ended with {run.returncode}: {(run.stderr or run.stdout).strip()[-300:]}"
+            return _fails_without_it(failed[1], root) or (CAUGHT, failed[1])
+    return SURVIVED, ""
+
+
+def _fails_without_it(test: str, root: Path) -> tuple[str, str] | None:
+    """The verdict where this test fails in an untouched copy too."""
+    with tempfile.TemporaryDirectory(prefix="minires-planted-") as folder:
+        run = _pytest(copied(root, Path(folder) / "minires"), test)
+    passes = run is not None and run.returncode == 0
+    return None if passes else (IMPOSSIBLE, f"{test} fails without it")
+
+
+def _files(room: Path, source: str) -> list[str]:
+    """The room's test files, those first whose names are made of the words of the source's."""
+    words = set(re.split(r"[/._]", source))
+
+    def strange(file: Path):
+        own = file.stem.removeprefix("test_").split("_")
+        return sum(word not in words for word in own) / len(own), file.name
+
+    return [f"tests/{room.name}/{file.name}" for file in sorted(room.glob("test_*.py"), key=strange)]
+
+
+def _pytest(copy: Path, *arguments: str):
+    return _python(copy, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", *arguments)
+
+
+def _python(copy: Path, *arguments: str):
+    """The run of Python in a copy; None where it takes too long."""
+    environment = os.environ | {"PYTHONPATH": str(copy), "MINIRES_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    options = {"capture_output": True, "text": True, "env": environment, "cwd": copy, "timeout": PATIENCE}
+    try:
+        return subprocess.run([sys.executable, *arguments], **options)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def main() -> int:
+    bugs = read()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only bugs of these names; * stands for anything")
+    parser.add_argument("--room", choices=sorted({bug.home for bug in bugs}), help="only bugs of this room")
+    parser.add_argument("--set", choices=sorted({bug.set for bug in bugs}), help="only bugs of this set")
+    parser.add_argument("--quick", action="store_true", help="never run a slow test")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="bugs at a time (default: 1)")
+    args = parser.parse_args()
+    bugs = [bug for bug in bugs if args.room in (None, bug.home) and args.set in (None, bug.set)]
+    if args.names:
+        bugs = [bug for bug in bugs if any(fnmatch.fnmatch(bug.name, name) for name in args.names)]
+    start, verdicts = time.perf_counter(), []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for verdict in pool.map(lambda bug: judge(bug, slow=not args.quick), bugs):
+            verdicts.append(verdict)
+            bug = verdict.bug
+            print(f"{verdict.outcome:9} {verdict.seconds:4.0f} s  {bug.home}: {bug.name}  {verdict.by}", flush=True)
+    for bug in (verdict.bug for verdict in verdicts if verdict.outcome == SURVIVED):
+        print(f"survived: {bug.file}: {bug.name}: {bug.why}")
+    outcomes = [verdict.outcome for verdict in verdicts]
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome.lower()}" for outcome in (CAUGHT, SURVIVED, IMPOSSIBLE))
+    print(f"{len(outcomes)} bugs: {counts}, in {time.perf_counter() - start:.0f} s")
+    return 2 if IMPOSSIBLE in outcomes else int(SURVIVED in outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
