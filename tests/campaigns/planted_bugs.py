@@ -6,8 +6,9 @@
 
 Each is planted in a copy of the checkout, which itself is never written to; what was compiled or proven there is made
 anew, so that neither a fingerprint nor a stale kernel gives the bug away. Then the room's tests run until one fails:
-the file of the bug's own name first, and the slow ones last, where the others let it live. A test that fails without
-the bug as well has caught nothing, and is reported. Exit status 1 where a bug survives, 2 where one cannot be planted.
+the file of the bug's own name first, the slow ones last. An op that has a kernel is tested as it reads before that, as
+.ci/run does. A test that fails without the bug as well has caught nothing, and is reported. Exit status 1 where a bug
+survives, 2 where one cannot be planted.
 """
 
 import argparse
@@ -29,6 +30,8 @@ DATA = Path(__file__).with_suffix(".toml")
 LEFT_OUT = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__marimo__")
 BESIDE = ("lessons", "benchmarks")  # installed as minires.lessons and minires.benchmarks
 PATIENCE = 900  # seconds that a room's tests may take: a bug may make one wait for ever
+# behind these stand kernels, which would run in their place
+WITH_KERNELS = "minires/ops/*.py", "minires/optim.py", "minires/geometry.py", "minires/fast/fused_ops.py"
 CAUGHT, SURVIVED, IMPOSSIBLE = "caught", "SURVIVED", "CANNOT BE PLANTED"
 
 
@@ -94,7 +97,9 @@ def _planted(bug: Bug, copy: Path) -> tuple[str, str] | None:
         library = Path(built.stdout.strip())
         shutil.move(library, copy / "minires/fast/cpu/_kernels.abi3.so")
     elif file.suffix == ".py" and (copy / "minires/fast/__main__.py").exists():
-        renewed = _python(copy, "-m", "minires.fast")  # the fingerprints: they tell that a file was edited, not what is wrong
+        renewed = _python(
+            copy, "-m", "minires.fast"
+        )  # the fingerprints: they tell that a file was edited, not what is wrong
         if renewed.returncode:
             return CAUGHT, "importing it"
     return None
@@ -104,22 +109,26 @@ def _tested(bug: Bug, copy: Path, root: Path, slow: bool) -> tuple[str, str]:
     files = _files(copy / "tests" / bug.home, bug.file)
     if not files:
         return IMPOSSIBLE, f"tests/{bug.home} has no tests"
-    for chosen in ("not slow", "slow")[: 1 + slow]:
-        run = _pytest(copy, "-m", chosen, *files)
+    ways = [("numpy", "not slow")] if any(fnmatch.fnmatch(bug.file, known) for known in WITH_KERNELS) else []
+    ways += [("auto", "not slow"), ("auto", "slow")][: 1 + slow]
+    for kernels, chosen in ways:
+        run = _pytest(copy, kernels, "-m", chosen, *files)
         if run is None:
             return CAUGHT, f"a test that had not ended after {PATIENCE} s"
+        if run.returncode < 0:
+            return CAUGHT, f"a crash of the tests, signal {-run.returncode}"
         if run.returncode not in (0, 5):  # 5: none of them is chosen
             failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", run.stdout, re.M)
             if not failed:
                 return IMPOSSIBLE, f"pytest ended with {run.returncode}: {(run.stderr or run.stdout).strip()[-300:]}"
-            return _fails_without_it(failed[1], root) or (CAUGHT, failed[1])
+            return _fails_without_it(failed[1], kernels, root) or (CAUGHT, failed[1])
     return SURVIVED, ""
 
 
-def _fails_without_it(test: str, root: Path) -> tuple[str, str] | None:
+def _fails_without_it(test: str, kernels: str, root: Path) -> tuple[str, str] | None:
     """The verdict where this test fails in an untouched copy too."""
     with tempfile.TemporaryDirectory(prefix="minires-planted-") as folder:
-        run = _pytest(copied(root, Path(folder) / "minires"), test)
+        run = _pytest(copied(root, Path(folder) / "minires"), kernels, test)
     passes = run is not None and run.returncode == 0
     return None if passes else (IMPOSSIBLE, f"{test} fails without it")
 
@@ -135,13 +144,15 @@ def _files(room: Path, source: str) -> list[str]:
     return [f"tests/{room.name}/{file.name}" for file in sorted(room.glob("test_*.py"), key=strange)]
 
 
-def _pytest(copy: Path, *arguments: str):
-    return _python(copy, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", *arguments)
+def _pytest(copy: Path, kernels: str, *arguments: str):
+    options = "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider"
+    return _python(copy, "-m", "pytest", *options, *arguments, MINIRES_KERNELS=kernels)
 
 
-def _python(copy: Path, *arguments: str):
+def _python(copy: Path, *arguments: str, **variables: str):
     """The run of Python in a copy; None where it takes too long."""
-    environment = os.environ | {"PYTHONPATH": str(copy), "MINIRES_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    one_core = {"MINIRES_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = os.environ | one_core | {"PYTHONPATH": str(copy)} | variables
     options = {"capture_output": True, "text": True, "env": environment, "cwd": copy, "timeout": PATIENCE}
     try:
         return subprocess.run([sys.executable, *arguments], **options)
