@@ -44,6 +44,12 @@ class Beside:
 
 sys.meta_path.insert(0, Beside())
 """
+# a case that fails need not be made small
+UNSHRUNK = """
+from hypothesis import Phase
+settings.register_profile("planted", settings.get_profile("minires"), phases=(Phase.explicit, Phase.generate))
+settings.load_profile("planted")
+"""
 PATIENCE = 900  # seconds that a room's tests may take: a bug may make one wait for ever
 # behind these stand kernels, which would run in their place
 WITH_KERNELS = "minires/ops/*.py", "minires/optim.py", "minires/geometry.py", "minires/fast/fused_ops.py"
@@ -93,6 +99,8 @@ def copied(root: Path, target: Path) -> Path:
     """A checkout that runs without being installed."""
     shutil.copytree(root, target, ignore=LEFT_OUT)
     (target / "sitecustomize.py").write_text(BESIDE, "utf-8")
+    with (target / "tests/conftest.py").open("a") as file:
+        file.write(UNSHRUNK)
     return target
 
 
