@@ -127,7 +127,7 @@ def _planted(bug: Bug, copy: Path) -> tuple[str, str] | None:
 
 
 def _tested(bug: Bug, copy: Path, root: Path, slow: bool) -> tuple[str, str]:
-    files = _files(copy / "tests" / bug.home, bug.file)
+    files = _files(copy / "tests" / bug.home, copy / bug.file)
     if not files:
         return IMPOSSIBLE, f"tests/{bug.home} has no tests"
     ways = [("numpy", "not slow")] if any(fnmatch.fnmatch(bug.file, known) for known in WITH_KERNELS) else []
@@ -155,13 +155,14 @@ def _fails_without_it(test: str, kernels: str, root: Path) -> tuple[str, str] | 
     return None if passes else (IMPOSSIBLE, f"{test} fails without it")
 
 
-def _files(room: Path, source: str) -> list[str]:
-    """The room's test files, those first whose names are made of the words of the source's."""
-    words = set(re.split(r"[/._]", source))
+def _files(room: Path, source: Path) -> list[str]:
+    """The room's test files: first those with the words of the source's name, then those that name what it defines."""
+    words = set(re.split(r"[/._]", str(source.relative_to(room.parents[1]))))
+    defined = re.findall(r"^ *(?:def|class) ([A-Za-z]\w+)", source.read_text("utf-8"), re.M)
 
     def strange(file: Path):
-        own = file.stem.removeprefix("test_").split("_")
-        return sum(word not in words for word in own) / len(own), file.name
+        own, text = file.stem.removeprefix("test_").split("_"), file.read_text("utf-8")
+        return sum(word not in words for word in own) / len(own), -sum(map(text.count, defined)), file.name
 
     return [f"tests/{room.name}/{file.name}" for file in sorted(room.glob("test_*.py"), key=strange)]
 
@@ -173,8 +174,9 @@ def _pytest(copy: Path, kernels: str, *arguments: str):
 
 def _python(copy: Path, *arguments: str, **variables: str):
     """The run of Python in a copy; None where it takes too long."""
-    one_core = {"MINIRES_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    environment = os.environ | one_core | {"PYTHONPATH": str(copy)} | variables
+    little = {"MINIRES_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    little["MINIRES_EXAMPLES"] = "30"  # a quarter of the usual
+    environment = os.environ | little | {"PYTHONPATH": str(copy)} | variables
     options = {"capture_output": True, "text": True, "env": environment, "cwd": copy, "timeout": PATIENCE}
     try:
         return subprocess.run([sys.executable, *arguments], **options)
