@@ -8,7 +8,7 @@ Each is planted in a copy of the checkout, which itself is never written to; wha
 anew, so that neither a fingerprint nor a stale kernel gives the bug away. Then the room's tests run until one fails:
 the file of the bug's own name first, the slow ones last. An op that has a kernel is tested as it reads before that, as
 .ci/run does. A test that fails without the bug as well has caught nothing, and is reported. Exit status 1 where a bug
-survives, 2 where one cannot be planted.
+survives, 2 where one cannot be judged.
 """
 
 import argparse
@@ -53,7 +53,7 @@ settings.load_profile("planted")
 PATIENCE = 900  # seconds that a room's tests may take: a bug may make one wait for ever
 # behind these stand kernels, which would run in their place
 WITH_KERNELS = "minires/ops/*.py", "minires/optim.py", "minires/geometry.py", "minires/fast/fused_ops.py"
-CAUGHT, SURVIVED, IMPOSSIBLE = "caught", "SURVIVED", "CANNOT BE PLANTED"
+CAUGHT, SURVIVED, UNJUDGED = "caught", "SURVIVED", "NOT JUDGED"
 
 
 @dataclass(frozen=True)
@@ -105,22 +105,20 @@ def copied(root: Path, target: Path) -> Path:
 
 
 def _planted(bug: Bug, copy: Path) -> tuple[str, str] | None:
-    """Plant it; None, or the verdict where that cannot be done."""
+    """Plant it; None, or the verdict where that cannot be done or ends all at once."""
     file = copy / bug.file
     text = file.read_text("utf-8") if file.exists() else ""
     if (count := text.count(bug.old)) != 1:
-        return IMPOSSIBLE, f"anchor not found: {bug.file} has its old text {count} times, not once"
+        return UNJUDGED, f"anchor not found: {bug.file} has its old text {count} times, not once"
     file.write_text(text.replace(bug.old, bug.new), "utf-8")
     if file.suffix in (".c", ".h"):
         built = _python(copy, "tests/support/build_kernels.py", "build", "-O1")
         if built.returncode:
-            return IMPOSSIBLE, f"it does not compile: {built.stderr.strip().splitlines()[-1]}"
+            return UNJUDGED, f"it does not compile: {built.stderr.strip().splitlines()[-1]}"
         library = Path(built.stdout.strip())
         shutil.move(library, copy / "minires/fast/cpu/_kernels.abi3.so")
     elif file.suffix == ".py" and (copy / "minires/fast/__main__.py").exists():
-        renewed = _python(
-            copy, "-m", "minires.fast"
-        )  # the fingerprints: they tell that a file was edited, not what is wrong
+        renewed = _python(copy, "-m", "minires.fast")  # that a file was edited says not what is wrong in it
         if renewed.returncode:
             return CAUGHT, "importing it"
     return None
@@ -129,7 +127,7 @@ def _planted(bug: Bug, copy: Path) -> tuple[str, str] | None:
 def _tested(bug: Bug, copy: Path, root: Path, slow: bool) -> tuple[str, str]:
     files = _files(copy / "tests" / bug.home, copy / bug.file)
     if not files:
-        return IMPOSSIBLE, f"tests/{bug.home} has no tests"
+        return UNJUDGED, f"tests/{bug.home} has no tests"
     ways = [("numpy", "not slow")] if any(fnmatch.fnmatch(bug.file, known) for known in WITH_KERNELS) else []
     ways += [("auto", "not slow"), ("auto", "slow")][: 1 + slow]
     for kernels, chosen, some in ((*way, some) for way in ways for some in (files[:1], files[1:]) if some):
@@ -141,7 +139,7 @@ def _tested(bug: Bug, copy: Path, root: Path, slow: bool) -> tuple[str, str]:
         if run.returncode not in (0, 5):  # 5: none of them is chosen
             failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", run.stdout, re.M)
             if not failed:
-                return IMPOSSIBLE, f"pytest ended with {run.returncode}: {(run.stderr or run.stdout).strip()[-300:]}"
+                return UNJUDGED, f"pytest ended with {run.returncode}: {(run.stderr or run.stdout).strip()[-300:]}"
             return _fails_without_it(failed[1], kernels, root) or (CAUGHT, failed[1])
     return SURVIVED, ""
 
@@ -152,7 +150,7 @@ def _fails_without_it(test: str, kernels: str, root: Path) -> tuple[str, str] | 
     with tempfile.TemporaryDirectory(prefix="minires-planted-") as folder:
         run = _pytest(copied(root, Path(folder) / "minires"), kernels, test)
     passes = run is not None and run.returncode == 0
-    return None if passes else (IMPOSSIBLE, f"{test} fails without it")
+    return None if passes else (UNJUDGED, f"{test} fails without it")
 
 
 def _files(room: Path, source: Path) -> list[str]:
@@ -168,20 +166,20 @@ def _files(room: Path, source: Path) -> list[str]:
 
 
 def _pytest(copy: Path, kernels: str, *arguments: str):
-    options = "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider"
-    return _python(copy, "-m", "pytest", *options, *arguments, MINIRES_KERNELS=kernels)
+    """The run of pytest in a copy; None where it takes too long."""
+    quiet = "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider"
+    few = {"MINIRES_EXAMPLES": "30", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # a quarter of the usual cases
+    try:
+        return _python(copy, "-m", "pytest", *quiet, *arguments, MINIRES_KERNELS=kernels, **few)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _python(copy: Path, *arguments: str, **variables: str):
-    """The run of Python in a copy; None where it takes too long."""
-    little = {"MINIRES_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    little["MINIRES_EXAMPLES"] = "30"  # a quarter of the usual
-    environment = os.environ | little | {"PYTHONPATH": str(copy)} | variables
-    options = {"capture_output": True, "text": True, "env": environment, "cwd": copy, "timeout": PATIENCE}
-    try:
-        return subprocess.run([sys.executable, *arguments], **options)
-    except subprocess.TimeoutExpired:
-        return None
+    """The run of Python in a copy, on one core."""
+    one = {"PYTHONPATH": str(copy), "MINIRES_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    options = {"capture_output": True, "text": True, "timeout": PATIENCE, "env": os.environ | one | variables}
+    return subprocess.run([sys.executable, *arguments], cwd=copy, **options)
 
 
 def main() -> int:
@@ -201,13 +199,13 @@ def main() -> int:
         for verdict in pool.map(lambda bug: judge(bug, slow=not args.quick), bugs):
             verdicts.append(verdict)
             bug = verdict.bug
-            print(f"{verdict.outcome:9} {verdict.seconds:4.0f} s  {bug.home}: {bug.name}  {verdict.by}", flush=True)
+            print(f"{verdict.outcome:10} {verdict.seconds:4.0f} s  {bug.home}: {bug.name}  {verdict.by}", flush=True)
     for bug in (verdict.bug for verdict in verdicts if verdict.outcome == SURVIVED):
         print(f"survived: {bug.file}: {bug.name}: {bug.why}")
     outcomes = [verdict.outcome for verdict in verdicts]
-    counts = ", ".join(f"{outcomes.count(outcome)} {outcome.lower()}" for outcome in (CAUGHT, SURVIVED, IMPOSSIBLE))
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome.lower()}" for outcome in (CAUGHT, SURVIVED, UNJUDGED))
     print(f"{len(outcomes)} bugs: {counts}, in {time.perf_counter() - start:.0f} s")
-    return 2 if IMPOSSIBLE in outcomes else int(SURVIVED in outcomes)
+    return 2 if UNJUDGED in outcomes else int(SURVIVED in outcomes)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_a_bug_is_caught_by_the_test_that_fails_with_it_alone(checkout):
 def test_a_test_that_fails_anyway_catches_nothing(checkout):
     outcome, by = judged(checkout, "y + y", "2 * y")
     assert (outcome, by) == (
-        "CANNOT BE PLANTED",
+        "NOT JUDGED",
         "tests/ops/test_twice.py::test_that_is_broken_anyway fails without it",
     )
 
@@ -66,7 +66,7 @@ def test_a_bug_that_no_test_sees_survives(checkout):
 @pytest.mark.parametrize(("old", "times"), [("y * y", 0), ("y", 3)])
 def test_an_anchor_has_to_stand_once(checkout, old, times):
     outcome, by = judged(checkout, old, "z")
-    assert outcome == "CANNOT BE PLANTED"
+    assert outcome == "NOT JUDGED"
     assert by == f"anchor not found: minires/ops/twice.py has its old text {times} times, not once"
 
 
