@@ -130,14 +130,14 @@ def test_best_is_the_best_and_images_are_brought_to_the_networks_size(trained, t
 
 
 def test_predict_tells_the_likeliest_class_and_the_next(tmp_path, capsys):
-    model = nn.resnet("resnet8", (8, 8, 3), 3)
+    model = nn.resnet("resnet8", (8, 8, 3), 4)
     model.layers[-1].w.data[...] = 0
-    model.layers[-1].b.data[...] = np.log([0.3, 0.6, 0.1])
-    save_checkpoint(tmp_path / "model.h5", Classifier(model, ("left", "middle", "right"), Preprocess()))
+    model.layers[-1].b.data[...] = np.log([0.25, 0.6, 0.1, 0.05])
+    save_checkpoint(tmp_path / "model.h5", Classifier(model, ("left", "middle", "right", "none"), Preprocess()))
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     assert cli.main(["predict", str(tmp_path / "model.h5"), str(tmp_path / "x.png"), "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    assert [word in text for word in ("middle", "60.0%", "left (30.0%)", "right")] == [True, True, True, False]
+    assert [word in text for word in ("middle", "60.0%", "left (25.0%)")] == [True] * 3
 
 
 @pytest.mark.parametrize("wrong", [False, True])
