@@ -87,11 +87,12 @@ def test_a_sure_mistake_costs_what_it_should():
     assert evaluate(c, wrong).loss == pytest.approx(40, rel=1e-5)
 
 
-def test_a_network_in_evaluation_mode_is_trained_like_any_other():
+@pytest.mark.parametrize("by_layers", [True, False])
+def test_a_network_in_evaluation_mode_is_trained_like_any_other(by_layers):
     one, other = classifier(), classifier()
     other.model.eval()
     for c in (one, other):
-        fit(c, TRAIN, None, replace(RECIPE, epochs=1))
+        fit(c, TRAIN, None, replace(RECIPE, epochs=1), by_layers=by_layers)
     assert_same(weights(one), weights(other))
 
 
