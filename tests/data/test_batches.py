@@ -256,6 +256,21 @@ def test_draws_fill_their_limits():
     assert levels.mean() == pytest.approx(100, abs=5)
 
 
+def test_every_draw_fills_its_limits_to_both_sides():
+    """Shifts are shares of the side they go along; sizes lie around 1."""
+    height, width, keys = 20, 200, [(9, i) for i in range(400)]
+    shifts = Augment(0.1, 0, 0, False, 0).draw(keys, (height, width))[0][:, :, 2]
+    for offsets, most in zip(shifts.T, (0.1 * height, 0.1 * width), strict=True):
+        assert (offsets.min(), offsets.max()) == (pytest.approx(-most, rel=0.05), pytest.approx(most, rel=0.05))
+        assert offsets.mean() == pytest.approx(0, abs=0.1 * most)
+    turned = Augment(0, 30, 0.2, False, 0).draw(keys, (height, width))[0][:, :, :2]
+    sizes, angles = np.linalg.det(turned) ** -0.5, np.rad2deg(np.arctan2(turned[:, 0, 1], turned[:, 0, 0]))
+    for values, middle, most in ((sizes, 1, 0.2), (angles, 0, 30)):
+        assert values.min() == pytest.approx(middle - most, rel=0.05)
+        assert values.max() == pytest.approx(middle + most, rel=0.05)
+        assert values.mean() == pytest.approx(middle, abs=0.1 * most)
+
+
 def test_an_image_depends_on_its_key_alone():
     images = pictures((9, 9), count=5)
     keys = [(0, 1, i) for i in range(5)]

@@ -145,6 +145,17 @@ def test_folded_inference_is_that_of_the_layers(arch, shape, options, n, engine)
     assert all(np.array_equal(before[name], value) for name, value in model.state().items())
 
 
+@pytest.mark.parametrize(("arch", "shape", "options"), NETWORKS[2:6])
+def test_a_predictor_keeps_the_network_as_it_was(arch, shape, options, engine):
+    model, (x, _) = network(arch, shape, options), batch(shape)
+    predictor = Predictor(model)
+    expected = predictor(x).copy()
+    for array in model.state().values():
+        array += 0.1
+    for _ in range(3):  # as it reads, recorded, and replayed
+        np.testing.assert_allclose(predictor(x), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
 def test_a_wrong_input_names_the_layer():
     with pytest.raises(ShapeError, match=r"conv1: expected \(H, W, C\) with C = 3"):
         Predictor(network(*NETWORKS[0]))(np.zeros((1, 16, 16, 4)))

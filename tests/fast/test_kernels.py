@@ -13,7 +13,10 @@ from minires.data import ArrayDataset, Augment, Batches
 from minires.data.augment import warp
 from minires.errors import ShapeError
 from minires.fast.gpu import kernels
+from minires.fast.gpu.step import _rates, _update
 from minires.geometry import pair
+from minires.nn import Param
+from minires.optim import OPTIMIZERS
 
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -205,3 +208,33 @@ def test_labels_that_are_no_class_make_the_loss_nan(kernels_run):
     assert np.isnan(fetched(told, kernels_run)[0])
     with pytest.raises(ShapeError, match=r"need int64 labels \(4,\)"):
         kernels.cross_entropy(*sent((np.zeros((4, 3)), np.zeros(3, np.int64))), told)
+
+
+UPDATES = [("sgd", {"nesterov": False}), ("sgd", {"nesterov": True}), ("adam", {}), ("adamw", {})]
+
+
+@both
+@pytest.mark.parametrize("clip_norm", [None, 0.5, 1e3])  # none, one that clips, one that no gradient reaches
+@pytest.mark.parametrize(("name", "options"), UPDATES)
+def test_updates_are_the_optimisers(name, options, clip_norm, dtype, kernels_run):
+    """Three steps over decayed and spared parameters; the gradient's norm is told."""
+    drawn = draw(0, (40, 9), (30,), dtype=dtype)
+
+    def made(arrays):
+        params = [Param(f"p{i}", array.copy(), decay=i == 0) for i, array in enumerate(arrays)]
+        return OPTIMIZERS[name](params, weight_decay=0.1, clip_norm=clip_norm, **options)
+
+    here, there = made(drawn), made(sent(drawn))
+    rates, metrics = sent((np.zeros(4), np.zeros(3)))
+    for step in range(3):
+        (gradient,) = draw(step + 1, here.grads.shape, dtype=dtype)
+        here.grads[...], there.grads[...] = gradient, sent(gradient)
+        norm = here.step(0.1)
+        there.steps += 1
+        kernels.set_rates(rates, there.weights, *_rates(there, 0.1))
+        kernels.gradient_norm(there.grads, metrics, rates, there.clip_norm)
+        _update(there, rates)
+        assert fetched(metrics, kernels_run)[2] == pytest.approx(norm, rel=10 * TOLERANCE[np.dtype(dtype)])
+    assert_equal(fetched(there.weights, kernels_run), here.weights, 20)
+    for slot, array in here.state.items():
+        assert_equal(fetched(there.state[slot], kernels_run), array, 20)

@@ -425,6 +425,14 @@ def test_a_kernel_that_does_something_else_is_found_before_the_first_step(part, 
     fit(classifier, TRAIN, None, RECIPE, check=False)
 
 
+def test_a_kernel_that_gives_nan_is_found_too(monkeypatch):
+    right = training.norm_add_relu_forward
+    monkeypatch.setattr(training, "norm_add_relu_forward", lambda *args, **options: right(*args, **options) * np.nan)
+    images = np.random.default_rng(0).standard_normal((3, *TRAIN.shape))
+    with pytest.raises(DisagreementError, match="its output differs from that of the layers by nan"):
+        check.check_training(network(), training.Fused, images, np.array([0, 1, 0]))
+
+
 def test_a_layer_is_named_where_the_difference_begins(monkeypatch):
     model, calls = network(), []
 

@@ -113,6 +113,17 @@ def test_settings_are_heeded():
             assert np.allclose(predictor(x), y, atol=1e-5)
 
 
+def test_a_batch_of_another_precision_is_computed_in_it():
+    model, x = resnet("resnet8", (8, 8, 3), 4), images(2, 8)
+    predictor, wide = Predictor(model), x.astype(np.float64) + 1e-9
+    for _ in range(3):
+        predictor(x)
+    for _ in range(3):
+        y = predictor(wide)
+        assert y.dtype == np.float64
+        np.testing.assert_array_equal(y, Predictor(model)(wide))
+
+
 def test_weights_outlive_a_change_of_their_form():
     """A recording of small batches holds packed weights, large batches want others; see Weights."""
     model = resnet("resnet18", (32, 32, 3), 4, variant="v1", widths=(16, 32, 32, 32))

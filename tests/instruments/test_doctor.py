@@ -167,3 +167,14 @@ def test_findings_are_printed_with_their_fix():
     text = capture.get()
     assert "pip install 'b[x]>=2'" in text
     assert "1 ok, 0 to look at, 1 to mend" in text
+
+
+@pytest.mark.parametrize(("limit", "free"), [("max", 8_192_000_000), ("3000000000", 2_000_000_000), ("900000000", 0)])
+def test_free_memory_is_what_a_containers_limit_leaves(limit, free, monkeypatch):
+    files = {
+        "/proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\n",
+        "/sys/fs/cgroup/memory.max": f"{limit}\n",
+        "/sys/fs/cgroup/memory.current": "1000000000\n",
+    }
+    monkeypatch.setattr(doctor.Path, "read_text", lambda path: files[str(path)])
+    assert doctor._free_memory() == free

@@ -2,7 +2,7 @@
 
 import json
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -281,6 +281,8 @@ def test_norms_are_of_whole_arrays():
     assert [flow.blocks[0].dx_norm, *(block.dy_norm for block in flow.blocks)] == pytest.approx(norms)
     assert flow.norms() == pytest.approx([norm / norms[-1] for norm in norms])
     assert flow.norms()[-1] == 1
+    for block, after in pairwise(flow.blocks):  # one sends what the other receives
+        assert after.dx_norm == pytest.approx(block.dy_norm)
 
 
 def four_regimes(**options):

@@ -181,6 +181,13 @@ def test_dropout_drops_the_stated_share_and_keeps_the_mean():
     assert layer.eval()(x) is x
 
 
+def test_each_dropout_has_a_mask_of_its_own():
+    x = np.ones((1, 400), np.float32)
+    masks = [nn.Dropout(name, 0.5, seed=seed)(x) for name, seed in (("a", 0), ("b", 0), ("a", 1), ("a", 0))]
+    assert not any(np.array_equal(masks[0], other) for other in masks[1:3])
+    np.testing.assert_array_equal(masks[0], masks[3])
+
+
 def test_conversion_drops_gradients_and_slots():
     model = resnet("resnet8", (16, 16, 3))
     model.backward(model(images()))
@@ -195,12 +202,9 @@ def test_conversion_drops_gradients_and_slots():
 
 def test_weight_decay_spares_norms_and_biases():
     model = resnet("resnet18", (64, 64, 3), widths=(2, 2, 2, 2))
-    assert {p.name.rsplit(".", 1)[1]: p.decay for p in model.params()} == {
-        "w": True,
-        "b": False,
-        "gamma": False,
-        "beta": False,
-    }
+    kinds = {(p.name.rpartition(".")[2], p.decay) for p in model.params()}
+    assert kinds == {("w", True), ("b", False), ("gamma", False), ("beta", False)}
+    assert model.layers[0].layers[1].b is not None  # convolutions' biases among them
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,12 @@ def test_plain_twin_has_the_same_main_path(arch):
         np.testing.assert_array_equal(array, model.state()[name])
 
 
+@pytest.mark.parametrize(("given", "momentum"), [(None, 0.99), (0.9, 0.9), (0.0, 0.0)])
+def test_the_batch_norms_momentum_is_the_variants_unless_given(given, momentum):
+    model = resnet("resnet18", widths=(2, 2, 2, 2), bn_momentum=given)
+    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm)} == {momentum}
+
+
 def test_layers_of_equal_shape_start_from_different_weights():
     kernels = [p.data for p in resnet("resnet20", seed=1).params() if p.data.ndim == 4]
     drawn = {array.tobytes() for array in kernels}

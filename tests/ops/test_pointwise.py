@@ -145,6 +145,15 @@ def test_cross_entropy_of_huge_logits_is_finite(dtype):
     assert probs.tolist() == [[1, 0, 0]]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cross_entropy_of_each_image_knows_nothing_of_the_others(dtype):
+    logits, labels = np.array([[1.0, 2.0], [-2e4, -2e4], [1e4, 1e4 - 1]], dtype), np.array([0, 1, 0])
+    loss, probs = ops.softmax_cross_entropy_forward(logits, labels)
+    alone = [ops.softmax_cross_entropy_forward(logits[i : i + 1], labels[i : i + 1]) for i in range(3)]
+    np.testing.assert_allclose(loss, np.mean([one for one, _ in alone]), rtol=1e-6)
+    np.testing.assert_allclose(probs, np.concatenate([one for _, one in alone]), rtol=1e-6)
+
+
 def test_cross_entropy_of_equal_logits_is_log_of_the_classes():
     loss, probs = ops.softmax_cross_entropy_forward(np.zeros((3, 6)), np.array([0, 5, 2]))
     assert loss == pytest.approx(np.log(6))

@@ -38,7 +38,7 @@ TWINS = [
 
 @pytest.mark.parametrize(("ours", "options", "theirs", "their_options"), TWINS)
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("clip", [None, 0.5, 100.0])  # some, and a norm that no gradient here has
 def test_steps_equal_pytorch(ours, options, theirs, their_options, decay, clip):
     torch = pytest.importorskip("torch")
     params = make_params()
