@@ -29,6 +29,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())  # the bytes reach the disk before the name does
         os.replace(temporary, target)
+        _sync_folder(target.parent)  # and the name before what is done next
     except (OSError, RuntimeError) as error:
         # h5py reports a failed write at closing as RuntimeError with the system's number in the text
         number = re.search(r"errno = (\d+)", str(error))
@@ -38,6 +39,18 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise DataError(f"{path}: cannot be written ({os.strerror(code)}): {_write_remedy(code)}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that cannot
+                raise
+        finally:
+            os.close(number)
 
 
 def _write_remedy(code: int) -> str:
