@@ -67,7 +67,7 @@ def fit(
     out: Path | None = None,
     reporter: Reporter | None = None,
     check: bool = True,
-    patience: float = USUAL,
+    stall: float = USUAL,
     **ways,
 ) -> Progress:
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
@@ -77,12 +77,12 @@ def fit(
     ways: how a step is computed, for make_step: `by_layers=True`, exactly the modules; `recompute=True`,
     `max_workspace=BYTES`, for less memory; on a GPU `graph=False`, `tf32=True`.
     check: before the first step, compare what will run with the layers as they stand, in float64 (fast/check.py).
-    patience: seconds without progress after which stderr is told what is waited for (watch.py).
+    stall: seconds without progress after which stderr is told what is waited for (watch.py).
     Raises DivergedError, naming the layer, when a value is not finite, DisagreementError where that comparison fails,
     CheckpointError where another training has the folder, stops.Stopped (a KeyboardInterrupt) after Ctrl-C or SIGTERM.
     """
     with _alone_in(out):
-        run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, check, patience, ways)
+        run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, check, stall, ways)
         return run.go(anew=True)
 
 
@@ -95,7 +95,7 @@ def resume(
     device="cpu",
     reporter=None,
     check=True,
-    patience=USUAL,
+    stall=USUAL,
     **ways,
 ) -> tuple[Classifier, Progress]:
     """Go on with the run in the folder `out`, on the same data; `epochs` may extend it.
@@ -113,7 +113,7 @@ def resume(
             recipe, progress.stopped = replace(recipe, epochs=epochs), ""
         if progress.stopped or progress.epoch >= recipe.epochs:
             return checkpoint.classifier, progress
-        run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, check, patience, ways)
+        run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, check, stall, ways)
         run.optimizer.load_state(checkpoint.optimizer, checkpoint.training["steps"])
         return checkpoint.classifier, run.go()
 
@@ -145,9 +145,9 @@ def _alone_in(out):
 class _Run:
     """One training run: the objects it works on, and its progress."""
 
-    def __init__(self, classifier, train, test, recipe, progress, out, reporter, check, patience, ways):
-        if not 0 < patience < math.inf:
-            raise ConfigError(f"patience: expected a number of seconds above 0, got {patience}")
+    def __init__(self, classifier, train, test, recipe, progress, out, reporter, check, stall, ways):
+        if not 0 < stall < math.inf:
+            raise ConfigError(f"stall: expected a number of seconds above 0, got {stall}")
         self.classifier, self.model = classifier, classifier.model
         self.train, self.test, self.recipe, self.progress = train, test, recipe, progress
         first = communicator.current().rank == 0  # of the ranks, one saves and speaks
@@ -166,7 +166,7 @@ class _Run:
         self.pending = []  # (loss, right answers, gradient norm, images) still on the device
         self.x = None  # the latest batch
         self.snapshot, self.saving = Snapshot(), None
-        self.patience, self.kept = patience, ""  # what model.h5 holds, in words
+        self.stall, self.kept = stall, ""  # what model.h5 holds, in words
 
     def check(self) -> Agreement:
         """Whether the step does what the layers say; while the optimiser's state still takes no memory."""
@@ -243,11 +243,12 @@ class _Run:
         with ExitStack() as stack:
             stack.enter_context(self.reporter.running(self.recipe.epochs, len(self.batches), p))
             self.stop = stack.enter_context(stops.heard(patient=True))
-            watch = stack.enter_context(Watch(self.patience, self.stop, self.activities(), self.where))
+            watch = stack.enter_context(Watch(self.stall, self.stop, self.activities(), self.where))
             self.doing = watch.doing
             try:
                 self.train_all(anew)
-            except stops.Stopped:
+            except stops.Stopped as stopped:
+                stopped.told = True
                 self.reporter.interrupted(self.out, None if self.stop.count == 1 else self.kept)
                 raise
         return p

@@ -6,7 +6,12 @@ from contextlib import contextmanager
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended what ran; `signal` says which, and a command's exit status is 128 more."""
+    """Ctrl-C or SIGTERM ended what ran; `signal` says which, and a command's exit status is 128 more.
+
+    told: whether the reporter has said what that means for the run.
+    """
+
+    told = False
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}")
