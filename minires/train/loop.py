@@ -33,6 +33,8 @@ from minires.train.watch import USUAL, Watch
 
 # Steps between two looks at the loss on a GPU: each look waits for the device.
 LOOK_EVERY = 10
+# Seconds that a save which is nearly written has to end, where all is to end at once.
+NEARLY = 2.0
 
 
 @dataclass
@@ -216,7 +218,7 @@ class _Run:
             yield
         finally:
             if self.stop.count > 1:  # it is to end at once: only what is nearly written
-                self.saver.end(within=2.0)
+                self.saver.end(within=NEARLY)
             else:
                 self.saved()
                 self.saver.end()

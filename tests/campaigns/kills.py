@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -175,9 +176,9 @@ class Campaign:
         try:
             row["tries"] += 1
             row[do()] += 1
-        except Failed as failure:
+        except Exception as failure:
             row["FAILED"] += 1
-            self.failures.append(f"{kind}, try {row['tries']}: {failure}")
+            self.failures.append(f"{kind}, try {row['tries']}: {failure!r}")
 
     # --- the blows --------------------------------------------------------------------------------------------------
 
@@ -195,7 +196,8 @@ class Campaign:
         time.sleep(self.random.uniform(0.1, 1.0) * self.lasts)
         place = self.place()
         for number in signals:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
             time.sleep(self.random.uniform(0, 0.1) * (len(signals) > 1))
         status = self.ended()
         wanted = -signals[0] if signals[0] == signal.SIGKILL else 128 + signals[0]
@@ -212,7 +214,8 @@ class Campaign:
         pid = self.start("train", *self.options(), "--out", out, "--stall", 0.5)
         said, place = self.said, "before the lock"
         time.sleep(self.random.uniform(0.05, 0.9) * self.lasts)
-        os.kill(pid, signal.SIGSTOP)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
         time.sleep(0.05)
         if (out / "run.lock").exists() and (out / "run.lock").read_text():
             place = self.place()
@@ -221,7 +224,8 @@ class Campaign:
                 expect(self.ended(others) == 2, "a second training was let in", self.text())
             self.one_line("minires: ", f"process {pid}", "stopped", f"kill -CONT {pid}")
         time.sleep(self.random.uniform(0, 1))
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
         self.said = said
         expect(self.ended() == 0, "a run that was stopped and continued:", self.text())
         self.same(out, self.whole)
