@@ -2,7 +2,6 @@
 
 A process that has imported everything forks one for each command; it is this file run as a script. Every write to
 HDF5, every fsync and every rename of the command takes a random time, so that whatever can happen in between does.
-Reports get their pictures from nowhere: to draw them takes longer than all the rest.
 """
 
 import json
@@ -48,6 +47,18 @@ class Commands:
         return self.status()
 
 
+def undrawn(put=setattr) -> None:
+    """Reports get their pictures from nowhere: to draw them takes longer than to train. put: as `setattr`."""
+    from matplotlib.figure import Figure
+
+    from minires.instruments import report
+
+    drawn = Figure()
+    for name in filter(re.compile("plot_").match, dir(report.plots)):
+        put(report.plots, name, lambda *_, **__: drawn)
+    put(report, "png_bytes", lambda figure: b"a picture")
+
+
 def _slow_down(most, seed):
     import h5py
 
@@ -88,18 +99,11 @@ def _command(job):
 
 
 def _serve():
-    from matplotlib.figure import Figure
-
     import minires.cli
     import minires.run
     import minires.train.loop  # noqa: F401 - so that no command has to wait for them
-    from minires.instruments import report
 
-    drawn = Figure()
-    for name in filter(re.compile("plot_").match, dir(report.plots)):
-        setattr(report.plots, name, lambda *_, **__: drawn)
-    report.png_bytes = lambda figure: b"a picture"
-
+    undrawn()
     for line in iter(sys.stdin.readline, ""):
         if not (pid := os.fork()):
             sys.exit(_command(json.loads(line)))

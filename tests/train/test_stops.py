@@ -233,9 +233,9 @@ def test_the_watchdog_tells_test_images_from_training_images(capfd):
 def test_a_run_that_moves_is_not_spoken_of(capfd):
     class Steady(Reporter):
         def step(self, progress):
-            Event().wait(STALL / 3)
+            Event().wait(0.1)  # 15 times
 
-    fit(classifier(), TRAIN, None, RECIPE, reporter=Steady(), stall=STALL)
+    fit(classifier(), TRAIN, None, RECIPE, reporter=Steady(), stall=1.0)
     assert not capfd.readouterr().err
 
 
