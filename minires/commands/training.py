@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from minires.commands import common
 from minires.console import out, print_json
-from minires.errors import CheckpointError, DataError
+from minires.errors import CheckpointError, DataError, MiniresError
 from minires.nn import resnet
 
 
@@ -116,8 +116,8 @@ def _finish(folder, classifier, parts, progress) -> int:
         stopped.told = True
         out.print(f"stopped; {later}")
         raise
-    except DataError as error:
-        raise DataError(f"{error}; {later}") from None
+    except MiniresError as error:
+        raise type(error)(f"{error}; {later}") from None
     if result is not None:
         out.print(
             f"test accuracy {result.accuracy:.2%}: {result.mistakes} mistakes in {len(result.labels)} images "

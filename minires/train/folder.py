@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from minires.errors import CheckpointError, DataError
-from minires.files import atomic_path, write_text
+from minires.files import atomic_path
 from minires.train.checkpoint import Snapshot, load_checkpoint
 from minires.train.watch import state
 
@@ -145,7 +145,7 @@ def settle(folder: Path, progress) -> None:
 
     CheckpointError where `best.h5` is another epoch's than it should be and `model.h5` is not that epoch either.
     """
-    for path in (*folder.glob(".*.tmp"), *folder.glob("pictures/.*.tmp"), *folder.glob("*.part")):
+    for path in (*folder.glob(".*.tmp"), *folder.glob("pictures/.*.tmp"), folder / "best.part"):
         path.unlink(missing_ok=True)
     model, best = folder / "model.h5", folder / "best.h5"
     if progress.best_epoch == 0:
@@ -163,15 +163,20 @@ def settle(folder: Path, progress) -> None:
 def _write_history(folder, rows):
     path = folder / "history.jsonl"
     if rows:
-        write_text(path, "".join(json.dumps(r) + "\n" for r in rows))
+        with atomic_path(path, lasting=False) as temporary:  # it is in model.h5 too
+            temporary.write_text("".join(json.dumps(r) + "\n" for r in rows))
     else:
         path.unlink(missing_ok=True)  # an earlier run's
 
 
 def _keep(source: Path, target: Path) -> None:
     """`target` becomes today's `source`; a link costs nothing, and `source` is replaced, never rewritten."""
-    with atomic_path(target) as temporary:
-        try:
-            temporary.hardlink_to(source)
-        except OSError:  # a file system without links
+    part = target.with_suffix(".part")
+    try:
+        part.unlink(missing_ok=True)
+        part.hardlink_to(source)
+        part.replace(target)
+        part.unlink(missing_ok=True)  # it stays where both were the same file already
+    except OSError:  # a file system without links, or what `atomic_path` has words for
+        with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)

@@ -325,14 +325,15 @@ class Campaign:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("kills", 6), ("stops", 2), ("full", 2), ("readonly", 2), ("together", 1)):
-        parser.add_argument(f"--{name}", type=int, default=default, help="tries (default: %(default)s)")
+    for name in ("kills", "stops", "full", "readonly", "together"):
+        parser.add_argument(f"--{name}", type=int, default=0, metavar="TRIES")
     parser.add_argument("--seed", type=int, default=0, help="of the instants (default: 0)")
     parser.add_argument("--slow", type=float, default=0.1, help="seconds for each access of the disk, at most")
     args = parser.parse_args()
-    root = os.geteuid() == 0
     with tempfile.TemporaryDirectory() as work, Commands() as commands:
         c = Campaign(Path(work), commands, args.seed, args.slow)
+        needs = {"a full disk": can_mount, "a folder that refuses": can_refuse}
+        left_out = [name for name, possible in needs.items() if not possible(c.work)]
         blows = {"SIGKILL": ["SIGKILL"], "Ctrl-C": ["SIGINT"], "SIGTERM": ["SIGTERM"], "Ctrl-C twice": ["SIGINT"] * 2}
         for i in range(args.kills):
             kind = list(blows)[i % len(blows)]
@@ -340,11 +341,11 @@ def main() -> int:
         for _ in range(args.stops):
             c.one_try("SIGSTOP, SIGCONT", c.stop)
         for i in range(args.full):
-            if i % 4 == 3 or not can_mount(c.work):
+            if i % 4 == 3 or "a full disk" in left_out:
                 c.one_try("a file too large", c.too_large)
             else:
                 c.one_try("a full disk", c.full)
-        if root and shutil.which("chattr"):
+        if "a folder that refuses" not in left_out:
             for _ in range(args.readonly):
                 c.one_try("a folder that refuses", c.readonly)
         for _ in range(args.together):
@@ -357,11 +358,20 @@ def main() -> int:
     for kind, row in c.rows.items():
         what = ", ".join(f"{name}: {count}" for name, count in sorted(row.items()) if name not in ("tries", "FAILED"))
         print(f"| {kind} | {row['tries']} | {row['FAILED']} | {what} |")
-    if not root:
-        print("not root: no full disk, no folder that refuses")
+    if left_out:
+        print(f"left out, as it takes root: {' and '.join(left_out)}")
     for failure in c.failures:
         print(failure, file=sys.stderr)
     return bool(c.failures)
+
+
+def can_refuse(folder) -> bool:
+    place = folder / "refuses"
+    place.mkdir(exist_ok=True)
+    if not shutil.which("chattr") or subprocess.run(["chattr", "+i", place], capture_output=True).returncode:
+        return False
+    subprocess.run(["chattr", "-i", place], check=True)
+    return True
 
 
 def can_mount(folder) -> bool:
