@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from minires.errors import DataError, MiniresError
@@ -40,7 +40,8 @@ def atomic_path(path: str | os.PathLike, *, lasting: bool = True) -> Iterator[Pa
             raise
         raise DataError(f"{path}: cannot be written ({os.strerror(code)}): {_write_remedy(code)}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the next run into that folder removes it
+            temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ Most broken `.h5` files are not HDF5 at all: a login page saved under that name,
 The first bytes say so before h5py is asked.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -87,11 +88,39 @@ def open_hdf5(path: str | os.PathLike, what: str) -> h5py.File:
         raise DataError(f"{path}: expected {what}, but it is {problem}: download or write it again") from None
 
 
+class _Disk(io.FileIO):
+    """A file for HDF5 to write to. It keeps what the system refuses, which HDF5 would print for each array."""
+
+    refused = None
+
+    def _unless_refused(self, do, *arguments):
+        try:
+            return do(*arguments)
+        except OSError as error:
+            self.refused = self.refused or error
+
+    def write(self, data):
+        self._unless_refused(self._write_all, memoryview(data).cast("B"))
+        return len(data)
+
+    def _write_all(self, rest):
+        while rest:  # a disk that gets full takes a part first
+            rest = rest[super().write(rest) :]
+
+    def truncate(self, size=None):
+        self._unless_refused(super().truncate, size)
+
+
 @contextmanager
 def atomic_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
     """Write an HDF5 file atomically: `with atomic_hdf5(path) as file: file["x"] = x`.
 
     The file under `path` changes only when the block ends well; see `atomic_path` for failures.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w-") as file:
-        yield file
+    with atomic_path(path) as temporary, _Disk(temporary, "x+") as disk:
+        try:
+            with h5py.File(disk, "w") as file:
+                yield file
+        finally:
+            if disk.refused:
+                raise disk.refused

@@ -98,7 +98,7 @@ def _holder(file) -> dict:
     file.seek(0)
     try:
         return dict(json.loads(file.read()))
-    except (ValueError, TypeError):  # it is being written
+    except (ValueError, TypeError):
         return {}
 
 
@@ -116,7 +116,10 @@ def _lives(who) -> bool:
 
 def _taken(folder, file) -> CheckpointError:
     with file:
-        who = _holder(file)
+        for _ in range(20):
+            if who := _holder(file):
+                break
+            time.sleep(0.05)  # it is being written
     if not who:
         return CheckpointError(f"{folder}: another training has just begun in it: choose another folder")
     here = who["host"] == socket.gethostname()
