@@ -319,8 +319,9 @@ class _Run:
         """Nothing replaces a good checkpoint but one whose numbers are finite: the last update may have spoilt them."""
         held = [(self.optimizer.weights, "weights"), *((b.data, "running statistics") for b in self.model.buffers())]
         held += [(state, "optimiser's averages") for state in self.optimizer.state.values()]
-        for array, what in held:
-            if not (get_xp(array).isfinite(array.min()) and get_xp(array).isfinite(array.max())):
+        finite = [get_xp(array).isfinite(array).all() for array, _ in held]
+        for good, (_, what) in zip(finite, held, strict=True):
+            if not good:
                 raise self.diverged(f"after its update the {what} are not finite")
 
     def diverged(self, what) -> DivergedError:
