@@ -52,14 +52,10 @@ def locked(folder: Path):
     if key in _held:
         yield
         return
-    try:
+    with _writable(folder):
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         _held[key] = _lock(folder)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror}): choose a folder where you may write"
-        ) from None
     try:
         yield
     finally:
@@ -70,6 +66,17 @@ def locked(folder: Path):
             with suppress(OSError):
                 if made:
                     folder.rmdir()  # nothing was written
+
+
+@contextmanager
+def _writable(folder):
+    """What the system refuses inside names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror}): choose a folder where you may write"
+        ) from None
 
 
 def _lock(folder):
@@ -148,12 +155,12 @@ def settle(folder: Path, progress) -> None:
 
     CheckpointError where `best.h5` is another epoch's than it should be and `model.h5` is not that epoch either.
     """
-    for path in (*folder.glob(".*.tmp"), *folder.glob("pictures/.*.tmp"), folder / "best.part"):
-        path.unlink(missing_ok=True)
     model, best = folder / "model.h5", folder / "best.h5"
-    if progress.best_epoch == 0:
-        best.unlink(missing_ok=True)
-    elif progress.best_epoch == progress.epoch and progress.batch == 0:
+    remains = [*folder.glob(".*.tmp"), *folder.glob("pictures/.*.tmp"), folder / "best.part"]
+    with _writable(folder):
+        for path in remains if progress.best_epoch else (*remains, best):
+            path.unlink(missing_ok=True)
+    if 0 < progress.best_epoch == progress.epoch and progress.batch == 0:
         _keep(model, best)
     elif best.exists() and (epoch := load_checkpoint(best).training["progress"]["epoch"]) != progress.best_epoch:
         raise CheckpointError(

@@ -235,7 +235,7 @@ class Campaign:
         """A disk that is full at some time, and then has room again."""
         disk = self.work / f"full{self.count}"
         disk.mkdir()
-        size = self.random.randrange(200_000, 4_500_000)
+        size = self.random.randrange(200_000, 3_000_000)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], check=True)
         try:
             status = self.run("train", *self.options(), "--out", disk / "run")

@@ -264,6 +264,19 @@ def test_a_folder_that_cannot_be(tmp_path, where):
     assert_one_line(caught, out, "cannot be written", "choose a folder")
 
 
+def test_remains_that_cannot_be_removed(kept, tmp_path, monkeypatch):
+    shutil.copytree(kept / "1", out := tmp_path / "run")
+    (out / ".model.h5.0a1b2c3d.tmp").write_bytes(b"half")
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(type(out), "unlink", refuse)
+    with pytest.raises(DataError) as caught:
+        resume(out, TRAIN, FLIPPED)
+    assert_one_line(caught, out, "cannot be written (Operation not permitted)")
+
+
 def test_nothing_was_saved_yet(tmp_path):
     with pytest.raises(CheckpointError, match="nothing was saved there yet: start that run again"):
         resume(tmp_path, TRAIN)
