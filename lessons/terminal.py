@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import json
 import textwrap
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -29,7 +28,7 @@ from rich import box
 from rich.syntax import Syntax
 from rich.table import Table
 
-from minires.console import err, out
+from minires.console import err, out, print_json
 from minires.errors import MiniresError
 
 WIDTH = 100  # columns of prose at most
@@ -58,7 +57,7 @@ def run(lesson: Lesson, measure, check, plot, argv: list[str] | None = None) -> 
     if args["json"]:
         claims = [vars(claim) | {"verdict": claim.verdict} for claim in outcome.claims]
         text = {"lesson": lesson.number, "provenance": provenance(lesson, knobs), "claims": claims}
-        print(json.dumps(text | {"result": outcome.result}))
+        print_json(text | {"result": outcome.result})
     else:
         _conclude(lesson, outcome, knobs, args["out"] or default_picture(lesson))
     for claim in outcome.failed:
@@ -83,7 +82,7 @@ def _repeat(lesson: Lesson, measure, check, knobs: dict, args: dict) -> int:
         spreads.keep(lesson.number, record=record | {"claims": claims})
     if args["json"]:
         claims = [{"claim": c.text, "values": values.get(c.text), "low": c.low, "high": c.high} for c, *_ in seen]
-        print(json.dumps({"lesson": lesson.number, "provenance": said, "claims": claims, "seconds": seconds}))
+        print_json({"lesson": lesson.number, "provenance": said, "claims": claims, "seconds": seconds})
     else:
         out.print(f"Lesson {lesson.number}: {lesson.title}", style="bold")
         out.print(_repeat_table(seen, values))

@@ -1,9 +1,10 @@
 """The command line: `minires COMMAND --help` explains each command with an example.
 
-Errors that a user can mend are one line on stderr and exit status 2, never a traceback; Ctrl-C is 130.
+Errors that a user can mend are one line on stderr and exit status 2, never a traceback; Ctrl-C is 130, SIGTERM 143.
 """
 
 import argparse
+import signal
 import sys
 
 from minires import __version__
@@ -64,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     except MiniresError as error:
         err.print(f"minires: {error}", style="red")
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return 128 + getattr(stop, "signal", signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,10 @@ def finish(out: Path, classifier: Classifier, test: Dataset | None, train: Datas
 
 def read_manifest(out: Path) -> dict:
     """The manifest of a run's folder, or of the folder that a run's file is in; CheckpointError where there is none."""
-    path = (Path(out) if Path(out).is_dir() else Path(out).parent) / "manifest.json"
+    out = Path(out)
+    if not out.exists():
+        raise CheckpointError(f"{out}: no such file or folder: give the folder of a run")
+    path = (out if out.is_dir() else out.parent) / "manifest.json"
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -1,11 +1,10 @@
 """gradcheck, audit, bn-doctor. Exit status 1 where a fault is found."""
 
-import json
 import sys
 from pathlib import Path
 
 from minires.commands import common
-from minires.console import err, out
+from minires.console import err, out, print_json
 from minires.errors import CheckpointError, ConfigError
 from minires.nn import resnet
 
@@ -65,7 +64,7 @@ def gradcheck(args) -> int:
                 out.print(f"{name:10} {verdict}   worst relative error {report.worst:.1e}")
             print_findings(out, report.findings) if report.findings else None
     if args.json:
-        print(json.dumps({name: report.as_dict() for name, report in reports.items()}))
+        print_json({name: report.as_dict() for name, report in reports.items()})
     return int(not all(report.ok for report in reports.values()))
 
 
@@ -88,7 +87,7 @@ def _sweep(args, names) -> int:
     }
     save_picture(plot_epsilon_sweep(sweeps, note=f"minires {' '.join(sys.argv[1:])}"), Path(args.out))
     if args.json:
-        print(json.dumps({kind: sweep.as_dict() for kind, sweep in sweeps.items()}))
+        print_json({kind: sweep.as_dict() for kind, sweep in sweeps.items()})
         return 0
     for kind, sweep in sweeps.items():
         best = min(sweep.rows, key=lambda row: row["error"])
@@ -111,7 +110,7 @@ def audit(args) -> int:
         model = resnet(args.arch, args.input, **common.network_options(args))
     report = examine(model)
     if args.json:
-        print(json.dumps(report.as_dict()))
+        print_json(report.as_dict())
     else:
         out.print(report.table())
         out.print(report.reference_table())
@@ -139,7 +138,7 @@ def bn_doctor(args) -> int:
     dataset = train if test is None else test
     found = examine(classifier, dataset, train=train, updates=checkpoint.training.get("steps"))
     if args.json:
-        print(json.dumps(found.as_dict()))
+        print_json(found.as_dict())
     else:
         out.print(found.table())
         print_findings(out, [found.finding])

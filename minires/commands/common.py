@@ -1,6 +1,7 @@
 """What the commands share: the options that come again."""
 
 import argparse
+import math
 
 from minires.backend import choose_device
 from minires.console import err
@@ -13,6 +14,17 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """An argument type: a time above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+    return value
 
 
 def image_size(text: str) -> tuple[int, int, int]:

@@ -1,14 +1,13 @@
 """summary, gradflow, doctor."""
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 from minires.commands import common
-from minires.console import out
+from minires.console import out, print_json
 from minires.nn import ARCHITECTURES, resnet
 from minires.nn.init import INITIALISERS
 from minires.optim import OPTIMIZERS
@@ -21,7 +20,7 @@ def summary(args) -> int:
     model = resnet(args.arch, args.input, args.classes, **common.network_options(args))
     report = predict_cost(model, args.batch_size, args.optimizer) if args.cost else summarize(model, args.batch_size)
     if args.json:
-        print(json.dumps(report.as_dict()))
+        print_json(report.as_dict())
     else:
         out.print(report.table())
     return 0
@@ -53,7 +52,7 @@ def gradflow(args) -> int:
         picture = plot_gradflow_grid(result, note=note)
     save_picture(picture, Path(args.out))
     if args.json:
-        print(json.dumps(result.as_dict()))
+        print_json(result.as_dict())
     else:
         out.print(result.table())
         out.print(f"picture: {Path(args.out).resolve()}")

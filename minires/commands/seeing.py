@@ -1,11 +1,10 @@
 """features, kernels, gradcam, occlusion, landscape, diagram."""
 
-import json
 import sys
 from pathlib import Path
 
 from minires.commands import common
-from minires.console import err, out
+from minires.console import err, out, print_json
 from minires.errors import ConfigError, DataError
 from minires.nn import ARCHITECTURES, resnet
 
@@ -168,7 +167,7 @@ def _save(fig, args, numbers=None) -> int:
 
     save_picture(fig, Path(args.out))
     if numbers is not None and args.json:
-        print(json.dumps(numbers))
+        print_json(numbers)
     else:
         out.print(f"picture: {Path(args.out).resolve()}")
     return 0

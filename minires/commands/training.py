@@ -1,7 +1,7 @@
-"""train, evaluate, predict."""
+"""train, report, evaluate, predict."""
 
 import argparse
-import json
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -9,60 +9,115 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from minires.commands import common
-from minires.console import out
-from minires.errors import CheckpointError, DataError
+from minires.console import out, print_json
+from minires.errors import CheckpointError, DataError, MiniresError
 from minires.nn import resnet
 
 
-def train(args) -> int:
-    from minires import run
-    from minires.train import Classifier, ConsoleReporter, Recipe, fit, resume
+@contextmanager
+def _stoppable():
+    """Ctrl-C and SIGTERM end what is inside with one line."""
+    from minires.train import stops
 
-    reporter = ConsoleReporter(out)
-    if args.resume:
-        folder = Path(args.resume)
-        source = run.data_source(folder)
-        parts = source.load()
-        ways = {"device": common.device(args), "reporter": reporter, **_ways(args)}
-        classifier, progress = resume(folder, *parts, epochs=args.epochs, **ways)
-        return _finish_run(folder, classifier, parts, progress)
+    with stops.heard(owns_process=True):
+        try:
+            yield
+        except stops.Stopped as stopped:
+            if not stopped.told:
+                out.print("stopped before the first step")
+            raise
+
+
+def train(args) -> int:
+    folder = Path(args.resume or args.out or f"runs/{args.arch}-{datetime.now():%Y%m%d-%H%M%S}")
+    with _stoppable():
+        return _resume(args, folder) if args.resume else _train(args, folder)
+
+
+def _train(args, folder) -> int:
+    from minires import run
+    from minires.train import Classifier, Recipe, fit
+    from minires.train.folder import locked
+
     overrides = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
     recipe = Recipe(**{k: v for k, v in overrides.items() if v is not None})
     if args.no_augment:
         recipe = replace(recipe, augment=None)
-    folder = Path(args.out or f"runs/{args.arch}-{datetime.now():%Y%m%d-%H%M%S}")
-    if (folder / "model.h5").exists():
-        raise CheckpointError(f"{folder}: already holds a run: choose another --out, or go on with --resume {folder}")
     source = common.source(args)
-    parts = source.load()
-    if parts[0] is None:
-        raise DataError(f"{args.data}: only a test part is there: give the training file too")
-    options = common.network_options(args) | {"last_gamma": args.last_gamma, "seed": recipe.seed}
-    model = resnet(args.arch, parts[0].shape, len(parts[0].classes), bn_momentum=args.bn_momentum, **options)
-    classifier = Classifier.for_data(model.to(common.device(args)), parts[0])
-    twin = "" if model.config.skip else ", no skips"
-    out.print(
-        f"{args.arch} ({model.config.variant}{twin}): {sum(model.parameter_count()):,} parameters\n"
-        f"{parts[0].source}: {len(parts[0]):,} training and {len(parts[1] or ()):,} test images, "
-        f"{len(parts[0].classes)} classes\nrun folder: {folder}"
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    run.begin(folder, classifier, source, parts, recipe)
-    progress = fit(classifier, *parts, recipe, out=folder, reporter=reporter, **_ways(args))
-    return _finish_run(folder, classifier, parts, progress)
+    with locked(folder):
+        if (folder / "model.h5").exists():
+            raise CheckpointError(
+                f"{folder}: already holds a run: choose another --out, or go on with --resume {folder}"
+            )
+        parts = source.load()
+        if parts[0] is None:
+            raise DataError(f"{args.data}: only a test part is there: give the training file too")
+        options = common.network_options(args) | {"last_gamma": args.last_gamma, "seed": recipe.seed}
+        model = resnet(args.arch, parts[0].shape, len(parts[0].classes), bn_momentum=args.bn_momentum, **options)
+        classifier = Classifier.for_data(model.to(common.device(args)), parts[0])
+        twin = "" if model.config.skip else ", no skips"
+        out.print(
+            f"{args.arch} ({model.config.variant}{twin}): {sum(model.parameter_count()):,} parameters\n"
+            f"{parts[0].source}: {len(parts[0]):,} training and {len(parts[1] or ()):,} test images, "
+            f"{len(parts[0].classes)} classes\nrun folder: {folder}"
+        )
+        run.begin(folder, classifier, source, parts, recipe)
+        progress = fit(classifier, *parts, recipe, out=folder, **_ways(args))
+        return _finish(folder, classifier, parts, progress)
+
+
+def _resume(args, folder) -> int:
+    from minires import run
+    from minires.train import resume
+    from minires.train.folder import locked
+
+    source = run.data_source(folder)
+    with locked(folder):
+        parts = source.load()
+        ways = {"device": common.device(args), **_ways(args)}
+        classifier, progress = resume(folder, *parts, epochs=args.epochs, **ways)
+        return _finish(folder, classifier, parts, progress)
 
 
 def _ways(args) -> dict:
-    """How the steps are computed."""
+    """How the steps are computed, and who tells of them."""
+    from minires.train import ConsoleReporter
+
     most = None if args.max_workspace is None else args.max_workspace * 2**20
-    ways = {"tf32": args.tf32, "recompute": args.recompute, "max_workspace": most}
-    return ways | {"by_layers": args.by_layers, "check": args.check}
+    ways = {"tf32": args.tf32, "recompute": args.recompute, "max_workspace": most, "stall": args.stall}
+    return ways | {"by_layers": args.by_layers, "check": args.check, "reporter": ConsoleReporter(out)}
 
 
-def _finish_run(folder, classifier, parts, progress) -> int:
+def report(args) -> int:
+    """What the end of training writes, for a run that was stopped before it, or was not trained to its end."""
     from minires import run
+    from minires.train.folder import locked
+    from minires.train.loop import reopen
 
-    result = run.finish(folder, classifier, parts[1], parts[0], progress)
+    folder = Path(args.run_folder)
+    source = run.data_source(folder)
+    with _stoppable(), locked(folder):
+        parts = source.load()
+        checkpoint, recipe, progress = reopen(folder, parts[0])
+        checkpoint.classifier.model.to(common.device(args))
+        if progress.epoch < recipe.epochs and not progress.stopped:
+            out.print(f"not trained to its end: {progress.where} of {recipe.epochs}: minires train --resume {folder}")
+        return _finish(folder, checkpoint.classifier, parts, progress)
+
+
+def _finish(folder, classifier, parts, progress) -> int:
+    from minires import run
+    from minires.train.stops import Stopped
+
+    later = f"{progress.where} is saved; for the report: minires report {folder}"
+    try:
+        result = run.finish(folder, classifier, parts[1], parts[0], progress)
+    except Stopped as stopped:
+        stopped.told = True
+        out.print(f"stopped; {later}")
+        raise
+    except MiniresError as error:
+        raise type(error)(f"{error}; {later}") from None
     if result is not None:
         out.print(
             f"test accuracy {result.accuracy:.2%}: {result.mistakes} mistakes in {len(result.labels)} images "
@@ -104,7 +159,7 @@ def evaluate(args) -> int:
     }
     if args.json:
         numbers = {"accuracy": result.accuracy, "loss": result.loss, "images": len(dataset)}
-        print(json.dumps(numbers | {"mistakes": result.mistakes, "data": dataset.source, "classes": per_class}))
+        print_json(numbers | {"mistakes": result.mistakes, "data": dataset.source, "classes": per_class})
         return 0
     table = Table("class", "images", "right", title=f"{dataset.source}, {args.part} part")
     for name, row in per_class.items():
@@ -130,7 +185,7 @@ def predict(args) -> int:
         for path, p in zip(args.images, probs, strict=True)
     ]
     if args.json:
-        print(json.dumps(rows))
+        print_json(rows)
         return 0
     table = Table(Column("image", overflow="fold"), "class", "probability", "next best")
     for row in rows:
@@ -189,6 +244,13 @@ def register(commands, command) -> None:
     p.add_argument(
         "--max-workspace", type=common.positive, metavar="MIB", help="what one op may take beside its arrays"
     )
+    p.add_argument(
+        "--stall",
+        type=common.seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="without progress, before stderr is told what is waited for (default: 30)",
+    )
     _add_by_layers(p)
     p.add_argument(
         "--check",
@@ -197,6 +259,16 @@ def register(commands, command) -> None:
         help="before the first step, compare what runs with the layers, in float64 (default: do)",
     )
     p.add_argument("--tf32", action="store_true", help="on a GPU: matrix products rounded to TF32; faster, less exact")
+
+    p = command(
+        commands,
+        "report",
+        report,
+        "Make a run's report and all that belongs to it again, where a stop or a full disk came before it.",
+        "minires report runs/photos",
+    )
+    p.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    common.add_device(p)
 
     p = command(
         commands, "evaluate", evaluate, "Measure a trained network on data.", "minires evaluate runs/photos --json"

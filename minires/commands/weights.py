@@ -1,10 +1,9 @@
 """weights import, export, compare."""
 
-import json
 from pathlib import Path
 
 from minires.commands import common
-from minires.console import err, out
+from minires.console import err, out, print_json
 from minires.errors import DataError
 from minires.nn import resnet
 
@@ -38,7 +37,7 @@ def import_(args) -> int:
     )
     save_checkpoint(args.out, classifier)
     if args.json:
-        print(json.dumps({**report.as_dict(), "preprocess": usual, "checkpoint": args.out}))
+        print_json({**report.as_dict(), "preprocess": usual, "checkpoint": args.out})
     else:
         out.print(f"{report}\n{note}\nwrote {args.out}")
     return 0
@@ -52,7 +51,7 @@ def export(args) -> int:
     export_weights(classifier.model, args.file)
     if args.json:
         mean, std = classifier.preprocess.mean, classifier.preprocess.std
-        print(json.dumps({"file": args.file, "classes": classifier.classes, "mean": mean, "std": std}))
+        print_json({"file": args.file, "classes": classifier.classes, "mean": mean, "std": std})
     else:
         out.print(
             f"wrote {args.file}; it expects (image / 255 - {classifier.preprocess.mean}) / {classifier.preprocess.std}"
@@ -87,7 +86,7 @@ def compare(args) -> int:
         err.print("input: two images of standard normal noise (give --image for a real one)", style="dim")
     result = measure(model, other, x)
     if args.json:
-        print(json.dumps(result.as_dict()))
+        print_json(result.as_dict())
     else:
         out.print(result.table())
         out.print(result.verdict(), style="bold")

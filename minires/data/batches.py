@@ -3,12 +3,12 @@
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
 from minires.backend import to_device
+from minires.background import Background
 from minires.data.augment import Augment, warp
 from minires.data.dataset import Dataset
 from minires.errors import DataError
@@ -48,6 +48,7 @@ class Batches:
         self.seed, self.shuffle, self.prefetch, self.device = seed, shuffle, prefetch, device
         self.augment = augment and replace(augment, flip=augment.flip and dataset.flip_ok)
         self.wait_seconds = 0.0
+        self.reader = None  # the thread that prepares, once there is one
 
     def __len__(self) -> int:
         """Batches an epoch; the last may be smaller."""
@@ -62,7 +63,8 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (images (n, H, W, 3) uint8 on the device, labels (n,) int64, index (n,)) from batch `start` on.
 
-        An error while a batch is prepared is raised here. Leaving the loop ends the thread.
+        An error while a batch is prepared is raised here. Leaving the loop ends the thread, or leaves it behind where
+        it hangs in reading.
         """
         order = self.order(epoch)
         parts = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
@@ -71,17 +73,17 @@ class Batches:
             for index in parts:
                 yield self._waited(self._prepare, epoch, index)
             return
-        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="minires-batches")
-        ahead = deque()
+        reader, ahead = Background("minires-batches"), deque()
+        self.reader = reader.thread
         try:
             for index in parts:
-                ahead.append(pool.submit(self._prepare, epoch, index))
+                ahead.append(reader.submit(self._prepare, epoch, index))
                 if len(ahead) > self.prefetch:
                     yield self._waited(ahead.popleft().result)
             while ahead:
                 yield self._waited(ahead.popleft().result)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            reader.end(within=1.0)
 
     def _prepare(self, epoch: int, index: np.ndarray) -> tuple:
         """A batch, and what remains to be changed on the device."""

@@ -10,13 +10,13 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 
 from minires import seal
+from minires.background import Background
 from minires.data.probe import damage, in_child, open_and_walk, walk
 from minires.errors import DataError, MiniresError
 from minires.files import atomic_path
@@ -109,19 +109,46 @@ def _require_hdf5(path: Path, what: str) -> None:
         raise DataError(f"{path}: expected {what}, but it is {kind}, not HDF5: {remedy}")
 
 
+class _Disk(io.FileIO):
+    """A file for HDF5 to write to. It keeps what the system refuses, which HDF5 would print for each array."""
+
+    refused = None
+
+    def _unless_refused(self, do, *arguments):
+        try:
+            return do(*arguments)
+        except OSError as error:
+            self.refused = self.refused or error
+
+    def write(self, data):
+        self._unless_refused(self._write_all, memoryview(data).cast("B"))
+        return len(data)
+
+    def _write_all(self, rest):
+        while rest:  # a disk that gets full takes a part first
+            rest = rest[super().write(rest) :]
+
+    def truncate(self, size=None):
+        self._unless_refused(super().truncate, size)
+
+
 @contextmanager
 def atomic_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
     """Write an HDF5 file atomically, with a seal: `with atomic_hdf5(path) as file: file["x"] = x`.
 
     The file under `path` changes only when the block ends well; see `atomic_path` for failures.
     """
-    with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w-", userblock_size=512) as file:
-            file.attrs[SEALED] = True
-            yield file
-        with temporary.open("rb+") as raw, ThreadPoolExecutor(1) as aside:
-            raw.write(f"{seal.BLANK}\n".encode())
-            raw.flush()
-            synced = aside.submit(os.fsync, raw.fileno())  # the disk writes while the checksum is formed
-            seal.seal(temporary)
-            synced.result()
+    with atomic_path(path) as temporary, _Disk(temporary, "x+") as disk:
+        try:
+            with h5py.File(disk, "w", userblock_size=512) as file:
+                file.attrs[SEALED] = True
+                yield file
+        finally:
+            if disk.refused:
+                raise disk.refused
+        os.pwrite(disk.fileno(), f"{seal.BLANK}\n".encode(), 0)
+        aside = Background("minires-sync")
+        synced = aside.submit(os.fsync, disk.fileno())  # the disk writes while the checksum is formed
+        seal.seal(temporary)
+        synced.result()
+        aside.end()

@@ -10,6 +10,7 @@ earlier versions, had neither a seal nor the list of modules.
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,6 +94,19 @@ def load_checkpoint(path: Path, model: ResNet | None = None) -> Checkpoint:
 
     model: the network, where its configuration alone does not build it (layers of one's own); it takes the weights.
     """
+    with _opened(path) as (file, header):
+        return _read(file, header, path, model)
+
+
+def read_header(path: Path) -> dict:
+    """All but the arrays: architecture, classes, preprocessing, the state of training; CheckpointError as above."""
+    with _opened(path) as (_, header):
+        return header
+
+
+@contextmanager
+def _opened(path):
+    """(the file, its header). What is not as it should be may raise anything inside: one line is made of it."""
     try:
         with open_hdf5(path, "a minires checkpoint") as file:
             if "minires" not in file.attrs:
@@ -101,7 +115,7 @@ def load_checkpoint(path: Path, model: ResNet | None = None) -> Checkpoint:
                     "give the model.h5 of a run"
                 )
             try:
-                return _read(file, path, model)
+                yield file, _header(file)
             except MiniresError as error:
                 if str(path) in str(error):
                     raise
@@ -110,13 +124,16 @@ def load_checkpoint(path: Path, model: ResNet | None = None) -> Checkpoint:
         raise CheckpointError(str(error)) from None
 
 
-def _read(file, path, model) -> Checkpoint:
-    """What is not as it should be raises anything: `open_hdf5` makes one line of it."""
+def _header(file) -> dict:
     header = json.loads(file.attrs["minires"]) if len(file.attrs["minires"]) <= MAX_HEADER else {}
     if header["format"] > FORMAT:
-        raise CheckpointError(f"{path}: written by a newer minires (format {header['format']}): update minires")
+        raise CheckpointError(f"written by a newer minires (format {header['format']}): update minires")
     if header["format"] > 1 and SEALED not in file.attrs:
         raise CheckpointError("has lost the seal that it was written with: use another copy")
+    return header
+
+
+def _read(file, header, path, model) -> Checkpoint:
     classes, preprocess = _read_use(header)
     weights, slots = ({name: group[name] for name in group} for group in (file["weights"], file["optimizer"]))
     numbers = sum(array.size for array in weights.values())

@@ -5,36 +5,36 @@ augmentation by seed, epoch and image. What is not a function of them is in the 
 and resuming gives, bit for bit on the CPU, the weights of a run that was never stopped.
 """
 
-import json
 import math
-import shutil
-import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from minires.backend import device_of, get_xp, to_device
+from minires.background import Background
 from minires.data.batches import Batches
 from minires.data.dataset import Dataset
-from minires.errors import CheckpointError, DivergedError
+from minires.errors import CheckpointError, ConfigError, DivergedError
 from minires.fast import communicator
 from minires.fast.check import IMAGES, Agreement
 from minires.fast.gpu import kernels
 from minires.fast.step import make_step
-from minires.files import write_text
 from minires.nn.probe import first_nonfinite
-from minires.train.checkpoint import Snapshot, load_checkpoint, save_checkpoint
+from minires.train import folder, stops
+from minires.train.checkpoint import Checkpoint, Snapshot, load_checkpoint
 from minires.train.classifier import Classifier, evaluate
 from minires.train.progress import Reporter
 from minires.train.recipe import Recipe
+from minires.train.watch import USUAL, Watch
 
 # Steps between two looks at the loss on a GPU: each look waits for the device.
 LOOK_EVERY = 10
+# Seconds that a save which is nearly written has to end, where all is to end at once.
+NEARLY = 2.0
 
 
 @dataclass
@@ -55,6 +55,10 @@ class Progress:
     how: str = ""  # in which way the latest steps were computed
     check: dict = field(default_factory=dict)  # how far that is from the layers, see fast/check.py
 
+    @property
+    def where(self) -> str:
+        return f"epoch {self.epoch}" + (f" and {self.batch} batches of the next" if self.batch else "")
+
 
 def fit(
     classifier: Classifier,
@@ -65,6 +69,7 @@ def fit(
     out: Path | None = None,
     reporter: Reporter | None = None,
     check: bool = True,
+    stall: float = USUAL,
     **ways,
 ) -> Progress:
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
@@ -74,11 +79,13 @@ def fit(
     ways: how a step is computed, for make_step: `by_layers=True`, exactly the modules; `recompute=True`,
     `max_workspace=BYTES`, for less memory; on a GPU `graph=False`, `tf32=True`.
     check: before the first step, compare what will run with the layers as they stand, in float64 (fast/check.py).
-    Raises DivergedError, naming the layer, when a value is not finite, DisagreementError where that comparison fails.
+    stall: seconds without progress after which stderr is told what is waited for (watch.py).
+    Raises DivergedError, naming the layer, when a value is not finite, DisagreementError where that comparison fails,
+    CheckpointError where another training has the folder, stops.Stopped (a KeyboardInterrupt) after Ctrl-C or SIGTERM.
     """
-    run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, check, ways)
-    run.save_before_start()
-    return run.go()
+    with _alone_in(out):
+        run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, check, stall, ways)
+        return run.go(anew=True)
 
 
 def resume(
@@ -91,42 +98,64 @@ def resume(
     reporter=None,
     check=True,
     model=None,
+    stall=USUAL,
     **ways,
 ) -> tuple[Classifier, Progress]:
     """Go on with the run in the folder `out`, on the same data; `epochs` may extend it. model: see `load_checkpoint`.
 
-    CheckpointError when the file holds no training state, the data are not those of the run, or the run is
-    already complete.
+    A run that is complete comes back as it is, its files put right (see `reopen`, which also says what is refused).
+    """
+    with _alone_in(out):
+        checkpoint, recipe, progress = reopen(out, train, model)
+        checkpoint.classifier.model.to(device)
+        if epochs is not None and epochs < progress.epoch:
+            raise CheckpointError(
+                f"{out}: this run has {progress.epoch} epochs already: give as many or more, or start a new run"
+            )
+        if epochs not in (None, progress.epoch):
+            recipe, progress.stopped = replace(recipe, epochs=epochs), ""
+        if progress.stopped or progress.epoch >= recipe.epochs:
+            return checkpoint.classifier, progress
+        run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, check, stall, ways)
+        run.optimizer.load_state(checkpoint.optimizer, checkpoint.training["steps"])
+        return checkpoint.classifier, run.go()
+
+
+def reopen(out: Path, train: Dataset, model=None) -> tuple[Checkpoint, Recipe, Progress]:
+    """What the run in the folder `out` has come to; whatever a kill or a full disk left of its files is put right.
+
+    CheckpointError when there is no training state, the data are not those of the run, or another training has it.
     """
     path = Path(out) / "model.h5"
-    checkpoint = load_checkpoint(path, model)
-    if not checkpoint.training:
-        raise CheckpointError(f"{path}: holds weights but no training state: start a new run")
-    if checkpoint.training.get("data") != train.fingerprint():
-        raise CheckpointError(f"{path}: was trained on other data than {train.source}: give the data of that run")
-    try:
-        recipe = Recipe(**checkpoint.training["recipe"])
-        progress = Progress(**checkpoint.training["progress"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: its training state is not of this version ({error}): start a new run") from None
-    if epochs is not None:
-        recipe = replace(recipe, epochs=epochs)
-    if progress.epoch >= recipe.epochs or (progress.stopped and epochs is None):
-        raise CheckpointError(
-            f"{path}: this run is complete ({progress.stopped or f'{progress.epoch} epochs'}): "
-            f"give more epochs than {progress.epoch}, or start a new run"
-        )
-    progress.stopped = ""
-    checkpoint.classifier.model.to(device)
-    run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, check, ways)
-    run.optimizer.load_state(checkpoint.optimizer, checkpoint.training["steps"])
-    return checkpoint.classifier, run.go()
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file: nothing was saved there yet: start that run again")
+    with _alone_in(out):
+        checkpoint = load_checkpoint(path, model)
+        if not checkpoint.training:
+            raise CheckpointError(f"{path}: holds weights but no training state: start a new run")
+        if checkpoint.training.get("data") != train.fingerprint():
+            raise CheckpointError(f"{path}: was trained on other data than {train.source}: give the data of that run")
+        try:
+            recipe = Recipe(**checkpoint.training["recipe"])
+            progress = Progress(**checkpoint.training["progress"])
+        except (KeyError, TypeError) as error:
+            problem = f"its training state is not of this version ({error})"
+            raise CheckpointError(f"{path}: {problem}: start a new run") from None
+        folder.settle(Path(out), progress)
+    return checkpoint, recipe, progress
+
+
+def _alone_in(out):
+    """The lock of a run's folder; of several ranks the first holds it, for it alone writes."""
+    return folder.locked(out) if out is not None and communicator.current().rank == 0 else nullcontext()
 
 
 class _Run:
     """One training run: the objects it works on, and its progress."""
 
-    def __init__(self, classifier, train, test, recipe, progress, out, reporter, check, ways):
+    def __init__(self, classifier, train, test, recipe, progress, out, reporter, check, stall, ways):
+        if not 0 < stall < math.inf:
+            raise ConfigError(f"stall: expected a number of seconds above 0, got {stall}")
         self.classifier, self.model = classifier, classifier.model
         self.train, self.test, self.recipe, self.progress = train, test, recipe, progress
         first = communicator.current().rank == 0  # of the ranks, one saves and speaks
@@ -143,7 +172,9 @@ class _Run:
         progress.check = asdict(agreement)
         self.fingerprint = train.fingerprint() if self.out else ""
         self.pending = []  # (loss, right answers, gradient norm, images) still on the device
+        self.x = None  # the latest batch
         self.snapshot, self.saving = Snapshot(), None
+        self.stall, self.kept = stall, ""  # what model.h5 holds, in words
 
     def check(self) -> Agreement:
         """Whether the step does what the layers say; while the optimiser's state still takes no memory."""
@@ -151,28 +182,24 @@ class _Run:
         images, labels = (to_device(part, self.device) for part in (self.train.images(few), self.train.labels[few]))
         return self.train_step.check(self.classifier.preprocess(images, self.optimizer.weights.dtype), labels)
 
-    def save_before_start(self):
-        """A full disk or a forbidden folder shows before the first step, not after the first epoch."""
-        if self.out:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.save()
-
     def save(self):
         """Save what is now, and wait for it."""
-        if self.out:
-            self.saved()
-            save_checkpoint(self.out / "model.h5", self.classifier, **self.state())
+        self.watch_numbers()
+        self.save_aside(False)
+        self.saved()
 
     def save_aside(self, better):
         """Save what is now, while the next epoch trains. `better`: as the best one too."""
         if self.out:
             self.saved()  # one copy of the weights is enough
             self.snapshot.take(self.classifier, **self.state())
-            self.saving = self.saver.submit(self.write, better)
+            self.saving = self.saver.submit(self.write, better, self.progress.where)
 
     def saved(self, wait=True):
         """Wait for the save that is being written, if any; raises what it failed with. wait=False: if it is done."""
         if self.saving and (wait or self.saving.done()):
+            if not self.saving.done():
+                self.doing("save")
             self.saving.result()
 
     def state(self) -> dict:
@@ -184,51 +211,93 @@ class _Run:
         }
         return {"optimizer": self.optimizer.named_state(), "training": training}
 
-    def write(self, better):
+    def write(self, better, where):
         """The snapshot's files, in the thread `saver`."""
-        self.snapshot.write(self.out / "model.h5")
-        rows = self.snapshot.header["training"]["progress"]["history"]
-        write_text(self.out / "history.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
-        if better:
-            _keep(self.out / "model.h5", self.out / "best.h5")
+        folder.commit(self.out, self.snapshot, better)
+        self.kept = where
 
     @contextmanager
     def saving_aside(self):
         """However training ends, what was being saved then is on disk, or its failure is raised."""
-        with ThreadPoolExecutor(1, "minires-save") as self.saver:
-            try:
-                yield
-            finally:
+        self.saver = Background("minires-save")
+        try:
+            yield
+        finally:
+            if self.stop.count > 1:  # it is to end at once: only what is nearly written
+                self.saver.end(within=NEARLY)
+            else:
                 self.saved()
+                self.saver.end()
 
-    def go(self) -> Progress:
+    def activities(self) -> dict:
+        """What a run does, for the watchdog: in words, what to do where that lasts too long, and in which thread."""
+        here = threading.current_thread()
+        disk = "is its disk or network slow, or gone?"
+        tested = self.test.source if self.test else ""
+        return {
+            "data": (f"waiting for images of {self.train.source}", disk, lambda: self.batches.reader),
+            "step": ("computing a step", "is the machine busy, or the batch very large?", lambda: here),
+            "test": (f"evaluating on {tested}", disk, lambda: here),
+            "save": (f"saving to {self.out}", "is that disk slow, or gone?", lambda: self.saver.thread),
+        }
+
+    def where(self) -> str:
+        last = f", last save: {self.kept or 'none'}" if self.out else ""
+        return f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}{last}"
+
+    def go(self, anew=False) -> Progress:
         p = self.progress
-        running = self.reporter.running(self.recipe.epochs, len(self.batches), p)
-        with running, _interruptible() as interrupted, self.saving_aside():
-            while p.epoch < self.recipe.epochs and not p.stopped:
-                self.run_epoch(interrupted)
-                if interrupted.is_set():
-                    self.save()
-                    self.reporter.interrupted(self.out)
-                    raise KeyboardInterrupt
-                self.end_epoch()
+        self.kept = "" if anew else p.where
+        with ExitStack() as stack:
+            stack.enter_context(self.reporter.running(self.recipe.epochs, len(self.batches), p))
+            self.stop = stack.enter_context(stops.heard(patient=True))
+            watch = stack.enter_context(Watch(self.stall, self.stop, self.activities(), self.where))
+            self.doing = watch.doing
+            try:
+                self.train_all(anew)
+            except stops.Stopped as stopped:
+                stopped.told = True
+                self.reporter.interrupted(self.out, None if self.stop.count == 1 else self.kept)
+                raise
         return p
 
-    def run_epoch(self, interrupted):
+    def train_all(self, anew):
+        p = self.progress
+        with self.saving_aside():
+            if anew and self.out:  # a full disk or a forbidden folder shows now, not after the first epoch
+                self.save()
+                folder.settle(self.out, p)
+            while p.epoch < self.recipe.epochs and not p.stopped:
+                self.run_epoch()
+                if not self.stop.signal:
+                    self.end_epoch()
+                if self.stop.signal:
+                    self.save()
+                    raise stops.Stopped(self.stop.signal)
+
+    def run_epoch(self):
         p = self.progress
         self.model.train()
         began, before = time.perf_counter(), p.seconds
         with self.train_step:
-            for images, labels, _ in self.batches.epoch(p.epoch, start=p.batch):
+            for images, labels, _ in self.batches_left():
                 self.step(images, labels)
                 self.saved(wait=False)  # a full disk shows now, not after the epoch
                 p.batch += 1
                 p.seconds = before + time.perf_counter() - began
                 self.reporter.step(p)
-                if interrupted.is_set() and p.batch < len(self.batches):
-                    break
         self.look()
         p.seconds = before + time.perf_counter() - began
+
+    def batches_left(self):
+        """The epoch's batches that are left, until a stop is asked for."""
+        batches = self.batches.epoch(self.progress.epoch, start=self.progress.batch)
+        while not self.stop.signal:
+            self.doing("data")
+            if (batch := self.stop.unless_stopped(next, batches, None)) is None:
+                return
+            self.doing("step")
+            yield batch
 
     def step(self, images, labels):
         """One step of training, of this rank's share. Nothing here waits for a GPU except `look`."""
@@ -252,23 +321,38 @@ class _Run:
             p.norm_sum += norm * count
             p.seen += count
 
+    def watch_numbers(self):
+        """Nothing replaces a good checkpoint but one whose numbers are finite: the last update may have spoilt them."""
+        held = [(self.optimizer.weights, "weights"), *((b.data, "running statistics") for b in self.model.buffers())]
+        held += [(state, "optimiser's averages") for state in self.optimizer.state.values()]
+        finite = [get_xp(array).isfinite(array).all() for array, _ in held]
+        for good, (_, what) in zip(finite, held, strict=True):
+            if not good:
+                raise self.diverged(f"after its update the {what} are not finite")
+
     def diverged(self, what) -> DivergedError:
         p = self.progress
-        where = self.first_bad_gradient() or first_nonfinite(self.model, self.x)
-        # true for whoever reads it: `saving_aside` waits, and raises what failed instead
-        kept = f"; {self.out / 'model.h5'} still holds epoch {p.epoch}" if self.out else ""
+        self.saved()  # raises what failed instead; and what is said to be kept is then on disk
+        where = self.first_bad_gradient() or (self.x is not None and first_nonfinite(self.model, self.x))
+        kept = f"; {self.out / 'model.h5'} still holds {self.kept}" if self.kept else ""
         return DivergedError(
-            f"epoch {p.epoch + 1}, batch {p.batch + 1}: {what}"
+            f"epoch {p.epoch + 1}, batch {min(p.batch + 1, len(self.batches))}: {what}"
             + (f", first in {where}" if where else "")
             + f": lower the learning rate (now at most {self.recipe.lr:g}) or clip the gradient{kept}"
         )
 
     def first_bad_gradient(self) -> str:
         """On its way back, where the gradient stopped being finite; by then an update has spoilt the weights too."""
-        bad = (p.name for p in reversed(self.model.params()) if not get_xp(p.grad).isfinite(p.grad).all())
+        held = (p for p in reversed(self.model.params()) if p.grad is not None)
+        bad = (p.name for p in held if not get_xp(p.grad).isfinite(p.grad).all())
         return next((f"the gradient of {name}" for name in bad), "")
 
+    def evaluated(self):
+        test = _Ticking(self.test, self.doing)
+        return evaluate(self.classifier, test, by_layers=self.by_layers)
+
     def end_epoch(self):
+        """Evaluate and save; all of the epoch is still to do where a stop comes before that."""
         p = self.progress
         row = {
             "epoch": p.epoch + 1,
@@ -281,8 +365,13 @@ class _Run:
             "wait_seconds": self.batches.wait_seconds,
         }
         better = True
+        self.watch_numbers()
         if self.test is not None:
-            result = evaluate(self.classifier, self.test, by_layers=self.by_layers)
+            result = self.stop.unless_stopped(self.evaluated)
+            if result is None:
+                return
+            if not math.isfinite(result.loss):
+                raise self.diverged(f"the test loss is {result.loss:.4g}")
             row |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
             better = result.loss < p.best_loss
             p.best_loss = min(p.best_loss, result.loss)
@@ -299,33 +388,18 @@ class _Run:
         self.reporter.epoch(row, p)
 
 
-def _keep(source: Path, target: Path) -> None:
-    """`target` becomes today's `source`; a link costs nothing, and `source` is replaced, never rewritten."""
-    part = target.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    try:
-        part.hardlink_to(source)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, part)
-    part.replace(target)
+class _Ticking:
+    """A data set that tells the watchdog of each part that is read."""
 
+    def __init__(self, dataset, doing):
+        self.dataset, self.doing = dataset, doing
 
-@contextmanager
-def _interruptible():
-    """An Event that the first Ctrl-C (or SIGTERM) sets; the second one interrupts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
+    def __len__(self):
+        return len(self.dataset)
 
-    def handler(number, frame):
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
 
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for s, old in before.items():
-            signal.signal(s, old)
+    def images(self, index):
+        self.doing("test")
+        return self.dataset.images(index)

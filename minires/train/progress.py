@@ -26,8 +26,8 @@ class Reporter:
     def epoch(self, row: dict, progress) -> None:
         """After each epoch, with its row of the history."""
 
-    def interrupted(self, out: Path | None) -> None:
-        """After Ctrl-C, when the state is saved."""
+    def interrupted(self, out: Path | None, kept: str | None = None) -> None:
+        """After Ctrl-C, when the state is saved; kept: it was not, and this is what `out` holds ("": nothing)."""
 
 
 class ConsoleReporter(Reporter):
@@ -91,11 +91,14 @@ class ConsoleReporter(Reporter):
         if p.stopped:
             self.console.print(f"stopped early: {p.stopped}; best.h5 is epoch {p.best_epoch}")
 
-    def interrupted(self, out):
+    def interrupted(self, out, kept=None):
         if out is None:
             self.console.print("stopped; nothing was saved, since no folder was given")
+        elif kept == "":
+            self.console.print("stopped at once; nothing was saved yet")
         else:
-            self.console.print(f"stopped; everything is saved. Go on with: minires train --resume {out}")
+            what = "stopped; everything is saved" if kept is None else f"stopped at once; {kept} is saved"
+            self.console.print(f"{what}. Go on with: minires train --resume {out}")
 
 
 def _clock(seconds: float) -> str:

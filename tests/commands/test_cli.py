@@ -1,16 +1,20 @@
 """The command line as a user meets it: results, files, and one clear line for what went wrong."""
 
+import concurrent.futures
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 
 import h5py
 import numpy as np
 import pytest
+import slowed
 from PIL import Image
 
-from minires import cli
+from minires import cli, train
 from minires.data import make_signs
 
 
@@ -125,6 +129,113 @@ def test_a_finished_run_is_not_overwritten(run, signs, capsys):
     line = fails(capsys, "train", "--data", signs, "--out", run, "--arch", "resnet8")
     assert "already holds a run" in line
     assert "--resume" in line
+
+
+class Full:
+    """A disk that is full for files of that name."""
+
+    def __init__(self, name, monkeypatch):
+        self.name, self.replace = name, os.replace
+        monkeypatch.setattr(os, "replace", self)
+
+    def __call__(self, source, target):
+        if os.path.basename(target) == self.name:
+            raise OSError(28, "No space left on device")
+        self.replace(source, target)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    slowed.undrawn(monkeypatch.setattr)
+
+
+TINY = ["--arch", "resnet8", "--size", "24", "--epochs", "1", "--batch-size", "32", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "curves.png", "report.html"])
+@pytest.mark.parametrize("again", ["report", "resume"])
+def test_what_a_full_disk_left_out_at_the_end_is_made_later(
+    signs, tmp_path, capsys, monkeypatch, no_pictures, name, again
+):
+    out, arguments = tmp_path / "run", ["train", "--data", signs, "--out", tmp_path / "run", *TINY]
+    fit, replace = train.fit, os.replace
+
+    def full_after(*args, **options):
+        progress = fit(*args, **options)
+        Full(name, monkeypatch)
+        return progress
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit", full_after, raising=False)
+        line = fails(capsys, *arguments)
+    assert "No space left" in line
+    assert f"epoch 1 is saved; for the report: minires report {out}" in line
+    monkeypatch.setattr(os, "replace", replace)
+    command = ["report", out] if again == "report" else ["train", "--resume", out]
+    assert cli.main([*map(str, command), "--device", "cpu"]) == 0
+    history = json.loads((out / "history.jsonl").read_text())
+    assert json.loads((out / "manifest.json").read_text())["result"]["test loss"] == history["test_loss"]
+    assert "</html>" in (out / "report.html").read_text()
+    assert not [p.name for p in (*out.iterdir(), *(out / "pictures").iterdir()) if p.name.startswith(".")]
+
+
+def test_a_stop_in_the_report_says_how_to_make_it(signs, tmp_path, capsys, monkeypatch, no_pictures):
+    from minires.instruments import report
+
+    def press(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(report, "png_bytes", press)
+    out = tmp_path / "run"
+    assert cli.main(["train", "--data", str(signs), "--out", str(out), *TINY]) == 128 + signal.SIGTERM
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stopped")]
+    assert said == [f"stopped; epoch 1 is saved; for the report: minires report {out}"]
+
+
+def test_the_report_of_a_run_that_is_not_at_its_end(run, tmp_path, capsys, monkeypatch, no_pictures):
+    from stripes import StopAfter
+
+    from minires.train import progress
+
+    out = tmp_path / "run"
+    source = json.loads((run / "manifest.json").read_text())["data"]["spec"]
+    monkeypatch.setattr(progress.ConsoleReporter, "step", StopAfter(4).step)
+    assert cli.main(["train", "--data", source, "--out", str(out), *TINY, "--epochs", "2"]) == 130
+    assert cli.main(["report", str(out), "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert f"not trained to its end: epoch 1 and 1 batches of the next of 2: minires train --resume {out}" in text
+    assert (out / "report.html").exists()
+
+
+def test_report_makes_no_folder(tmp_path, capsys):
+    assert "no such file or folder" in fails(capsys, "report", tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_second_training_is_told_who_has_the_folder(signs, tmp_path, capsys):
+    from minires.train import folder
+
+    with folder.locked(tmp_path), concurrent.futures.ThreadPoolExecutor(1) as other:
+        line = other.submit(fails, capsys, "train", "--data", signs, "--out", tmp_path, *TINY).result()
+    assert "the thread MainThread of this process trains in it" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_one_step_at_a_rate_far_too_high_leaves_no_report(signs, tmp_path, capsys):
+    out = tmp_path / "run"
+    line = fails(capsys, "train", "--data", signs, "--out", out, *TINY, "--batch-size", 96, "--lr", "1e38")
+    assert "epoch 1, batch 1" in line
+    assert "lower the learning rate (now at most 1e+38)" in line
+    assert "still holds epoch 0" in line
+    assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "model.h5"]
+
+
+def test_json_has_no_nan(capsys):
+    from minires.console import print_json
+
+    print_json({"loss": math.nan, "rows": [(math.inf, 1.5), {"x": -math.inf}], "name": "nan"})
+    assert capsys.readouterr().out == '{"loss": null, "rows": [[null, 1.5], {"x": null}], "name": "nan"}\n'
 
 
 def test_summary_counts(capsys):

@@ -324,10 +324,11 @@ def test_training_waits_only_to_look_and_to_evaluate(dtype, optimizer, waiting, 
 
     monkeypatch.setattr(loop._Run, "check", allowed(loop._Run.check))
     monkeypatch.setattr(loop._Run, "look", allowed(loop._Run.look))
+    monkeypatch.setattr(loop._Run, "watch_numbers", allowed(loop._Run.watch_numbers))
     monkeypatch.setattr(loop, "evaluate", allowed(loop.evaluate))
     there = classifier(dtype, "gpu")
     history = fit(there, TRAIN, TEST, recipe).history[0]
-    assert looks == ["check", "look", "look", "evaluate"]
+    assert looks == ["check", "look", "look", "watch_numbers", "evaluate"]
     state = fetched(there.model.state(), waiting)
     assert {a.dtype for a in state.values()} == {np.dtype(dtype)}
     if dtype == np.float64:

@@ -222,3 +222,23 @@ def test_a_snapshot_writes_the_same_file_from_the_same_memory(tmp_path):
     snapshot.write(tmp_path / "a.h5")
     save_checkpoint(tmp_path / "b.h5", c, optimizer=optimizer, training={"steps": 2})
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+@pytest.mark.parametrize("most", [0, 10_000, 34_000, 40_000, 41_000])
+def test_a_full_disk_is_one_error_and_nothing_else_on_stderr(tmp_path, capfd, most):
+    """HDF5 would tell of each array that it could not close."""
+    resource = pytest.importorskip("resource")
+    c, path = classifier(), tmp_path / "model.h5"
+    save_checkpoint(path, c)
+    good = path.read_bytes()
+    assert len(good) > 41_000
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"model.h5: cannot be written \(File too large\)"):
+            save_checkpoint(path, c)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capfd.readouterr().err == ""
+    assert path.read_bytes() == good
+    assert names(tmp_path) == ["model.h5"]

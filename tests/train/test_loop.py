@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from data_helpers import assert_one_line
 from stripes import RECIPE, TEST, TRAIN, StopAfter, assert_same, classifier, stripes, weights
 
 from minires import resnet
@@ -15,7 +16,19 @@ from minires.data import ArrayDataset
 from minires.errors import CheckpointError, ConfigError, DataError, DivergedError
 from minires.fast import cpu
 from minires.seal import seal
-from minires.train import Classifier, Preprocess, Recipe, evaluate, fit, load_classifier, resume, save_checkpoint
+from minires.train import (
+    Classifier,
+    Preprocess,
+    Recipe,
+    evaluate,
+    fit,
+    load_classifier,
+    loop,
+    resume,
+    save_checkpoint,
+)
+from minires.train.checkpoint import load_checkpoint
+from minires.train.progress import Reporter
 
 
 def test_it_learns(tmp_path):
@@ -71,10 +84,21 @@ def test_ctrl_c_finishes_the_step_and_leaves_the_signal_handlers_alone(tmp_path)
     assert load_classifier(tmp_path).classes == ("rows", "columns")
 
 
-def test_a_complete_run_can_be_extended_but_not_resumed(tmp_path):
+@pytest.mark.parametrize("epochs", [None, 3])
+def test_a_complete_run_comes_back_as_it_is(tmp_path, epochs):
+    c = classifier()
+    progress = fit(c, TRAIN, TEST, RECIPE, out=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    again, same = resume(tmp_path, TRAIN, TEST, epochs=epochs)
+    assert same == progress
+    assert_same(weights(again), weights(c))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_complete_run_can_be_extended(tmp_path):
     fit(classifier(), TRAIN, TEST, RECIPE, out=tmp_path)
-    with pytest.raises(CheckpointError, match=r"complete \(3 epochs\).*more epochs"):
-        resume(tmp_path, TRAIN, TEST)
+    with pytest.raises(CheckpointError, match=r"has 3 epochs already: give as many or more"):
+        resume(tmp_path, TRAIN, TEST, epochs=2)
     _, progress = resume(tmp_path, TRAIN, TEST, epochs=4)
     assert [row["epoch"] for row in progress.history] == [1, 2, 3, 4]
 
@@ -142,6 +166,81 @@ def test_a_learning_rate_far_too_high_stops_with_a_reason(tmp_path):
     with pytest.raises(DivergedError, match=r"lower the learning rate.*still holds epoch 0"):
         fit(classifier(norm=False), TRAIN, None, recipe, out=tmp_path)
     assert all(np.isfinite(a).all() for a in weights(load_classifier(tmp_path)).values())
+
+
+ONE_STEP = Recipe(epochs=3, optimizer="sgd", batch_size=72, schedule="constant", augment=None)
+
+
+class Spoil(Reporter):
+    """Spoils something after the only step of an epoch, as an update can; then presses Ctrl-C, if asked."""
+
+    def __init__(self, spoil, epoch, press=False):
+        self.spoil, self.at, self.press = spoil, epoch, press
+
+    def step(self, progress):
+        if progress.epoch + 1 == self.at:
+            self.spoil()
+            if self.press:
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+def spoilt(c, what):
+    """A function that spoils it."""
+    if what == "weights":
+        return lambda: c.model.params()[3].data.fill(np.nan)
+    return lambda: c.model.buffers()[1].data.fill(np.inf)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("press", [False, True])
+@pytest.mark.parametrize("tested", [TEST, None])
+@pytest.mark.parametrize("what", ["weights", "running statistics"])
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_what_the_last_update_of_an_epoch_spoilt_replaces_nothing(tmp_path, epoch, what, tested, press):
+    c = classifier()
+    with pytest.raises(DivergedError) as caught:
+        fit(c, TRAIN, tested, ONE_STEP, out=tmp_path, reporter=Spoil(spoilt(c, what), epoch, press))
+    name = (c.model.params()[3] if what == "weights" else c.model.buffers()[1]).name
+    assert_one_line(
+        caught, f"epoch {epoch}, batch 1: ", f"{what} are not finite", name, f"still holds epoch {epoch - 1}"
+    )
+    kept = load_checkpoint(tmp_path / "model.h5")
+    assert kept.training["progress"]["epoch"] == epoch - 1
+    assert all(np.isfinite(a).all() for a in weights(kept.classifier).values())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_test_loss_that_is_no_number_replaces_nothing(tmp_path, monkeypatch, loss):
+    true, seen = loop.evaluate, []
+
+    def evaluated(*args, **options):
+        seen.append(true(*args, **options))
+        return replace(seen[-1], loss=loss) if len(seen) == 2 else seen[-1]
+
+    monkeypatch.setattr(loop, "evaluate", evaluated)
+    with pytest.raises(DivergedError, match=f"epoch 2, .*the test loss is {loss}.*still holds epoch 1"):
+        fit(classifier(), TRAIN, TEST, ONE_STEP, out=tmp_path)
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_said_to_be_kept_after_a_stop_in_an_epoch(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        fit(classifier(), TRAIN, TEST, RECIPE, out=tmp_path, reporter=StopAfter(7))
+    good = (tmp_path / "model.h5").read_bytes()
+
+    step = loop._Run.step
+
+    def diverge(run, images, labels):
+        run.model.params()[0].data.fill(np.nan)
+        step(run, images, labels)
+
+    monkeypatch.setattr(loop._Run, "step", diverge)
+    with pytest.raises(DivergedError) as caught:
+        resume(tmp_path, TRAIN, TEST)
+    assert_one_line(caught, "epoch 2, batch 3", "still holds epoch 1 and 2 batches of the next")
+    assert (tmp_path / "model.h5").read_bytes() == good
 
 
 def test_disk_full_while_saving_keeps_the_old_checkpoint(tmp_path, monkeypatch):
