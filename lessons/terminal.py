@@ -29,7 +29,7 @@ from rich import box
 from rich.syntax import Syntax
 from rich.table import Table
 
-from minires.console import err, out
+from minires.console import Parser, err, out
 from minires.errors import MiniresError
 
 WIDTH = 100  # columns of prose at most
@@ -105,9 +105,9 @@ def _repeat_table(seen: list[list[Claim]], values: dict) -> Table:
     return table
 
 
-def parser(lesson: Lesson, measure) -> argparse.ArgumentParser:
+def parser(lesson: Lesson, measure) -> Parser:
     """The options of a lesson: each knob of `measure`, with its help from `measure`'s docstring."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog=f"minires lesson {lesson.number}",
         description=f"{lesson.title} {lesson.question}",
         epilog=f"example: {lesson.next_try}",

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from minires.errors import DataError
+from minires.ranges import RANGES
 
 _CHUNK = 256  # images read at a time by whole-set passes
 
@@ -167,14 +168,15 @@ def chunks(count: int, size: int = _CHUNK):
 
 
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a side or a pair; DataError unless both are whole numbers of at least 1."""
+    """(height, width) of a side or a pair; DataError unless both are what ranges.py says of a size."""
     try:
         height, width = (size, size) if np.ndim(size) == 0 else size
         height, width = operator.index(height), operator.index(width)
     except (TypeError, ValueError):
         raise DataError(f"image size: expected a side or (height, width) in pixels, got {size!r}") from None
-    if min(height, width) < 1:
-        raise DataError(f"image size: expected at least 1 pixel each way, got {height}x{width}")
+    side = RANGES["size"]
+    if not (side.holds(height) and side.holds(width)):
+        raise DataError(f"image size: expected {side.words} pixels each way, got {height}x{width}")
     return height, width
 
 

@@ -17,7 +17,7 @@ from minires.data import (
     stratified_split,
     write_split,
 )
-from minires.errors import DataError
+from minires.errors import ConfigError, DataError
 
 
 def class_folders(root, classes=("2", "10", "1"), count=5):
@@ -220,7 +220,7 @@ def test_split_is_the_one_recorded():
 
 @pytest.mark.parametrize(("fraction", "seed", "word"), [(1.0, 0, "fraction"), (-0.1, 0, "fraction"), (0.1, -1, "seed")])
 def test_split_arguments(fraction, seed, word):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(ConfigError) as error:
         stratified_split(np.array([0, 1]), fraction, seed)
     assert_one_line(error, word)
 
