@@ -2,7 +2,7 @@
 
 What goes wrong outside of the program is one line on stderr and an exit status, here and nowhere else: 2 for bad input,
 1 where the system fails (memory, disk, open files), 130 after Ctrl-C, 143 after SIGTERM, 141 where who reads the output
-is gone (`| head`). All but the standard library is imported inside of `main`, so that this holds while importing too.
+is gone (`| head`). What takes time is imported inside of `main`, so that this holds while importing too.
 """
 
 import os
@@ -12,6 +12,7 @@ import threading
 from contextlib import contextmanager, suppress
 
 from minires.errors import MiniresError
+from minires.files import refused
 
 
 def parser():
@@ -67,11 +68,18 @@ def main(argv: list[str] | None = None) -> int:
         # what a signal breaks off may end by another error: a module's import by an ImportError
         status, line = (128 + came[-1], "") if came else _in_words(error)
         if line:
-            from minires.console import err
-
-            with suppress(OSError):
-                err.print("minires: " + line.replace("\n", "␊"), style="red")
+            _say("minires: " + line.replace("\n", "␊"))
         return status
+
+
+def _say(line: str) -> None:
+    try:
+        from minires.console import err
+
+        err.print(line, style="red")
+    except (ImportError, OSError):  # also where not one more file can be opened
+        with suppress(OSError):
+            sys.stderr.write(f"{line}\n")
 
 
 def _leave(number, frame):
@@ -106,8 +114,6 @@ def _in_words(error: BaseException) -> tuple[int, str]:
             remedy = "choose a smaller --batch-size or --size, or end other programs"
             return 1, f"the memory does not suffice ({error or 'no more is given'}): {remedy}"
         case OSError():
-            from minires.files import refused
-
             failure = refused(error.errno, error.filename or "the output or a library")
             return failure.status, str(failure)
         case ImportError():

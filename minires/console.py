@@ -25,6 +25,9 @@ class Console(RichConsole):
     def __init__(self, **options):
         super().__init__(**{"soft_wrap": True, "highlight": False, "markup": False} | options)
 
+    def on_broken_pipe(self):
+        raise  # rich would end the process with status 1
+
     def render_str(self, text, **options):
         return super().render_str(text.translate(_PICTURES), **options)  # rich would drop some and let others pass
 
@@ -59,8 +62,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise ConfigError(f"{message}; see `{self.prog} --help`")
 
-    def print_help(self, file=None):
-        (file or sys.stdout).write(self.format_help())  # argparse's own is silent where nothing can be written
+    def _print_message(self, message, file=None):
+        (file or sys.stderr).write(message)  # argparse's own is silent where nothing can be written
 
     def exit(self, status=0, message=None):
         sys.stdout.flush()  # a reader that is gone shows here, not when Python ends
