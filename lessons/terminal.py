@@ -37,13 +37,13 @@ WIDTH = 100  # columns of prose at most
 
 def run(lesson: Lesson, measure, check, plot, argv: list[str] | None = None) -> int:
     """Run a lesson from the command line. Exit status 0; 1 when a claim fails; 2 for a knob that cannot be."""
-    args = vars(parser(lesson, measure).parse_args(argv))
-    chosen = {name: value for name, value in args.items() if name in inspect.signature(measure).parameters}
-    knobs = default_knobs(measure, lesson if args["quick"] else None) | chosen
-    if args["source"]:
-        _show_source(lesson)
-        return 0
     try:
+        args = vars(parser(lesson, measure).parse_args(argv))
+        chosen = {name: value for name, value in args.items() if name in inspect.signature(measure).parameters}
+        knobs = default_knobs(measure, lesson if args["quick"] else None) | chosen
+        if args["source"]:
+            _show_source(lesson)
+            return 0
         if args["repeat"] is not None:
             return _repeat(lesson, measure, check, knobs, args)
         if not args["json"]:

@@ -1,6 +1,7 @@
 """Image folders: both layouts, every kind of image, splits, conversion, and bad files named."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -295,3 +296,38 @@ def test_real_photographs():
     images = test.images(np.arange(0, len(test), 20))
     assert images.shape[1:] == (32, 32, 3)
     assert images.std(axis=(1, 2, 3)).min() > 5
+
+
+def test_a_class_without_images_is_named(tmp_path):
+    class_folders(tmp_path, ("a", "b"))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "1.heic").touch()
+    for use in (load, ImageFolder, lambda root: convert(root, tmp_path / "out.h5")):
+        with pytest.raises(DataError) as error:
+            use(tmp_path)
+        assert_one_line(error, tmp_path / "c", "got none", "put some in", "leave it out by the name .c")
+    (tmp_path / "c").rename(tmp_path / ".c")
+    assert load(tmp_path)[0].classes == ("a", "b")
+
+
+def test_a_test_part_says_which_classes_it_lacks(tmp_path):
+    class_folders(tmp_path / "train", ("a", "b"))
+    class_folders(tmp_path / "test", ("b",), count=2)
+    (tmp_path / "test" / "a").mkdir()
+    assert load(tmp_path)[1].source == f"{tmp_path / 'test'} (none of a)"
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    """Left out without a word it would be a class of its own less."""
+    class_folders(tmp_path, ("a", "b"))
+    scandir = os.scandir
+
+    def closed(path):
+        if os.fspath(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError) as error:
+        load(tmp_path)
+    assert_one_line(error, tmp_path / "b", "cannot be read (Permission denied)")
