@@ -140,6 +140,8 @@ def load(
         train, test = synthetic.make_signs()
     elif not (path := Path(spec).expanduser()).exists():
         raise DataError(f"{spec}: no such file or folder: give 'builtin', an HDF5 file (.h5) or a folder of images")
+    elif not path.is_dir() and not path.is_file():
+        raise DataError(f"{spec}: expected a file or a folder, got a device or a pipe: give the data themselves")
     elif path.is_dir() and not (path := signs.find_in(path) or path).is_file():
         train, test = folder.load_folder(path, size=size or (64, 64), seed=seed, test_fraction=test_fraction)
     else:

@@ -95,6 +95,9 @@ def test_empty_folder_one_class_and_no_folder(tmp_path):
         load(tmp_path)
     assert_one_line(error, tmp_path, "two classes", "'a'")
     with pytest.raises(DataError) as error:
+        load("/dev/null")
+    assert_one_line(error, "/dev/null", "a device or a pipe")
+    with pytest.raises(DataError) as error:
         ImageFolder(tmp_path / "none")
     assert_one_line(error, tmp_path / "none", "no such folder")
 

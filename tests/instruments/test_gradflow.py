@@ -391,5 +391,5 @@ def test_command_measures_every_combination(signs, tmp_path, capsys):
     ],
 )
 def test_command_names_the_choices(signs, tmp_path, capsys, option, value, message):
-    assert command(signs, tmp_path, option, value) == 2
+    assert command(signs, tmp_path, option, value)[0] == 2
     assert message in capsys.readouterr().err
