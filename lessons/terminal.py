@@ -31,6 +31,7 @@ from rich.table import Table
 
 from minires.console import Parser, err, out
 from minires.errors import MiniresError
+from minires.ranges import NATURAL, RANGES
 
 WIDTH = 100  # columns of prose at most
 
@@ -111,6 +112,7 @@ def parser(lesson: Lesson, measure) -> Parser:
         prog=f"minires lesson {lesson.number}",
         description=f"{lesson.title} {lesson.question}",
         epilog=f"example: {lesson.next_try}",
+        ranges=RANGES | dict.fromkeys(("epochs", "steps"), NATURAL),  # 0: as initialised
     )
     hints, helps = get_type_hints(measure), knob_help(measure)
     for name, default in default_knobs(measure).items():

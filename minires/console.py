@@ -12,7 +12,7 @@ from rich.console import Console as RichConsole
 from rich.segment import Segment
 
 from minires.errors import ConfigError
-from minires.ranges import check_options
+from minires.ranges import RANGES, check_options
 
 # control characters but the tab and the end of a line -> Unicode's pictures of them; the C1 ones have none
 _PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
@@ -44,8 +44,9 @@ err = Console(stderr=True)
 class Parser(argparse.ArgumentParser):
     """Options, each held to its range (ranges.py), no text empty; ConfigError, one line, for what cannot be."""
 
-    def __init__(self, *args, **options):
+    def __init__(self, *args, ranges=RANGES, **options):
         super().__init__(*args, **options)
+        self.ranges = ranges
         for kind in (None, str, Path):
             self.register("type", kind, lambda text, kind=kind: (kind or str)(_text(text)))
 
@@ -56,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         found, rest = super().parse_known_args(args, namespace)
-        check_options(vars(found))
+        check_options(vars(found), self.ranges)
         return found, rest
 
     def error(self, message):

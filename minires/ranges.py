@@ -47,6 +47,7 @@ def _up_to(high: float) -> Range:
 
 
 COUNT = _whole(1, 1_000_000)
+NATURAL = _whole(0, 1_000_000)
 SEED = _whole(0, 2**32 - 1)
 FINITE = _number("a finite number")
 POSITIVE = _number("a finite number above 0", lambda v: v > 0)
@@ -78,7 +79,7 @@ RANGES = {
     **dict.fromkeys(("span", "seconds"), POSITIVE),
     **dict.fromkeys(("images", "points", "patch", "stride", "number", "max_workspace"), COUNT),
     **dict.fromkeys(("batch", "steps", "rounds"), COUNT),
-    "warmup": _whole(0, 1_000_000),
+    "warmup": NATURAL,
     **dict.fromkeys(("seeds", "repeat", "repeats", "directions", "count", "depth", "deep", "shallow"), COUNT),
     **dict.fromkeys(("width", "channels", "block", "batches"), COUNT),
     "scales": FINITE,
@@ -89,20 +90,20 @@ RANGES = {
 def check(**values) -> None:
     """ConfigError for the first value that is not what RANGES says of its name."""
     for name, value in values.items():
-        _check(name, value, name)
+        _check(value, RANGES[name], name)
 
 
-def check_options(values: dict) -> None:
+def check_options(values: dict, ranges: dict[str, Range] = RANGES) -> None:
     """`check` of those options that are numbers, or several, and have a range; told as typed: --label-smoothing."""
     for name, value in values.items():
         for each in value if isinstance(value, tuple | list) else [value]:
-            if name in RANGES and _is(each, Real):
-                _check(name, each, f"--{name.replace('_', '-')}")
+            if name in ranges and _is(each, Real):
+                _check(each, ranges[name], f"--{name.replace('_', '-')}")
 
 
-def _check(name, value, told):
-    if not RANGES[name].holds(value):
-        raise ConfigError(f"{told}: expected {RANGES[name].words}, got {value!r}")
+def _check(value, expected: Range, told: str):
+    if not expected.holds(value):
+        raise ConfigError(f"{told}: expected {expected.words}, got {value!r}")
 
 
 def check_fields(settings) -> None:

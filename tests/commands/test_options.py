@@ -47,12 +47,14 @@ def filled(parser, action, text) -> list[str]:
 
 @pytest.mark.parametrize(("path", "parser", "action", "_"), NUMBERS, ids=[name for *_, name in NUMBERS])
 def test_every_number_has_a_range(path, parser, action, _):
-    assert action.dest in RANGES
+    assert action.dest in parser.ranges
     hostile = ["nan", "inf", "1e400", "", "x", "9" * 400, "9" * 5000]
     hostile += ["-inf"] if action.option_strings else []  # else it looks like an option
     hostile += [] if action.dest in ("last_gamma", "scales") else ["-1"]  # those have a sign
     hostile += (
-        ["0"] if RANGES[action.dest].words.startswith(("a whole number from 1 ", "a finite number above")) else []
+        ["0"]
+        if parser.ranges[action.dest].words.startswith(("a whole number from 1 ", "a finite number above"))
+        else []
     )
     for text in hostile:
         with pytest.raises(ConfigError) as error:
@@ -92,7 +94,7 @@ def test_no_text_is_empty(path, parser, action, _):
         ("train --epochs x", "argument --epochs: invalid int value: 'x'; see `minires train --help`"),
         ("train --resume ", "argument --resume: expected a text, got an empty one; see `minires train --help`"),
         ("summary resnet8 --oops", "unrecognized arguments: --oops; see `minires --help`"),
-        ("lesson 1 --seeds 0", "--seeds: expected a whole number from 1 to 1,000,000, got 0"),
+        ("lesson 1 --seeds 0", "lesson 1: --seeds: expected a whole number from 1 to 1,000,000, got 0"),
         ("lesson all --repeat 0", "--repeat: expected a whole number from 1 to 1,000,000, got 0"),
     ],
 )

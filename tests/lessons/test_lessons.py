@@ -315,7 +315,8 @@ def test_what_cannot_be_is_one_line(folder, capsys, words):
 def test_options_are_checked(folder, capsys, words):
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"minires: lesson 7: argument {words[0]}: ")
+    assert line.startswith("minires: lesson 7: ")
+    assert words[0] in line
 
 
 def test_help_has_each_knob_with_its_default(capsys):
