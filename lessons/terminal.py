@@ -28,21 +28,22 @@ from rich import box
 from rich.syntax import Syntax
 from rich.table import Table
 
-from minires.console import err, out, print_json
+from minires.console import Parser, err, out, print_json
 from minires.errors import MiniresError
+from minires.ranges import NATURAL, RANGES
 
 WIDTH = 100  # columns of prose at most
 
 
 def run(lesson: Lesson, measure, check, plot, argv: list[str] | None = None) -> int:
     """Run a lesson from the command line. Exit status 0; 1 when a claim fails; 2 for a knob that cannot be."""
-    args = vars(parser(lesson, measure).parse_args(argv))
-    chosen = {name: value for name, value in args.items() if name in inspect.signature(measure).parameters}
-    knobs = default_knobs(measure, lesson if args["quick"] else None) | chosen
-    if args["source"]:
-        _show_source(lesson)
-        return 0
     try:
+        args = vars(parser(lesson, measure).parse_args(argv))
+        chosen = {name: value for name, value in args.items() if name in inspect.signature(measure).parameters}
+        knobs = default_knobs(measure, lesson if args["quick"] else None) | chosen
+        if args["source"]:
+            _show_source(lesson)
+            return 0
         if args["repeat"] is not None:
             return _repeat(lesson, measure, check, knobs, args)
         if not args["json"]:
@@ -104,12 +105,13 @@ def _repeat_table(seen: list[list[Claim]], values: dict) -> Table:
     return table
 
 
-def parser(lesson: Lesson, measure) -> argparse.ArgumentParser:
+def parser(lesson: Lesson, measure) -> Parser:
     """The options of a lesson: each knob of `measure`, with its help from `measure`'s docstring."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog=f"minires lesson {lesson.number}",
         description=f"{lesson.title} {lesson.question}",
         epilog=f"example: {lesson.next_try}",
+        ranges=RANGES | dict.fromkeys(("epochs", "steps"), NATURAL),  # 0: as initialised
     )
     hints, helps = get_type_hints(measure), knob_help(measure)
     for name, default in default_knobs(measure).items():

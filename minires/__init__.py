@@ -1,19 +1,24 @@
 """minires: residual networks from scratch in NumPy and CuPy, for learning how they work.
 
-The layers, blocks and networks are here at once, all that trains and loads them when it is first asked for:
+Everything is loaded when it is first asked for:
 
     train, test = minires.make_signs()
     model = minires.resnet50((64, 64, 3), classes=6)
     minires.fit(minires.Classifier.for_data(model, train), train, test)
 """
 
-from minires import nn
 from minires.lazy import lazily
-from minires.nn import *  # noqa: F403
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "minires.ops": (),
+    "minires.nn": (
+        *("ARCHITECTURES", "VARIANTS", "Config", "ResNet", "plain_twin", "resnet", "resnet50"),
+        *("Buffer", "Module", "Param", "Sequential", "inference", "Add", "Block"),
+        *("AvgPool2d", "BatchNorm", "Conv2d", "Dense", "Dropout", "Flatten", "GlobalAvgPool2d"),
+        *("MaxPool2d", "ReLU", "ZeroPad2d"),
+    ),
     "minires.backend": ("to_device", "to_numpy"),
     "minires.optim": ("SGD", "Adam", "AdamW"),
     "minires.fast.step": ("make_step",),
@@ -24,5 +29,9 @@ _HOMES = {
         *("predict_logits", "resume", "save_checkpoint"),
     ),
 }
-__all__ = ["__version__", *nn.__all__, *(name for names in _HOMES.values() for name in names)]
+__all__ = ["__version__", *(name for names in _HOMES.values() for name in names)]
 __getattr__ = lazily(__name__, _HOMES)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

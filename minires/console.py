@@ -1,12 +1,46 @@
-"""The two consoles: stdout carries results, stderr all that is said on the way, so that `--json` output stays clean."""
+"""What is said to a terminal and read from a command line.
 
+stdout carries results, stderr all that is said on the way, so that `--json` output stays clean. Names of classes and
+files come from anywhere: what in them would command the terminal is shown as a picture of it instead.
+"""
+
+import argparse
 import json
 import math
+import sys
+from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console as RichConsole
+from rich.segment import Segment
 
-out = Console(soft_wrap=True, highlight=False, markup=False)
-err = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
+from minires.errors import ConfigError
+from minires.ranges import RANGES, check_options
+
+# control characters but the tab and the end of a line -> Unicode's pictures of them; the C1 ones have none
+_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
+_PICTURES |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
+
+
+class Console(RichConsole):
+    """rich's, as all of minires uses it: lines are not broken, nothing is taken for markup, controls are shown."""
+
+    def __init__(self, **options):
+        super().__init__(**{"soft_wrap": True, "highlight": False, "markup": False} | options)
+
+    def on_broken_pipe(self):
+        raise  # rich would end the process with status 1
+
+    def render_str(self, text, **options):
+        return super().render_str(text.translate(_PICTURES), **options)  # rich would drop some and let others pass
+
+    def render(self, renderable, options=None):
+        for segment in super().render(renderable, options):
+            plain = segment.text.translate(_PICTURES)
+            yield segment if segment.control or plain == segment.text else Segment(plain, segment.style)
+
+
+out = Console()
+err = Console(stderr=True)
 
 
 def print_json(value) -> None:
@@ -20,3 +54,39 @@ def _finite(value):
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Parser(argparse.ArgumentParser):
+    """Options, each held to its range (ranges.py), no text empty; ConfigError, one line, for what cannot be."""
+
+    def __init__(self, *args, ranges=RANGES, **options):
+        super().__init__(*args, **options)
+        self.ranges = ranges
+        for kind in (None, str, Path):
+            self.register("type", kind, lambda text, kind=kind: (kind or str)(_text(text)))
+
+    def add_subparsers(self, **options):
+        found = super().add_subparsers(**options)
+        found.type = lambda text: text  # of all that follows the command, which looks at it itself
+        return found
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        check_options(vars(found), self.ranges)
+        return found, rest
+
+    def error(self, message):
+        raise ConfigError(f"{message}; see `{self.prog} --help`")
+
+    def _print_message(self, message, file=None):
+        (file or sys.stderr).write(message)  # argparse's own is silent where nothing can be written
+
+    def exit(self, status=0, message=None):
+        sys.stdout.flush()  # a reader that is gone shows here, not when Python ends
+        super().exit(status, message)
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a text, got an empty one")
+    return text

@@ -9,6 +9,8 @@ catch.
 class MiniresError(Exception):
     """Base of every error that minires raises on purpose."""
 
+    status = 2  # the exit status of a command that it ends: bad input
+
 
 class ShapeError(MiniresError, ValueError):
     """Arrays that do not fit a layer, or an image too small for a network."""
@@ -16,6 +18,12 @@ class ShapeError(MiniresError, ValueError):
 
 class DataError(MiniresError, ValueError):
     """A file or folder that is not the data it should be."""
+
+
+class SystemFailure(DataError):
+    """A file or folder that the system fails to read or write: a full disk, too many open files."""
+
+    status = 1
 
 
 class CheckpointError(MiniresError, ValueError):

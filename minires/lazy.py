@@ -4,9 +4,11 @@ from importlib import import_module
 
 
 def lazily(package: str, homes: dict[str, tuple[str, ...]]):
-    """A module's `__getattr__` (PEP 562) that finds each name in its home; homes: module -> names."""
+    """A module's `__getattr__` (PEP 562) that finds each name in its home, and the homes; homes: module -> names."""
 
     def find(name):
+        if (home := f"{package}.{name}") in homes:
+            return import_module(home)
         for home, names in homes.items():
             if name in names:
                 return getattr(import_module(home), name)

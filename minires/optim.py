@@ -9,6 +9,7 @@ from minires.backend import get_xp, row_chunks, to_numpy
 from minires.errors import CheckpointError, StateError
 from minires.fast.dispatch import compiled
 from minires.nn.module import Param
+from minires.ranges import check
 
 
 class Optimizer:
@@ -17,6 +18,7 @@ class Optimizer:
     params: `model.params()`; the model's arrays are rebound, so make the optimiser after `.to` or `.astype`.
     weight_decay: L2 strength; it spares batch normalisation and biases unless `decay_all`.
     clip_norm: the largest norm of the whole gradient, to which a larger one is scaled down, or None.
+    ConfigError for a number outside its range (ranges.py).
     """
 
     slots: tuple[str, ...] = ()
@@ -24,6 +26,7 @@ class Optimizer:
     def __init__(self, params: list[Param], *, weight_decay=0.0, decay_all=False, clip_norm=None):
         if not params:
             raise StateError("an optimiser needs at least one parameter")
+        check(weight_decay=weight_decay, **({} if clip_norm is None else {"clip_norm": clip_norm}))
         self.weight_decay, self.clip_norm = weight_decay, clip_norm
         self.params = sorted(params, key=lambda p: not (p.decay or decay_all))
         xp, dtype = get_xp(self.params[0].data), self.params[0].data.dtype
@@ -133,6 +136,7 @@ class SGD(Optimizer):
     slots = ("velocity",)
 
     def __init__(self, params, *, momentum=0.9, nesterov=False, **options):
+        check(momentum=momentum)
         super().__init__(params, **options)
         self.momentum, self.nesterov = momentum, nesterov
 
@@ -151,6 +155,7 @@ class Adam(Optimizer):
     decoupled = False
 
     def __init__(self, params, *, betas=(0.9, 0.999), epsilon=1e-8, **options):
+        check(betas=betas, epsilon=epsilon)
         super().__init__(params, **options)
         self.betas, self.epsilon = betas, epsilon
 

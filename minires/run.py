@@ -18,11 +18,12 @@ import numpy as np
 import minires
 from minires.backend import choose_device, device_of, thread_count, to_device
 from minires.data.dataset import Dataset, load
-from minires.errors import CheckpointError
+from minires.errors import CheckpointError, DataError
 from minires.fast import cpu
 from minires.files import write_text
 from minires.instruments.gradflow import gradflow
 from minires.instruments.report import write_report
+from minires.ranges import check_fields
 from minires.train.classifier import Classifier, Evaluation, evaluate
 from minires.train.loop import Progress
 
@@ -36,6 +37,11 @@ class DataSource:
     split_seed: int = 0
     test_fraction: float = 0.15
     flip: bool | None = None
+
+    def __post_init__(self):
+        check_fields(self)
+        if self.spec != "builtin":  # the same data from wherever one asks
+            object.__setattr__(self, "spec", os.path.abspath(os.path.expanduser(self.spec)))
 
     def load(self) -> tuple[Dataset | None, Dataset | None]:
         return load(
@@ -140,7 +146,12 @@ def read_manifest(out: Path) -> dict:
         raise CheckpointError(f"{path}: damaged ({error}): say what --data to use") from None
 
 
-def data_source(out: Path) -> DataSource:
-    """The data that the run in `out` was trained on."""
+def data_source(out: Path, spec: str | None = None) -> DataSource:
+    """The data that the run in `out` was trained on, from `spec` where given; DataError where they are not there."""
     data = read_manifest(out)["data"]
-    return DataSource(**{k: data[k] for k in DataSource.__dataclass_fields__})
+    source = DataSource(**{k: data[k] for k in DataSource.__dataclass_fields__} | ({"spec": spec} if spec else {}))
+    if source.spec != "builtin" and not Path(source.spec).exists():
+        raise DataError(
+            f"{source.spec}: no such file or folder, where {out} has its data: say with --data where they are"
+        )
+    return source

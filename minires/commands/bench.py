@@ -79,25 +79,15 @@ def _some_of(known):
     return names
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
-    return value
-
-
 def _add_network(p) -> None:
     p.add_argument("--arch", default="resnet50", choices=common.ARCHITECTURES, metavar="NAME", help="default: resnet50")
-    p.add_argument("--batch", type=common.positive, default=32, metavar="N", help="images (default: 32)")
-    p.add_argument("--size", type=common.positive, default=64, metavar="PIXELS", help="side of an image (default: 64)")
+    p.add_argument("--batch", type=int, default=32, metavar="N", help="images (default: 32)")
+    p.add_argument("--size", type=int, default=64, metavar="PIXELS", help="side of an image (default: 64)")
 
 
 def _add_common(p, **default) -> None:
     text = "threads of every contender (default: each library's own choice)"
-    p.add_argument("--threads", type=common.positive, metavar="N", help=text, **default)
+    p.add_argument("--threads", type=int, metavar="N", help=text, **default)
     p.add_argument("--json", metavar="FILE.jsonl", help="append every number, one JSON object a line", **default)
     p.add_argument("--out", metavar="DIR", help="draw pictures into this folder", **default)
 
@@ -133,11 +123,9 @@ def register(commands, command) -> None:
         "minires bench step --arch resnet20 --size 32 --peers ours,torch,torch_channels_last",
     )
     _add_network(p)
-    p.add_argument("--steps", type=common.positive, default=20, metavar="N", help="turns of each (default: 20)")
-    p.add_argument(
-        "--warmup", type=common.positive, default=3, metavar="N", help="turns before the clock runs (default: 3)"
-    )
-    p.add_argument("--seconds", type=_seconds, metavar="S", help="no further round once so much time has passed")
+    p.add_argument("--steps", type=int, default=20, metavar="N", help="turns of each (default: 20)")
+    p.add_argument("--warmup", type=int, default=3, metavar="N", help="turns before the clock runs (default: 3)")
+    p.add_argument("--seconds", type=float, metavar="S", help="no further round once so much time has passed")
     text = f"which of {', '.join(CONTENDERS)} (default: all but torch_compile, which compiles for minutes)"
     p.add_argument("--peers", type=_some_of(CONTENDERS), default=USUAL, metavar="A,B", help=text)
     p.add_argument("--tasks", type=_some_of(TASKS), default=TASKS, metavar="A,B", help=f"default: {','.join(TASKS)}")
@@ -152,9 +140,9 @@ def register(commands, command) -> None:
         "Op by op at the shapes of the course's ResNet-50.",
         "minires bench ops --batch 8",
     )
-    p.add_argument("--batch", type=common.positive, default=32, metavar="N", help="images (default: 32)")
-    p.add_argument("--size", type=common.positive, default=64, metavar="PIXELS", help="side of an image (default: 64)")
-    p.add_argument("--rounds", type=common.positive, default=7, metavar="N", help="turns of each op (default: 7)")
+    p.add_argument("--batch", type=int, default=32, metavar="N", help="images (default: 32)")
+    p.add_argument("--size", type=int, default=64, metavar="PIXELS", help="side of an image (default: 64)")
+    p.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each op (default: 7)")
     sweeps = p.add_mutually_exclusive_group()
     sweeps.add_argument("--chunks", action="store_true", help="sweep minires.backend.CHUNK over the batch norms")
     sweeps.add_argument("--workspace", action="store_true", help="sweep MAX_WORKSPACE over the k x k convolutions")
@@ -167,7 +155,7 @@ def register(commands, command) -> None:
         "The algorithms that a convolution chooses from; products beside the BLAS's.",
         "minires bench algorithms --rounds 15",
     )
-    p.add_argument("--rounds", type=common.positive, default=7, metavar="N", help="turns of each way (default: 7)")
+    p.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each way (default: 7)")
     _add_common(p, default=argparse.SUPPRESS)
 
     p = command(
@@ -179,8 +167,8 @@ def register(commands, command) -> None:
     )
     text = f"which of {', '.join(AXES)} (default: all)"
     p.add_argument("--axes", type=_some_of(AXES), default=list(AXES), metavar="A,B", help=text)
-    p.add_argument("--rounds", type=common.positive, default=7, metavar="N", help="turns at a point (default: 7)")
-    p.add_argument("--seconds", type=_seconds, default=6.0, metavar="S", help="or so long at a point (default: 6)")
+    p.add_argument("--rounds", type=int, default=7, metavar="N", help="turns at a point (default: 7)")
+    p.add_argument("--seconds", type=float, default=6.0, metavar="S", help="or so long at a point (default: 6)")
     _add_common(p, default=argparse.SUPPRESS)
     _add_isa(p)
 
@@ -192,7 +180,7 @@ def register(commands, command) -> None:
         "minires bench breakdown --arch resnet20 --size 32 --out pictures/",
     )
     _add_network(p)
-    p.add_argument("--steps", type=common.positive, default=9, metavar="N", help="steps (default: 9)")
+    p.add_argument("--steps", type=int, default=9, metavar="N", help="steps (default: 9)")
     p.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="default: %(default)s")
     text = "ours: compiled; numpy: the same without; plain: layer by layer (default: %(default)s)"
     p.add_argument("--contender", choices=OURS, default="ours", help=text)
@@ -201,7 +189,7 @@ def register(commands, command) -> None:
 
     text = "The share of a training run that waits for the next batch of images."
     p = command(kinds, "waiting", _run("waiting"), text, "minires bench waiting")
-    p.add_argument("--images", type=common.positive, default=1080, metavar="N", help="built-in signs (default: 1080)")
+    p.add_argument("--images", type=int, default=1080, metavar="N", help="built-in signs (default: 1080)")
     _add_common(p, default=argparse.SUPPRESS)
 
     p = command(
@@ -214,7 +202,7 @@ def register(commands, command) -> None:
     text = "the part of one alone (default: both; without a GPU the CPU's)"
     p.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help=text)
     text = "start nothing after so long; the most important comes first (default: 200)"
-    p.add_argument("--seconds", type=_seconds, default=200.0, metavar="S", help=text)
+    p.add_argument("--seconds", type=float, default=200.0, metavar="S", help=text)
     p.add_argument("--quick", action="store_true", help="two networks at one size each")
     p.add_argument("--resume", action="store_true", help="only the cases for which --json FILE.jsonl lacks a time")
     _add_common(p, default=argparse.SUPPRESS)

@@ -1,30 +1,11 @@
 """What the commands share: the options that come again."""
 
 import argparse
-import math
 
 from minires.backend import choose_device
 from minires.console import err
 from minires.errors import ConfigError
 from minires.nn import ARCHITECTURES, VARIANTS
-
-
-def positive(text: str) -> int:
-    """An argument type: a whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """An argument type: a time above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
-    return value
 
 
 def image_size(text: str) -> tuple[int, int, int]:
@@ -85,7 +66,8 @@ def variant_option(args) -> dict:
 
 def add_data(p, default):
     """The options that say which images to use; `source` reads them."""
-    p.add_argument("--data", default=default, metavar="DATA", help="builtin, an HDF5 file, or a folder of images")
+    text = "builtin, an HDF5 file, or a folder of images (default: %(default)s)"
+    p.add_argument("--data", default=default, metavar="DATA", help=text if default else text.split(" (")[0])
     p.add_argument("--size", type=int, metavar="PIXELS", help="resize the images to this side (default: 64)")
     p.add_argument("--split-seed", type=int, default=0, help="how a folder is split into train and test (default: 0)")
     p.add_argument("--test-fraction", type=float, default=0.15, help="share of a folder for the test (default: 0.15)")
@@ -107,4 +89,6 @@ def source(args):
     """The DataSource that the options of `add_data` describe."""
     from minires.run import DataSource
 
-    return DataSource(args.data, args.size or 64, args.split_seed, args.test_fraction, getattr(args, "flip", None))
+    return DataSource(
+        args.data or "builtin", args.size or 64, args.split_seed, args.test_fraction, getattr(args, "flip", None)
+    )

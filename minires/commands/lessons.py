@@ -2,7 +2,7 @@
 
 import argparse
 
-from minires.console import err, out
+from minires.console import Parser, err, out
 from minires.errors import ConfigError, MiniresError
 
 
@@ -37,7 +37,7 @@ def _list(harness) -> int:
 def _all(harness, argv) -> int:
     from minires.lessons.spreads import keep
 
-    p = argparse.ArgumentParser(prog="minires lesson all", description="Run every lesson and check its claims.")
+    p = Parser(prog="minires lesson all", description="Run every lesson and check its claims.")
     p.add_argument("--quick", action="store_true", help="the quick form of each")
     p.add_argument("--seed", type=int, metavar="N", help="the first seed of each (default: the lesson's)")
     p.add_argument("--repeat", type=int, metavar="N", help="measure N seeds of each one by one: `minires lesson 3 -h`")

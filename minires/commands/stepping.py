@@ -3,14 +3,12 @@
 import sys
 
 from minires.commands import common
-from minires.console import err, out
+from minires.console import Console, err, out
 from minires.errors import ConfigError
 from minires.nn import ResNet, plain_twin, resnet
 
 
 def step(args) -> int:
-    from rich.console import Console
-
     from minires.instruments.step.page import write_page
     from minires.instruments.step.tape import record
     from minires.instruments.step.terminal import play, print_steps
@@ -36,7 +34,7 @@ def step(args) -> int:
     if args.text or not (sys.stdin.isatty() and sys.stdout.isatty()):
         print_steps(recorded, out)
     else:
-        play(recorded, Console(highlight=False))
+        play(recorded, Console(soft_wrap=False))
     return 0
 
 
@@ -47,8 +45,6 @@ def _batch(args):
     from minires.data import Subset, make_signs, read_image
     from minires.train import Classifier, load_classifier
 
-    if args.batch_size < 1:
-        raise ConfigError(f"step: --batch-size must be at least 1, got {args.batch_size}")
     if args.run_folder:
         from minires.run import data_source
 

@@ -51,7 +51,7 @@ def _train(args, folder) -> int:
             )
         parts = source.load()
         if parts[0] is None:
-            raise DataError(f"{args.data}: only a test part is there: give the training file too")
+            raise DataError(f"{source.spec}: only a test part is there: give the training file too")
         options = common.network_options(args) | {"last_gamma": args.last_gamma, "seed": recipe.seed}
         model = resnet(args.arch, parts[0].shape, len(parts[0].classes), bn_momentum=args.bn_momentum, **options)
         classifier = Classifier.for_data(model.to(common.device(args)), parts[0])
@@ -71,7 +71,7 @@ def _resume(args, folder) -> int:
     from minires.train import resume
     from minires.train.folder import locked
 
-    source = run.data_source(folder)
+    source = run.data_source(folder, args.data)
     with locked(folder):
         parts = source.load()
         ways = {"device": common.device(args), **_ways(args)}
@@ -95,7 +95,7 @@ def report(args) -> int:
     from minires.train.loop import reopen
 
     folder = Path(args.run_folder)
-    source = run.data_source(folder)
+    source = run.data_source(folder, args.data)
     with _stoppable(), locked(folder):
         parts = source.load()
         checkpoint, recipe, progress = reopen(folder, parts[0])
@@ -209,7 +209,7 @@ def register(commands, command) -> None:
         "Train a network; leaves a run folder with the model, its history and a report to look at.",
         "minires train --data photos/ --arch resnet50 --epochs 10 --out runs/photos",
     )
-    common.add_data(p, "builtin")
+    common.add_data(p, None)
     common.add_network(p)
     p.add_argument("--flip", action=argparse.BooleanOptionalAction, help="whether a mirrored image keeps its class")
     p.add_argument("--epochs", type=int, metavar="N", help="default: 11")
@@ -219,7 +219,12 @@ def register(commands, command) -> None:
         "--lr", type=float, metavar="X", help="the peak of the schedule (default: 0.002; sgd 0.02, adam 0.001)"
     )
     p.add_argument("--schedule", choices=("constant", "step", "cosine", "onecycle"), help="default: onecycle")
-    p.add_argument("--warmup-epochs", type=float, metavar="N", help="epochs of rising rate (default: 1)")
+    p.add_argument(
+        "--warmup-epochs",
+        type=float,
+        metavar="N",
+        help="epochs of rising rate (default: 1, of a short run no more than 30 %%)",
+    )
     p.add_argument("--weight-decay", type=float, metavar="X", help="default: 0.05; sgd 0.0005, adam 0")
     p.add_argument("--decay-all", action="store_true", default=None, help="decay BN and biases too")
     p.add_argument("--clip-norm", type=float, metavar="X", help="largest norm of the whole gradient")
@@ -241,12 +246,10 @@ def register(commands, command) -> None:
     p.add_argument(
         "--recompute", action="store_true", help="less memory, more time: compute each block again backwards"
     )
-    p.add_argument(
-        "--max-workspace", type=common.positive, metavar="MIB", help="what one op may take beside its arrays"
-    )
+    p.add_argument("--max-workspace", type=int, metavar="MIB", help="what one op may take beside its arrays")
     p.add_argument(
         "--stall",
-        type=common.seconds,
+        type=float,
         default=30.0,
         metavar="SECONDS",
         help="without progress, before stderr is told what is waited for (default: 30)",
@@ -268,6 +271,7 @@ def register(commands, command) -> None:
         "minires report runs/photos",
     )
     p.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    p.add_argument("--data", metavar="DATA", help="where its data are now, if they were moved")
     common.add_device(p)
 
     p = command(

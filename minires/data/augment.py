@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires.backend import device_of
-from minires.errors import DataError
 from minires.fast.gpu import kernels
+from minires.ranges import check_fields
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Augment:
     flip        mirror left-right every other time
     brightness  relative: 0.1 is 0.9 to 1.1 times as bright
 
-    Raises DataError for a limit that is negative, not finite, or so large that no image would be left.
+    Raises ConfigError for a limit that is negative, not finite, or so large that no image would be left.
     """
 
     shift: float = 0.1
@@ -30,11 +30,7 @@ class Augment:
     brightness: float = 0.1
 
     def __post_init__(self):
-        limits = {"shift": 1.0, "rotate": 180.0, "scale": 0.9, "brightness": 1.0}
-        for name, largest in limits.items():
-            value = getattr(self, name)
-            if not 0 <= value <= largest:  # refuses NaN too
-                raise DataError(f"augmentation {name}: expected 0 to {largest:g}, got {value}")
+        check_fields(self)
 
     def __call__(self, images: np.ndarray, keys: Sequence[Sequence[int]]) -> np.ndarray:
         """Change images (n, H, W, 3) uint8, each by the random generator of its own key (whole numbers).

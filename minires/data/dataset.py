@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from minires.errors import DataError
+from minires.ranges import RANGES
 
 _CHUNK = 256  # images read at a time by whole-set passes
 
@@ -139,6 +140,8 @@ def load(
         train, test = synthetic.make_signs()
     elif not (path := Path(spec).expanduser()).exists():
         raise DataError(f"{spec}: no such file or folder: give 'builtin', an HDF5 file (.h5) or a folder of images")
+    elif not path.is_dir() and not path.is_file():
+        raise DataError(f"{spec}: expected a file or a folder, got a device or a pipe: give the data themselves")
     elif path.is_dir() and not (path := signs.find_in(path) or path).is_file():
         train, test = folder.load_folder(path, size=size or (64, 64), seed=seed, test_fraction=test_fraction)
     else:
@@ -167,14 +170,15 @@ def chunks(count: int, size: int = _CHUNK):
 
 
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a side or a pair; DataError unless both are whole numbers of at least 1."""
+    """(height, width) of a side or a pair; DataError unless both are what ranges.py says of a size."""
     try:
         height, width = (size, size) if np.ndim(size) == 0 else size
         height, width = operator.index(height), operator.index(width)
     except (TypeError, ValueError):
         raise DataError(f"image size: expected a side or (height, width) in pixels, got {size!r}") from None
-    if min(height, width) < 1:
-        raise DataError(f"image size: expected at least 1 pixel each way, got {height}x{width}")
+    side = RANGES["size"]
+    if not (side.holds(height) and side.holds(width)):
+        raise DataError(f"image size: expected {side.words} pixels each way, got {height}x{width}")
     return height, width
 
 

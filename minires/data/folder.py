@@ -17,7 +17,8 @@ from minires.data.dataset import Dataset, Subset, as_size, check_labels
 from minires.data.images import EXTENSIONS, read_image
 from minires.data.signs import write_signs
 from minires.errors import DataError
-from minires.files import atomic_path
+from minires.files import atomic_path, refused
+from minires.ranges import check
 
 _HELD_OUT_NAMES = ("test", "val", "valid", "validation")
 
@@ -31,8 +32,8 @@ class ImageFolder(Dataset):
     `cache_bytes`, so that a small set is decoded once. Other `classes` than those found may be given, as a
     test folder needs the training folder's.
 
-    Raises DataError for a folder without images and for names without a class; a damaged image is named
-    when it is read.
+    Raises DataError for a folder without images, for names without a class and for a class without images (where
+    `classes` are given, `source` tells of it); a damaged image is named when it is read.
     """
 
     def __init__(
@@ -47,8 +48,13 @@ class ImageFolder(Dataset):
         self.root = Path(root)
         self.shape = (*as_size(size), 3)
         self.flip_ok = flip_ok
-        by_class, self.skipped = _scan(self.root)
+        by_class, empty, self.skipped = _scan(self.root)
         found = sorted(by_class, key=natural_key)
+        if empty and classes is None:
+            raise DataError(
+                f"{self.root / empty[0]}: expected images of a class ({', '.join(sorted(EXTENSIONS))}), got none: "
+                f"put some in, remove the folder, or leave it out by the name .{empty[0]}"
+            )
         self.classes = tuple(found if classes is None else classes)
         unknown = [name for name in found if name not in self.classes]
         if unknown:
@@ -59,8 +65,9 @@ class ImageFolder(Dataset):
         self.files = tuple(file for name in found for file in by_class[name])
         labels = [self.classes.index(name) for name in found for _ in by_class[name]]
         self.labels = check_labels(labels, len(self.files), self.classes, str(self.root))
-        others = f" ({self.skipped} other file{'s' * (self.skipped > 1)} skipped)" if self.skipped else ""
-        self.source = f"{self.root}{others}"
+        notes = [f"{self.skipped} other file{'s' * (self.skipped > 1)} skipped"] if self.skipped else []
+        notes += [f"none of {', '.join(empty)}"] if empty else []
+        self.source = f"{self.root} ({', '.join(notes)})" if notes else f"{self.root}"
         self._cache: dict[int, np.ndarray] = {}
         self._cache_limit = cache_bytes // int(np.prod(self.shape))
 
@@ -98,12 +105,9 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     """Positions (train, test), each increasing, with `fraction` of every class in the test part.
 
     The choice within a class depends on `seed`, the class and its size only. A class of at least two images
-    has one or more in both parts, unless `fraction` is 0. Raises DataError unless 0 <= fraction < 1.
+    has one or more in both parts, unless `fraction` is 0. Raises ConfigError unless 0 <= fraction < 1.
     """
-    if not 0 <= fraction < 1:
-        raise DataError(f"test fraction: expected at least 0 and less than 1, got {fraction}")
-    if seed < 0:
-        raise DataError(f"seed of the split: expected a whole number of at least 0, got {seed}")
+    check(test_fraction=fraction, split_seed=seed)
     labels = np.asarray(labels)
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
@@ -199,13 +203,18 @@ def natural_key(name: str) -> tuple:
     return [(int(part), "") if i % 2 else (0, part.casefold()) for i, part in enumerate(parts)], name
 
 
-def _scan(root: Path) -> tuple[dict[str, list[str]], int]:
-    """Relative paths of the images of each class, sorted, and how many other files were left out."""
+def _scan(root: Path) -> tuple[dict[str, list[str]], list[str], int]:
+    """Relative paths of the images of each class, sorted; classes without one; how many other files were left out."""
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of images, but there is no such folder: check the path")
-    images, skipped = [], 0
-    for place, folders, names in os.walk(root, followlinks=True):
+    images, skipped, classes = [], 0, []
+
+    def closed(error):
+        raise refused(error.errno, error.filename, "read")
+
+    for place, folders, names in os.walk(root, followlinks=True, onerror=closed):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        classes = classes or [*folders]
         for name in names:
             if name.startswith(".") or Path(name).suffix.lower() not in EXTENSIONS:
                 skipped += 1
@@ -226,4 +235,5 @@ def _scan(root: Path) -> tuple[dict[str, list[str]], int]:
                 "rename it, or put one folder a class"
             )
         by_class.setdefault(name, []).append(file)
-    return by_class, skipped + len(images) - sum(map(len, by_class.values()))
+    empty = sorted(set(classes) - set(by_class), key=natural_key) if nested else []
+    return by_class, empty, skipped + len(images) - sum(map(len, by_class.values()))

@@ -23,6 +23,7 @@ from minires.nn.layers import (
     ZeroPad2d,
 )
 from minires.nn.module import Sequential
+from minires.ranges import COUNT, check_fields
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,9 @@ class Config:
         for field, table in known:
             if getattr(self, field) not in table:
                 raise ConfigError(f"unknown {field} {getattr(self, field)!r}: choose one of {', '.join(table)}")
-        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+        check_fields(self)
+        if len(self.input_shape) != 3 or not all(map(COUNT.holds, self.input_shape)):
             raise ShapeError(f"input shape must be (height, width, channels), got {self.input_shape}")
-        if self.classes < 2:
-            raise ShapeError(f"a classifier needs at least 2 classes, got {self.classes}")
 
 
 class ResNet(Sequential):

@@ -14,8 +14,8 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from minires.errors import CheckpointError, DataError
-from minires.files import atomic_path
+from minires.errors import CheckpointError
+from minires.files import atomic_path, refused
 from minires.train.checkpoint import Snapshot, read_header
 from minires.train.watch import state
 
@@ -74,9 +74,7 @@ def _writable(folder):
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror}): choose a folder where you may write"
-        ) from None
+        raise refused(error.errno, folder, "written") from None
 
 
 def _lock(folder):

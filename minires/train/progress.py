@@ -4,9 +4,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from minires.console import Console
 from minires.fast.check import Agreement
 
 PLAIN_EVERY = 15  # seconds between two plain lines within an epoch
@@ -34,7 +34,7 @@ class ConsoleReporter(Reporter):
     """A bar with loss, accuracy, images a second and the time left; a line an epoch that stays."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(soft_wrap=True, highlight=False, markup=False)
+        self.console = console or Console()
         self.bar, self.how = None, ""
 
     @contextmanager

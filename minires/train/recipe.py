@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from minires.data.augment import Augment
 from minires.errors import ConfigError
 from minires.optim import OPTIMIZERS, Optimizer
-from minires.train.schedule import Schedule
+from minires.ranges import check_fields
+from minires.train.schedule import KINDS, Schedule, usual_warmup
 
 # optimiser -> learning rate and weight decay, for batches of 32
 USUAL = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (2e-3, 0.05)}
@@ -26,7 +27,7 @@ class Recipe:
     decay_all: bool = False
     clip_norm: float | None = None
     schedule: str = "onecycle"
-    warmup_epochs: float = 1.0
+    warmup_epochs: float | None = None  # None: one, of a short run no more than 30 %
     label_smoothing: float = 0.0
     # it mirrors only images whose classes allow it
     augment: Augment | None = field(default_factory=lambda: Augment(0.05, 5, 0.05, flip=True))
@@ -41,11 +42,14 @@ class Recipe:
         lr, weight_decay = USUAL[self.optimizer]
         object.__setattr__(self, "lr", lr if self.lr is None else self.lr)
         object.__setattr__(self, "weight_decay", weight_decay if self.weight_decay is None else self.weight_decay)
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name.replace('_', ' ')} must be at least 1, got {getattr(self, name)}")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}")
+        if self.schedule not in KINDS:
+            raise ConfigError(f"unknown schedule {self.schedule!r}: choose one of {', '.join(KINDS)}")
+        check_fields(self)
+        if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
+            raise ConfigError(
+                f"a warm-up of {self.warmup_epochs:g} epochs fills the whole run of {self.epochs}: shorten it, "
+                "or train for longer"
+            )
 
     def make_optimizer(self, params) -> Optimizer:
         options = {k: getattr(self, k) for k in ("weight_decay", "decay_all", "clip_norm")}
@@ -56,5 +60,9 @@ class Recipe:
         return OPTIMIZERS[self.optimizer](params, **options)
 
     def make_schedule(self, steps_per_epoch: int) -> Schedule:
-        warmup = round(self.warmup_epochs * steps_per_epoch)
-        return Schedule(self.schedule, self.lr, self.epochs * steps_per_epoch, warmup)
+        total = self.epochs * steps_per_epoch
+        if self.warmup_epochs is None:
+            warmup = min(steps_per_epoch, usual_warmup(total))
+        else:
+            warmup = min(round(self.warmup_epochs * steps_per_epoch), max(0, total - 2))
+        return Schedule(self.schedule, self.lr, total, warmup)

@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass
 
 from minires.errors import ConfigError
+from minires.ranges import check_fields
 
 KINDS = ("constant", "step", "cosine", "onecycle")
+RISE = 0.3  # share of a run that a warm-up takes at most where nobody says how long it is
 
 
 @dataclass(frozen=True)
@@ -13,12 +15,14 @@ class Schedule:
     """`schedule(step)` is the learning rate for steps 0 .. total - 1; after that its last value.
 
     During the first `warmup` steps the rate rises linearly towards `peak` (P. Goyal et al.,
-    arXiv:1706.02677, section 2.2). Then, with u = 0..1 over the remaining steps:
+    arXiv:1706.02677, section 2.2). Then, t steps later, with n left after the warm-up:
       constant   peak
       step       peak * 0.1 for each of `drops` (shares of the whole run) that has passed
-      cosine     peak * (1 + cos(pi u)) / 2  (I. Loshchilov, F. Hutter, arXiv:1608.03983, equation 5)
-      onecycle   the cosine down to peak / 1e4 after a rise from peak / 25 along a cosine; the warm-up is that
-                 rise, 30 % of the run where none is given (L. Smith, N. Topin, arXiv:1708.07120)
+      cosine     peak * (1 + cos(pi t / n)) / 2, which falls to 0 after the last step, not in it
+                 (I. Loshchilov, F. Hutter, arXiv:1608.03983, equation 5)
+      onecycle   a cosine down to peak / 1e4 in the last step, t = n - 1, after a rise from peak / 25 along a cosine;
+                 the warm-up is that rise, 30 % of the run where none is given (L. Smith, N. Topin, arXiv:1708.07120)
+    At least two steps follow a warm-up, one at the peak and one at the end of the way down.
     """
 
     kind: str
@@ -30,28 +34,32 @@ class Schedule:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ConfigError(f"unknown schedule {self.kind!r}: choose one of {', '.join(KINDS)}")
-        if not self.peak > 0:
-            raise ConfigError(f"the learning rate must be above 0, got {self.peak}")
-        if self.total < 1 or self.warmup < 0:
-            raise ConfigError(f"a schedule needs at least 1 step and no negative warm-up, got {self}")
+        check_fields(self)
+        if not 0 <= self.warmup <= max(0, self.total - 2):
+            raise ConfigError(f"a warm-up of {self.warmup} steps does not fit into a run of {self.total}: shorten it")
 
     def __call__(self, step: int) -> float:
-        warmup = self.warmup
+        step, warmup = min(step, self.total - 1), self.warmup
         if self.kind == "onecycle":
-            warmup = warmup or max(1, round(0.3 * self.total))
+            warmup = warmup or usual_warmup(self.total)
             if step < warmup:
                 return _cosine(self.peak / 25, self.peak, step / warmup)
         elif step < warmup:
             return self.peak * (step + 1) / warmup
-        u = min(1.0, (step - warmup) / max(1, self.total - 1 - warmup))
+        t, n = step - warmup, self.total - warmup
         match self.kind:
             case "step":
                 return self.peak * 0.1 ** sum(step >= drop * self.total for drop in self.drops)
             case "cosine":
-                return _cosine(self.peak, 0.0, u)
+                return _cosine(self.peak, 0.0, t / n)
             case "onecycle":
-                return _cosine(self.peak, self.peak / 1e4, u)
+                return _cosine(self.peak, self.peak / 1e4, t / max(1, n - 1))
         return self.peak
+
+
+def usual_warmup(total: int) -> int:
+    """The steps of a warm-up of RISE of the run, with two steps left after it."""
+    return min(round(RISE * total), max(0, total - 2))
 
 
 def _cosine(start: float, end: float, u: float) -> float:

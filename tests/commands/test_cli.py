@@ -316,7 +316,7 @@ def test_help_states_the_defaults_that_hold(capsys):
     assert f"default: {r.schedule} " in text
     assert f"(default: {r.lr:g}; sgd {USUAL['sgd'][0]:g}, adam {USUAL['adam'][0]:g})" in text
     assert f"default: {r.weight_decay:g}; sgd {USUAL['sgd'][1]:g}, adam {USUAL['adam'][1]:g}" in text
-    assert f"rising rate (default: {r.warmup_epochs:g})" in text
+    assert "rising rate (default: 1, of a short run no more than 30 %)" in text
     assert f"--label-smoothing X default: {r.label_smoothing:g} " in text
     assert f"augmentation (default: {r.seed})" in text
 
@@ -326,11 +326,11 @@ def test_errors_are_one_line(tmp_path, run, capsys):
     page.write_text("<!doctype html><title>Not Found</title>")
     assert "a web page (title: 'Not Found')" in fails(capsys, "train", "--data", page, "--out", tmp_path / "r")
     assert "no such file or folder" in fails(capsys, "train", "--data", tmp_path / "x", "--out", tmp_path / "r")
-    assert "batch size" in fails(
+    assert "--batch-size" in fails(
         capsys, "train", "--arch", "resnet8", "--batch-size", "0", "--size", "16", "--out", tmp_path / "r"
     )
     assert "avg_pool" in fails(capsys, "summary", "resnet50", "--input", "32x32x3")
-    assert "at least 2 classes" in fails(capsys, "summary", "resnet50", "--classes", "1")
+    assert "--classes: expected a whole number from 2" in fails(capsys, "summary", "resnet50", "--classes", "1")
     assert "web page" in fails(capsys, "evaluate", page)
     assert "no model.h5" in fails(capsys, "evaluate", tmp_path)
     assert "no such file" in fails(capsys, "predict", run, tmp_path / "absent.jpg")

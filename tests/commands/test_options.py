@@ -1,163 +1,129 @@
-"""What the options of a command do: each reaches what it is for, and none is taken and forgotten."""
+"""Numbers out of their range, and texts that are empty: every option of every command, and the same in Python."""
 
-import json
-import shutil
+import argparse
+from dataclasses import fields
 
-import numpy as np
 import pytest
-from data_helpers import write_image
-from PIL import Image
+from minires.lessons import harness, terminal
 
-from minires import cli, nn, ops, run
-from minires.train import Classifier, Preprocess, evaluate, load_classifier, loop, save_checkpoint
-from minires.train.checkpoint import load_checkpoint
-from minires.weights import export_weights
-
-# option -> (what is given, where it has to arrive, the value there)
-OPTIONS = {
-    "--data": ("photos", "data spec", "photos"),
-    "--size": ("12", "data size", 12),
-    "--split-seed": ("3", "data split_seed", 3),
-    "--test-fraction": ("0.5", "data test_fraction", 0.5),
-    "--flip": (None, "data flip", True),
-    "--arch": ("resnet8", "network arch", "resnet8"),
-    "--variant": ("course", "network variant", "course"),
-    "--preact": (None, "network preact", True),
-    "--init": ("glorot", "network init", "glorot"),
-    "--bn-momentum": ("0.8", "network bn_momentum", 0.8),
-    "--last-gamma": ("0.5", "network last_gamma", 0.5),
-    "--epochs": ("1", "recipe epochs", 1),
-    "--batch-size": ("5", "recipe batch_size", 5),
-    "--optimizer": ("sgd", "recipe optimizer", "sgd"),
-    "--lr": ("0.003", "recipe lr", 0.003),
-    "--schedule": ("cosine", "recipe schedule", "cosine"),
-    "--warmup-epochs": ("0.5", "recipe warmup_epochs", 0.5),
-    "--weight-decay": ("0", "recipe weight_decay", 0),
-    "--decay-all": (None, "recipe decay_all", True),
-    "--clip-norm": ("2", "recipe clip_norm", 2),
-    "--label-smoothing": ("0.1", "recipe label_smoothing", 0.1),
-    "--no-augment": (None, "recipe augment", None),
-    "--patience": ("4", "recipe patience", 4),
-    "--seed": ("7", "recipe seed", 7),
-    "--recompute": (None, "way recompute", True),
-    "--max-workspace": ("3", "way max_workspace", 3 * 2**20),
-    "--by-layers": (None, "way by_layers", True),
-    "--no-check": (None, "check skipped", "not asked for"),
-    "--device": ("cpu", "data flip", True),  # there is no other here
-}
-ELSEWHERE = {
-    *("-h", "--help", "--out", "--resume"),
-    *("--no-flip", "--no-skip", "--no-bn", "--check", "--tf32"),  # the other side of these, or what a CPU has not
-}
+from minires import cli
+from minires.data import Augment
+from minires.errors import ConfigError
+from minires.nn import Config
+from minires.ranges import RANGES
+from minires.run import DataSource
+from minires.train import Recipe
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Three classes of random photographs."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    for i in range(18):
-        write_image(folder / "abc"[i % 3] / f"{i}.png", i)
-    return folder
+def commands(parser, path=()):
+    """(words of a command, its parser) for all of them, those of the lessons too."""
+    nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not nested:
+        yield path, parser
+    for name, inner in nested[0].choices.items() if nested else ():
+        yield from commands(inner, (*path, name))
 
 
-@pytest.fixture(scope="module")
-def trained(photos, tmp_path_factory):
-    """(the folder of a run with every option, what arrived: 'recipe lr' -> value)."""
-    folder, arrived = tmp_path_factory.mktemp("runs") / "run", {}
-    make_step = loop.make_step
-
-    def watched(*args, **ways):
-        arrived.update({f"way {name}": value for name, value in ways.items()})
-        return make_step(*args, **ways)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_step", watched)
-        words = [word for option, (value, *_) in OPTIONS.items() for word in (option, value) if word is not None]
-        words[words.index("photos")] = str(photos)
-        assert cli.main(["train", *words, "--out", str(folder)]) == 0
-    checkpoint = load_checkpoint(folder / "model.h5")
-    training = checkpoint.training
-    data = json.loads((folder / "manifest.json").read_text())["data"]
-    for kind, values in (
-        ("network", vars(checkpoint.classifier.model.config)),
-        ("recipe", training["recipe"]),
-        ("check", training["progress"]["check"]),
-        ("data", data | {"spec": photos.name}),
-    ):
-        arrived.update({f"{kind} {name}": value for name, value in values.items()})
-    return folder, arrived
+COMMANDS = [
+    *commands(cli.parser()),
+    *((("lesson", str(m.LESSON.number)), terminal.parser(m.LESSON, m.measure)) for m in harness.discover()),
+]
+OPTIONS = [(path, p, action) for path, p in COMMANDS for action in p._actions if action.nargs != 0]
+OPTIONS = [(*option, " ".join([*option[0], option[2].dest])) for option in OPTIONS]
+NUMBERS = [option for option in OPTIONS if option[2].type in (int, float)]
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_of_train_arrives(option, trained):
-    _, place, value = OPTIONS[option]
-    assert trained[1][place] == value
+def filled(parser, action, text) -> list[str]:
+    """Arguments that hold `text` for this action, and something for all that has to be there."""
+    arguments, positional = [], []
+    for each in parser._actions:
+        value = text if each is action else str(next(iter(each.choices))) if each.choices else "1"
+        if not each.option_strings and (each is action or each.nargs not in ("?", "*", argparse.REMAINDER)):
+            positional.append(value)
+        elif each.option_strings and (each is action or each.required):
+            arguments += [f"{each.option_strings[-1]}={value}"]
+    return [*arguments, *positional]
 
 
-def test_every_option_of_train_is_among_them():
-    (commands,) = (action for action in cli.parser()._actions if action.choices)
-    known = {name for action in commands.choices["train"]._actions for name in action.option_strings}
-    assert known == set(OPTIONS) | ELSEWHERE
+@pytest.mark.parametrize(("path", "parser", "action", "_"), NUMBERS, ids=[name for *_, name in NUMBERS])
+def test_every_number_has_a_range(path, parser, action, _):
+    assert action.dest in parser.ranges
+    hostile = ["nan", "inf", "1e400", "", "x", "9" * 400, "9" * 5000]
+    hostile += ["-inf"] if action.option_strings else []  # else it looks like an option
+    hostile += [] if action.dest in ("last_gamma", "scales") else ["-1"]  # those have a sign
+    hostile += (
+        ["0"]
+        if parser.ranges[action.dest].words.startswith(("a whole number from 1 ", "a finite number above"))
+        else []
+    )
+    for text in hostile:
+        with pytest.raises(ConfigError) as error:
+            parser.parse_args(filled(parser, action, text))
+        message = str(error.value)
+        assert "\n" not in message
+        assert (action.option_strings or [action.metavar])[-1] in message or action.dest in message
+        assert "expected" in message or "invalid" in message
 
 
-def test_the_seed_is_that_of_the_weights_too(trained):
-    assert trained[1]["network seed"] == 7
+TEXTS = [option for option in OPTIONS if option not in NUMBERS and option[2].nargs != argparse.REMAINDER]
 
 
-def test_the_same_split_is_loaded_again(trained):
-    folder, _ = trained
-    data = json.loads((folder / "manifest.json").read_text())["data"]
-    train, test = run.data_source(folder).load()
-    assert [part.fingerprint() for part in (train, test)] == [data["train fingerprint"], data["test fingerprint"]]
-    another = run.DataSource(data["spec"], 12, split_seed=4, test_fraction=0.5).load()[0]
-    assert another.fingerprint() != train.fingerprint()
+@pytest.mark.parametrize(("path", "parser", "action", "_"), TEXTS, ids=[name for *_, name in TEXTS])
+def test_no_text_is_empty(path, parser, action, _):
+    """`--resume ""` would start a new run, `--data ""` train on the folder that one stands in."""
+    with pytest.raises(ConfigError):
+        parser.parse_args(filled(parser, action, ""))
 
 
-def test_best_is_the_best_and_images_are_brought_to_the_networks_size(trained, tmp_path, capsys):
-    """The network takes 12x12; the photographs are 12x10."""
-    folder = shutil.copytree(trained[0], tmp_path / "run")
-    best = load_classifier(folder)
-    best.model.layers[-1].b.data[...] += 5, 0, 0
-    save_checkpoint(folder / "best.h5", best)
-    test = run.data_source(folder).load()[1]
-    data = json.loads((folder / "manifest.json").read_text())["data"]["spec"]
-    split = "--split-seed", "3", "--test-fraction", "0.5"
-    for options, classifier in (((), load_classifier(folder)), (("--best",), best)):
-        for source in ((), ("--data", data, *split)):
-            assert cli.main(["evaluate", str(folder), *options, *source, "--json", "--device", "cpu"]) == 0
-            loss = json.loads(capsys.readouterr().out)["loss"]
-            assert loss == pytest.approx(evaluate(classifier, test).loss, rel=1e-5)
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("train --label-smoothing 2", "--label-smoothing: expected a number of at least 0 and below 1, got 2.0"),
+        ("train --weight-decay -5", "--weight-decay: expected a finite number of at least 0, got -5.0"),
+        ("train --clip-norm 0", "--clip-norm: expected a finite number above 0, got 0.0"),
+        ("train --last-gamma nan", "--last-gamma: expected a finite number, got nan"),
+        ("train --size 0", "--size: expected a whole number from 1 to 65,535, got 0"),
+        ("train --seed -1", "--seed: expected a whole number from 0 to 4,294,967,295, got -1"),
+        ("train --warmup-epochs nan", "--warmup-epochs: expected a finite number of at least 0, got nan"),
+        (
+            "train --warmup-epochs 20",
+            "a warm-up of 20 epochs fills the whole run of 11: shorten it, or train for longer",
+        ),
+        ("train --bn-momentum 2", "--bn-momentum: expected a number of at least 0 and below 1, got 2.0"),
+        ("train --lr 1e400", "--lr: expected a finite number above 0, got inf"),
+        ("train --epochs x", "argument --epochs: invalid int value: 'x'; see `minires train --help`"),
+        ("train --resume ", "argument --resume: expected a text, got an empty one; see `minires train --help`"),
+        ("summary resnet8 --oops", "unrecognized arguments: --oops; see `minires --help`"),
+        ("lesson 1 --seeds 0", "lesson 1: --seeds: expected a whole number from 1 to 1,000,000, got 0"),
+        ("lesson all --repeat 0", "--repeat: expected a whole number from 1 to 1,000,000, got 0"),
+    ],
+)
+def test_one_line_names_the_option_as_it_was_typed(arguments, line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments.split(" ")) == 2
+    assert capsys.readouterr().err == f"minires: {line}\n"
+    assert not list(tmp_path.iterdir())
 
 
-def test_predict_tells_the_likeliest_class_and_the_next(tmp_path, capsys):
-    model = nn.resnet("resnet8", (8, 8, 3), 4)
-    model.layers[-1].w.data[...] = 0
-    model.layers[-1].b.data[...] = np.log([0.25, 0.6, 0.1, 0.05])
-    save_checkpoint(tmp_path / "model.h5", Classifier(model, ("left", "middle", "right", "none"), Preprocess()))
-    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
-    assert cli.main(["predict", str(tmp_path / "model.h5"), str(tmp_path / "x.png"), "--device", "cpu"]) == 0
-    text = capsys.readouterr().out
-    assert [word in text for word in ("middle", "60.0%", "left (25.0%)")] == [True] * 3
+@pytest.mark.parametrize("kind", [Recipe, Augment, Config, DataSource])
+def test_the_same_ranges_in_python(kind):
+    needed = {"arch": "resnet8", "input_shape": (8, 8, 3), "classes": 2} if kind is Config else {}
+    checked = [f.name for f in fields(kind) if f.type in (int, float, int | None, float | None, tuple | None)]
+    assert set(checked) <= set(RANGES)
+    for name in checked:
+        for value in (
+            float("nan"),
+            float("inf"),
+            10**400,
+            "1",
+            True,
+            [],
+            -(10**9) - 0.5 if name != "last_gamma" else "",
+        ):
+            with pytest.raises(ConfigError, match=f"^{name}: expected "):
+                kind(**needed | {name: value})
 
 
-@pytest.mark.parametrize("wrong", [False, True])
-def test_a_wrong_gradient_is_a_status(wrong, monkeypatch, capsys):
-    if wrong:
-        monkeypatch.setattr(ops, "relu_backward", lambda dy, y: 2 * dy * (y > 0))
-    assert cli.main(["gradcheck", "relu"]) == int(wrong)
-    assert ("WRONG" in capsys.readouterr().out) == wrong
-
-
-def test_weights_that_expect_bgr_get_it(tmp_path):
-    """keras.applications' networks; this one looks at the blue of an image alone."""
-    arguments = ["--arch", "resnet18", "--variant", "v1", "--input", "32x32x3", "--classes", "3"]
-    model = nn.resnet("resnet18", (32, 32, 3), 3, variant="v1")
-    model.layers[0].layers[1].w.data[:, :, 1:] = 0
-    export_weights(model, tmp_path / "theirs.weights.h5")
-    out = tmp_path / "model.h5"
-    assert cli.main(["weights", "import", str(tmp_path / "theirs.weights.h5"), *arguments, "--out", str(out)]) == 0
-    imported = load_classifier(out)
-    kernel = imported.model.layers[0].layers[1].w.data
-    np.testing.assert_array_equal(kernel[:, :, 2], model.layers[0].layers[1].w.data[:, :, 0])
-    assert not kernel[:, :, :2].any()
-    assert imported.preprocess.mean == pytest.approx([123.68 / 255, 116.779 / 255, 103.939 / 255])
+def test_a_schedule_that_does_not_exist():
+    with pytest.raises(ConfigError, match="unknown schedule 'linear': choose one of constant, step, cosine, onecycle"):
+        Recipe(schedule="linear")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minires.data import ArrayDataset, Augment, Batches
 from minires.data.augment import affine, warp
-from minires.errors import DataError
+from minires.errors import ConfigError, DataError
 
 
 def run(batches, epoch=0, start=0):
@@ -168,7 +168,7 @@ def test_arguments(options, word):
 @pytest.mark.parametrize("field", ["shift", "rotate", "scale", "brightness"])
 @pytest.mark.parametrize("value", [-0.1, 181, float("nan")])
 def test_augmentation_limits(field, value):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(ConfigError) as error:
         Augment(**{field: value})
     assert_one_line(error, field, value)
 

@@ -1,6 +1,7 @@
 """Image folders: both layouts, every kind of image, splits, conversion, and bad files named."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from minires.data import (
     stratified_split,
     write_split,
 )
-from minires.errors import DataError
+from minires.errors import ConfigError, DataError
 
 
 def class_folders(root, classes=("2", "10", "1"), count=5):
@@ -93,6 +94,9 @@ def test_empty_folder_one_class_and_no_folder(tmp_path):
     with pytest.raises(DataError) as error:
         load(tmp_path)
     assert_one_line(error, tmp_path, "two classes", "'a'")
+    with pytest.raises(DataError) as error:
+        load("/dev/null")
+    assert_one_line(error, "/dev/null", "a device or a pipe")
     with pytest.raises(DataError) as error:
         ImageFolder(tmp_path / "none")
     assert_one_line(error, tmp_path / "none", "no such folder")
@@ -220,7 +224,7 @@ def test_split_is_the_one_recorded():
 
 @pytest.mark.parametrize(("fraction", "seed", "word"), [(1.0, 0, "fraction"), (-0.1, 0, "fraction"), (0.1, -1, "seed")])
 def test_split_arguments(fraction, seed, word):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(ConfigError) as error:
         stratified_split(np.array([0, 1]), fraction, seed)
     assert_one_line(error, word)
 
@@ -295,3 +299,38 @@ def test_real_photographs():
     images = test.images(np.arange(0, len(test), 20))
     assert images.shape[1:] == (32, 32, 3)
     assert images.std(axis=(1, 2, 3)).min() > 5
+
+
+def test_a_class_without_images_is_named(tmp_path):
+    class_folders(tmp_path, ("a", "b"))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "1.heic").touch()
+    for use in (load, ImageFolder, lambda root: convert(root, tmp_path / "out.h5")):
+        with pytest.raises(DataError) as error:
+            use(tmp_path)
+        assert_one_line(error, tmp_path / "c", "got none", "put some in", "leave it out by the name .c")
+    (tmp_path / "c").rename(tmp_path / ".c")
+    assert load(tmp_path)[0].classes == ("a", "b")
+
+
+def test_a_test_part_says_which_classes_it_lacks(tmp_path):
+    class_folders(tmp_path / "train", ("a", "b"))
+    class_folders(tmp_path / "test", ("b",), count=2)
+    (tmp_path / "test" / "a").mkdir()
+    assert load(tmp_path)[1].source == f"{tmp_path / 'test'} (none of a)"
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    """Left out without a word it would be a class of its own less."""
+    class_folders(tmp_path, ("a", "b"))
+    scandir = os.scandir
+
+    def closed(path):
+        if os.fspath(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError) as error:
+        load(tmp_path)
+    assert_one_line(error, tmp_path / "b", "cannot be read (Permission denied)")

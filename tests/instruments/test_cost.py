@@ -165,7 +165,7 @@ def test_command(capsys, monkeypatch):
     assert "Peak memory" in shown
     assert "layer2.0" in shown
     assert cli.main(["summary", "resnet8", "--cost", "--batch-size", "0"]) == 2
-    assert "at least 1" in capsys.readouterr().err
+    assert "--batch-size: expected a whole number from 1" in capsys.readouterr().err
 
 
 def test_an_unknown_optimiser_is_named():

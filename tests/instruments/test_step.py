@@ -311,7 +311,7 @@ def test_command_steps_through_a_run(tmp_path, capsys):
 def test_command_errors_are_one_line(tmp_path, capsys):
     wrong = {
         "--label names the class": ["--label", "3"],
-        "at least 1, got 0": ["--batch-size", "0"],
+        "--batch-size: expected a whole number from 1 to 1,000,000, got 0": ["--batch-size", "0"],
         "no such file": ["--image", tmp_path / "absent.png"],
         "no model.h5": ["--run", tmp_path],
     }

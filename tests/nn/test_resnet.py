@@ -210,7 +210,12 @@ def test_config_survives_json():
         ({"arch": "resnet51"}, r"unknown arch 'resnet51': choose one of resnet8, .*resnet152"),
         ({"variant": "v2"}, r"unknown variant 'v2': choose one of course, v1, v1\.5"),
         ({"init": "zeros"}, r"unknown init 'zeros': choose one of he, glorot"),
-        ({"dropout": 1.0}, r"dropout: dropout rate must lie in \[0, 1\), got 1.0"),
+        ({"dropout": 1.0}, r"dropout: expected a number of at least 0 and below 1, got 1.0"),
+        ({"classes": 1}, "classes: expected a whole number from 2 to 1,000,000, got 1"),
+        ({"bn_momentum": 2}, "bn_momentum: expected a number of at least 0 and below 1, got 2"),
+        ({"last_gamma": float("nan")}, "last_gamma: expected a finite number, got nan"),
+        ({"widths": (4, 0, 4)}, r"widths: expected a width a stage, each a whole number from 1 .*got \(4, 0, 4\)"),
+        ({"seed": -1}, "seed: expected a whole number from 0"),
     ],
 )
 def test_settings_that_do_not_exist(options, message):
@@ -222,7 +227,6 @@ def test_settings_that_do_not_exist(options, message):
     ("options", "message"),
     [
         ({"input_shape": (64, 64)}, r"input shape must be \(height, width, channels\), got \(64, 64\)"),
-        ({"classes": 1}, "at least 2 classes, got 1"),
         ({"widths": (4, 4)}, r"resnet18 has 4 stages, got 2 widths"),
         ({"input_shape": (3, 64, 64)}, r"resnet18 \(course\) on 3x64x64: pool1: the map of 2x32 .* larger image"),
     ],

@@ -360,7 +360,7 @@ def test_evaluation_counts():
     ("options", "message"),
     [
         ({"epochs": 0}, "epochs"),
-        ({"batch_size": 0}, "batch size"),
+        ({"batch_size": 0}, "batch_size"),
         ({"optimizer": "lion"}, "unknown optimizer"),
         ({"patience": 0}, "patience"),
     ],

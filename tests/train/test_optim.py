@@ -9,7 +9,7 @@ from minires import resnet
 from minires.errors import CheckpointError, ConfigError, StateError
 from minires.fast.step import make_step
 from minires.nn import Param
-from minires.train import SGD, Adam, AdamW, Schedule
+from minires.train import SGD, Adam, AdamW, Recipe, Schedule
 
 
 def make_params(dtype=np.float64):
@@ -169,11 +169,57 @@ def test_step_drops_by_ten():
     np.testing.assert_allclose([values[49], values[50], values[75], values[99]], [1, 0.1, 0.01, 0.01])
 
 
-def test_cosine_ends_at_zero_and_falls_all_the_way():
+def test_cosine_falls_all_the_way_and_spends_no_step_at_zero():
     values = rates("cosine", warmup=5)
     assert values[4] == values[5] == 1.0
-    assert values[-1] == pytest.approx(0, abs=1e-12)
     assert values[5:] == sorted(values[5:], reverse=True)
+    n = 95  # after the warm-up, as in the docstring: the rate is 0 one step after the last
+    np.testing.assert_allclose(values[5:], [(1 + math.cos(math.pi * t / n)) / 2 for t in range(n)])
+    assert 0 < values[-1] < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "cosine", "onecycle"])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 11])
+@pytest.mark.parametrize("steps", [1, 2, 3, 34])
+def test_a_run_of_any_length_reaches_its_peak_and_ends_low(kind, epochs, steps):
+    """The warm-up that nobody asked for is a share of the run at most."""
+    schedule = Recipe(epochs=epochs, schedule=kind, lr=1.0).make_schedule(steps)
+    values = [schedule(step) for step in range(epochs * steps)]
+    assert max(values) == 1.0
+    assert values.index(1.0) <= 0.3 * len(values) + 1
+    if len(values) > 3:
+        assert values[-1] <= {"constant": 1, "step": 0.01, "cosine": 0.5, "onecycle": 1e-4}[kind] * (1 + 1e-9)
+
+
+def test_the_schedule_of_the_default_recipe():
+    """11 epochs of 34 steps, on which the README rests: an epoch up from a twenty-fifth, then the cosine down."""
+    schedule = Recipe().make_schedule(34)
+    assert schedule == Schedule("onecycle", 2e-3, 374, 34)
+    np.testing.assert_allclose([schedule(s) for s in (0, 17, 34, 373)], [8e-5, 1.04e-3, 2e-3, 2e-7], 1e-4)
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 1.0), (3, 5), (3, 3.0)])
+def test_a_warmup_as_long_as_the_run_is_refused(epochs, warmup):
+    with pytest.raises(ConfigError, match=f"a warm-up of {warmup:g} epochs fills the whole run of {epochs}: shorten"):
+        Recipe(epochs=epochs, warmup_epochs=warmup)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: SGD(p, momentum=1.0), "momentum: expected a number of at least 0 and below 1, got 1.0"),
+        (lambda p: SGD(p, weight_decay=-5), "weight_decay: expected a finite number of at least 0, got -5"),
+        (lambda p: SGD(p, clip_norm=0), "clip_norm: expected a finite number above 0, got 0"),
+        (lambda p: Adam(p, betas=(0.9, 1.0)), "betas: expected two numbers, each a number of at least 0 and below 1"),
+        (lambda p: Adam(p, betas=0.9), "betas: expected two numbers"),
+        (lambda p: Adam(p, epsilon=float("nan")), "epsilon: expected a finite number above 0, got nan"),
+        (lambda p: AdamW(p, weight_decay="0.1"), "weight_decay: expected a finite number of at least 0, got '0.1'"),
+        (lambda p: AdamW(p, weight_decay=10**400), "weight_decay: expected a finite number"),
+    ],
+)
+def test_numbers_that_no_optimizer_takes(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make(make_params())
 
 
 @pytest.mark.parametrize("warmup", [0, 10])
@@ -211,9 +257,12 @@ def test_after_the_end_the_last_rate_holds():
     ("arguments", "message"),
     [
         (("linear", 1.0, 10), "unknown schedule"),
-        (("cosine", 0.0, 10), "above 0"),
+        (("cosine", 0.0, 10), "peak: expected a finite number above 0, got 0.0"),
         (("cosine", float("nan"), 10), "above 0"),
-        (("cosine", 1.0, 0), "at least 1 step"),
+        (("cosine", float("inf"), 10), "above 0"),
+        (("cosine", 1.0, 0), "total: expected a whole number from 1"),
+        (("cosine", 1.0, 10, -1), "warmup: expected a whole number from 0"),
+        (("cosine", 1.0, 10, 9), "a warm-up of 9 steps does not fit into a run of 10"),
     ],
 )
 def test_wrong_schedules(arguments, message):
