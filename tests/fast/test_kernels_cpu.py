@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from arrays import assert_same, frozen, normal
+from arrays import OUTLIERS, assert_same, assert_variance, frozen, normal, with_outliers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -180,6 +180,13 @@ def test_a_large_mean_costs_the_variance_no_digits(dtype):
     np.testing.assert_allclose(mean - 2**12, near.mean(axis=(0, 1, 2)), atol=2e-3 if dtype == np.float32 else 1e-12)
     constant = np.full((40, 3), 0.1, dtype)
     np.testing.assert_allclose(ops.batchnorm_statistics(constant), ([0.1] * 3, [0] * 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("by", [30, 1000])
+@pytest.mark.parametrize("where", OUTLIERS)
+def test_a_few_values_far_from_all_others_cost_the_variance_no_digits(where, by):
+    x = with_outliers(where, by)
+    assert_variance(ops.batchnorm_statistics(x)[1], x)
 
 
 @few
@@ -659,6 +666,8 @@ WRONG = [
     (fused.norm_add_relu_forward, (ones(2, 3), ones(3), ones(3), ones(3), ones(3), ones(3, 3)), {}),
     (fused.norm_add_relu_backward, (ones(2, 3), ones(2, 3), ones(3, 3), ones(3), ones(3), ones(3)), {}),
     (fused.norm_add_relu_backward, (ones(2, 3), ones(2, 3), None, ones(3), ones(3), ones(3)), {}),
+    (fused.norm_add_relu_backward, (ones(2, 3), *[ones(2, 3)] * 2, *[ones(3)] * 3), {"dgamma": ones(3)}),  # frozen
+    (fused.norm_add_relu_backward, (ones(2, 3), *[ones(2, 3)] * 2, *[ones(3)] * 3), {"dbeta": np.ones(6)[::2]}),
     (ops.relu_forward, (ones(),), {}),
     (ops.relu_backward, (ones(2, 3), ones(2, 4)), {}),
     (ops.add_forward, (ones(2, 3), ones(3)), {}),
@@ -666,6 +675,8 @@ WRONG = [
     (ops.maxpool_forward, (ones(2, 5, 5, 3),), {"kernel": 2, "pad": 2}),
     (ops.maxpool_forward, (ones(2, 5, 5, 3),), {"kernel": 6}),
     (ops.maxpool_forward, (ones(5, 5, 3),), {"kernel": 2}),
+    (ops.maxpool_forward, (ones(2, 5, 5, 3),), {"kernel": 6, "pad": ((0, 1), (0, 1))}),  # which fits
+    (ops.avgpool_forward, (ones(2, 5, 5, 3),), {"kernel": (1, 6)}),
     (ops.maxpool_backward, (ones(2, 2, 2, 3), ones(2, 5, 5, 3), ones(2, 2, 2, 4)), {"kernel": 2}),
     (ops.maxpool_backward, (ones(2, 3, 3, 3), ones(2, 5, 5, 3), ones(2, 2, 2, 3)), {"kernel": 2}),
     (sgd_update, (np.ones(4), ones(4), ones(4)), SGD),  # frozen
