@@ -21,6 +21,7 @@ from minires import ops
 from minires.errors import MiniresError
 from minires.fast import cpu
 from minires.fast import fused_ops as fused
+from minires.fast.cpu import convolution, engine
 from minires.geometry import output_size, pair, resolve_padding
 from minires.ops import naive
 from minires.ops.norm import channel_sum
@@ -381,6 +382,38 @@ def test_any_number_of_threads_gives_the_same_bits(kernel, dtype):
         with cpu.use_threads(count):
             assert cpu.threads() == count
             assert all(bits(call()) == expected for _ in range(3))
+
+
+def test_weights_are_read_while_another_thread_changes_their_form():
+    """`of` of another thread begins between two looks of `plain`."""
+    x, w = normal(np.random.default_rng(0), (3, 3, 32, 32), np.float32), []
+
+    class Watched(cpu.Weights):
+        packed = property(lambda self: self.look() or self.kept, lambda self, value: setattr(self, "kept", value))
+
+        def look(self):
+            if w and threading.current_thread() is threading.main_thread():
+                changing = threading.Thread(target=self.of, args=("winograd",))
+                w.append(changing)
+                changing.start()
+                changing.join(0.1)
+
+    weights = Watched(x)
+    weights.of("direct")
+    w.append(None)
+    assert np.array_equal(weights.plain(), x)
+    for thread in w[1:]:
+        thread.join()
+
+
+def test_sizes_that_no_int_holds_are_left_to_numpy():
+    """Zeros of no stride, since nobody has the memory."""
+    for shape in ((2**31, 1), (1, 2**31), (1, 1, 2**31, 1)):
+        assert not engine.takes((np.broadcast_to(np.float32(0), shape),))
+    assert engine.takes((np.broadcast_to(np.float32(0), (2**16, 2**16)),))
+    for size, fits in ((2**15, False), (2**15 - 1, True)):
+        pixels = convolution._Convolution((2**16, size, 1, 1), (1, 1, 1, 1), 1, 0, None, 8, None)
+        assert pixels.fits == fits
 
 
 def test_several_python_threads_at_once():
