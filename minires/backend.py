@@ -7,7 +7,8 @@ on the first request for a GPU, never by `import minires`.
 
 import ctypes
 import sys
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, nullcontext
 from functools import cache
 
 import numpy as np
@@ -82,28 +83,54 @@ def synchronize(x) -> None:
         get_xp(x).cuda.get_current_stream().synchronize()
 
 
-_most = [None]  # bytes, of the innermost max_workspace
+_here = threading.local()  # this thread's `workspace`
 
 
 @contextmanager
 def max_workspace(size: int | None):
-    """Inside, no op takes more than `size` bytes beside its arguments and results, though never less than one
-    image needs; in all threads. None: as each likes."""
-    _most.append(size)
+    """Inside, no op of this thread takes more than `size` bytes beside its arguments and results, though never less
+    than one image needs. None: as each likes."""
+    before, _here.workspace = workspace_limit(), size
     try:
         yield
     finally:
-        _most.pop()
+        _here.workspace = before
 
 
 def workspace_limit() -> int | None:
-    """The bytes of the innermost `max_workspace`."""
-    return _most[-1]
+    """The bytes of this thread's innermost `max_workspace`."""
+    return getattr(_here, "workspace", None)
 
 
 def workspace(usual: int) -> int:
     """The bytes an op may take that would usually take so many."""
-    return usual if _most[-1] is None else min(usual, _most[-1])
+    limit = workspace_limit()
+    return usual if limit is None else min(usual, limit)
+
+
+class Shared:
+    """A setting of the whole process that is changed for a while, by several threads that need not know of each other.
+
+    Of those inside, the latest decides; the last one out puts back what was there before the first.
+    """
+
+    def __init__(self, read, write):
+        self.read, self.write, self.lock, self.inside = read, write, threading.Lock(), {}
+
+    @contextmanager
+    def set_to(self, value):
+        me = object()
+        with self.lock:
+            if not self.inside:
+                self.before = self.read()
+            self.inside[me] = value
+            self.write(value)
+        try:
+            yield
+        finally:
+            with self.lock:
+                del self.inside[me]
+                self.write([self.before, *self.inside.values()][-1])
 
 
 def row_chunks(rows: int, row_length: int, x) -> list[slice]:
@@ -162,17 +189,27 @@ def choose_device(request: str = "auto") -> tuple[str, str]:
 
 
 @cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
+def _blas() -> list:
+    return [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
+
+
+def _blas_counts() -> list[int]:
+    return [library.num_threads for library in _blas()]
+
+
+def _set_blas_counts(counts: list[int]) -> None:
+    for library, count in zip(_blas(), counts, strict=True):
+        library.set_num_threads(count)
 
 
 def thread_count() -> int:
     """How many threads the matrix products use now."""
-    return max((lib.num_threads for lib in _blas().lib_controllers if lib.user_api == "blas"), default=1)
+    return max(_blas_counts(), default=1)
 
 
-@contextmanager
+_blas_setting = Shared(_blas_counts, _set_blas_counts)
+
+
 def blas_threads(count: int | None):
-    """Run the matrix products inside the block on `count` threads (None: leave it), then restore."""
-    with _blas().limit(limits=count, user_api="blas"):
-        yield
+    """Run the matrix products inside the block on `count` threads (None: leave it), then restore; for every caller."""
+    return nullcontext() if count is None else _blas_setting.set_to([count] * len(_blas()))

@@ -43,7 +43,7 @@ class DeviceError(MiniresError, RuntimeError):
 
 
 class DivergedError(MiniresError, ArithmeticError):
-    """Training produced a value that is not finite."""
+    """A value that is not finite, in training or in a prediction."""
 
 
 class DisagreementError(MiniresError):

@@ -34,14 +34,26 @@ def output_size(size, kernel, stride, pad) -> tuple[int, int]:
     return tuple((n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, pads, kernel, stride, strict=True))
 
 
+def windows_over(name, size, kernel, stride, pad) -> tuple[int, int]:
+    """`output_size`; ShapeError, from the layer or op of this name, where no window fits."""
+    P, Q = output_size(size, kernel, stride, pad)
+    if min(P, Q) < 1:
+        raise ShapeError(
+            f"{name}: the map of {size[0]}x{size[1]} that arrives is smaller than the window: "
+            "use a larger image or a network with fewer stages"
+        )
+    return P, Q
+
+
 def pool_window(size, kernel, stride, pad):
     """(kernel, stride, padding) of a pooling, each in full; the stride is the kernel's where none is given.
 
-    ShapeError where a window would lie in the padding alone.
+    ShapeError where no window fits, or one would lie in the padding alone.
     """
     kernel = pair(kernel)
     stride = pair(stride if stride is not None else kernel)
     pads = resolve_padding(pad, size, kernel, stride)
     if any(max(p) >= k for p, k in zip(pads, kernel, strict=True)):
         raise ShapeError(f"pooling: padding {pads} leaves a {kernel} window without a pixel: pad less")
+    windows_over("pooling", size, kernel, stride, pads)
     return kernel, stride, pads

@@ -6,6 +6,7 @@ those of the network as it was, to the bit.
 """
 
 import copy
+from contextlib import contextmanager
 
 from minires.nn.blocks import Block
 from minires.nn.module import Module, Sequential
@@ -26,15 +27,21 @@ class Checkpointed(Module):
 
     def backward(self, dy, need_dx=True):
         (x,) = self.saved()
-        self._follow(False)
-        self.block.forward(x)
-        self._follow(True)
+        with self._statistics_at_rest():
+            self.block.forward(x)
         return self.block.backward(dy, need_dx=need_dx)
 
-    def _follow(self, tracks):
-        """The running statistics saw this batch in the first forward pass."""
-        for module in self.block.modules():
-            module.update_running_stats = tracks
+    @contextmanager
+    def _statistics_at_rest(self):
+        """The running ones saw this batch in the first forward pass."""
+        following = [m for m in self.block.modules() if getattr(m, "update_running_stats", False)]
+        for module in following:
+            module.update_running_stats = False
+        try:
+            yield
+        finally:
+            for module in following:
+                module.update_running_stats = True
 
     def output_shape(self, shape):
         return self.block.output_shape(shape)

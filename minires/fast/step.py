@@ -13,6 +13,7 @@ import numpy as np
 
 from minires import ops
 from minires.backend import device_of, get_xp, max_workspace
+from minires.errors import StateError
 from minires.fast import communicator, cpu, fuse
 from minires.fast.check import Agreement, check_training
 from minires.fast.checkpointing import checkpointed
@@ -58,9 +59,10 @@ class Step:
     def __call__(self, x, labels, lr: float):
         """(loss, right answers, gradient norm before clipping), numbers on the device; nothing waits for a GPU.
 
-        x (N, H, W, C) is the network's input, labels (N,) its classes, on the weights' device; the model must be in
-        training mode. On the CPU a loss that is not finite ends the step before the update, with a norm of NaN.
+        x (N, H, W, C) is the network's input, labels (N,) its classes, on the weights' device. On the CPU a loss that
+        is not finite ends the step before the update, with a norm of NaN. StateError in evaluation mode.
         """
+        check_mode(self.model)
         smoothing, ranks = self.label_smoothing, communicator.current()
         logits = self.net.forward(x)
         loss, probs = ops.softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
@@ -90,6 +92,14 @@ class FusedStep(Step):
         return Fused(model, recompute=self.recompute)
 
 
+def check_mode(model) -> None:
+    """StateError where `model` is in evaluation mode."""
+    if not model.training:
+        raise StateError(
+            f"{model.name or 'the network'} is in evaluation mode: call its .train() before a training step"
+        )
+
+
 def make_step(
     model,
     optimizer,
@@ -104,7 +114,8 @@ def make_step(
     """The step that trains `model`, whose parameters `optimizer` holds, fastest on their device.
 
     by_layers: run exactly the modules of `model`, one after the other. So does every network with a part that is not
-    the library's own, or was changed; the step's `how` says which.
+    the library's own, or was changed, or is in evaluation mode, such as a normalisation whose statistics are to stay;
+    the step's `how` says which. StateError where the network itself is in evaluation mode.
     graph, tf32: on a GPU, see gpu/step.py; a CPU has neither.
     recompute: memory for time, for large images or batches (checkpointing.py); the same gradients to the bit.
     max_workspace: bytes that one op may take beside its arguments and results; None: as each op likes.
@@ -113,8 +124,12 @@ def make_step(
     from minires.fast.gpu.step import GpuStep  # it builds on Step
 
     optimizer.check()
+    check_mode(model)
     settings = {"recompute": recompute, "max_workspace": max_workspace}
     reason = "asked for" if by_layers else fuse.reason_against(model)
+    resting = [module.name for module in model.modules() if not module.training]
+    if not reason and resting:
+        reason = f"{resting[0]} is in evaluation mode"
     if not reason and communicator.current().size > 1:
         reason = "the batch is shared with other ranks"
     if reason:

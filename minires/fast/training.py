@@ -1,6 +1,7 @@
 """A network for training with each normalisation, add and ReLU brought together, over the same parameters."""
 
 from minires.backend import get_xp
+from minires.errors import StateError
 from minires.fast.checkpointing import Checkpointed
 from minires.fast.fuse import Fuser
 from minires.fast.fused_ops import conv2d_backward_add, norm_add_relu_backward, norm_add_relu_forward, norm_statistics
@@ -31,12 +32,14 @@ class FusedNorm(Module):
 
     def __init__(self, norm: BatchNorm, relu: bool, bias: Param | None):
         super().__init__(norm.name)
-        self.norm, self.relu, self.bias, self.update_running_stats = norm, relu, bias, True
+        self.norm, self.relu, self.bias = norm, relu, bias
 
     def forward(self, x, shortcut=None):
         norm, bias = self.norm, None if self.bias is None else self.bias.data
+        if not norm.training:
+            raise StateError(f"{norm.name} went into evaluation mode: call .train(), or make the step anew")
         settings = {"epsilon": norm.epsilon, "unbiased": norm.unbiased, "bias": bias}
-        momentum = norm.momentum if self.update_running_stats else 1.0  # they stay where they are
+        momentum = norm.momentum if norm.update_running_stats else 1.0  # they stay where they are
         mean, rstd = norm_statistics(x, norm.mean.data, norm.var.data, momentum=momentum, **settings)
         y = norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
         self.save(x, y if self.relu else None, mean, rstd)

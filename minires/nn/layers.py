@@ -6,7 +6,7 @@ from minires import ops
 from minires.backend import get_xp
 from minires.errors import ConfigError, ShapeError
 from minires.fast import communicator
-from minires.geometry import output_size, pair, resolve_padding
+from minires.geometry import pair, resolve_padding, windows_over
 from minires.nn.init import draw_kernel, generator
 from minires.nn.module import Buffer, Module, Param
 
@@ -15,16 +15,6 @@ def _check_channels(layer: Module, shape: tuple, expected: int, rank: int) -> No
     if len(shape) != rank or shape[-1] != expected:
         layout = "(H, W, C)" if rank == 3 else "(C,)"
         raise ShapeError(f"{layer.name}: expected {layout} with C = {expected}, got {shape}: check the layer before it")
-
-
-def _check_map(layer: Module, shape: tuple, size: tuple) -> tuple:
-    """The output size, or ShapeError when no window fits."""
-    if min(size) < 1:
-        raise ShapeError(
-            f"{layer.name}: the map of {shape[0]}x{shape[1]} that arrives is smaller than the window: "
-            "use a larger image or a network with fewer stages"
-        )
-    return size
 
 
 class Conv2d(Module):
@@ -63,7 +53,7 @@ class Conv2d(Module):
     def output_shape(self, shape):
         R, S, C, O = self.w.data.shape
         _check_channels(self, shape, C, 3)
-        return (*_check_map(self, shape, output_size(shape[:2], (R, S), self.stride, self.pad)), O)
+        return (*windows_over(self.name, shape[:2], (R, S), self.stride, self.pad), O)
 
 
 class BatchNorm(Module):
@@ -156,8 +146,7 @@ class _Pool2d(Module):
         return {"kernel": self.kernel, "stride": self.stride, "pad": self.pad}
 
     def output_shape(self, shape):
-        size = output_size(shape[:2], self.kernel, self.stride, self.pad)
-        return (*_check_map(self, shape, size), shape[2])
+        return (*windows_over(self.name, shape[:2], self.kernel, self.stride, self.pad), shape[2])
 
 
 class MaxPool2d(_Pool2d):

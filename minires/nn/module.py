@@ -5,6 +5,7 @@ slot; `backward` takes it out again, so memory falls as backward proceeds, and a
 is an error that names the layer.
 """
 
+import threading
 from contextlib import contextmanager
 
 from minires.backend import device_of, get_xp, to_device
@@ -145,21 +146,31 @@ class Module:
             )
 
 
+_inside = {}  # module -> its modes before the first `inference` that holds it, and how many hold it
+_inside_lock = threading.Lock()
+
+
 @contextmanager
 def inference(model: Module):
-    """Evaluation mode with nothing saved for backward; the former modes come back at the end.
+    """Evaluation mode with nothing saved for backward; the former modes come back when the last one inside leaves.
 
     Forward passes inside touch no state, so several threads may run them at once.
     """
-    before = [(m, m.training, m.save_for_backward) for m in model.modules()]
+    modules = list(model.modules())
+    model.release()
+    with _inside_lock:
+        for m in modules:
+            modes = _inside.setdefault(m, [m.training, m.save_for_backward, 0])
+            modes[2] += 1
+            m.training = m.save_for_backward = False
     try:
-        model.release()
-        for module, _, _ in before:
-            module.training = module.save_for_backward = False
         yield model
     finally:
-        for module, training, keeps in before:
-            module.training, module.save_for_backward = training, keeps
+        with _inside_lock:
+            for m in modules:
+                _inside[m][2] -= 1
+                if not _inside[m][2]:
+                    m.training, m.save_for_backward, _ = _inside.pop(m)
 
 
 class Sequential(Module):

@@ -1,5 +1,7 @@
 """Elementwise ops: ReLU, the residual add, dropout, flatten."""
 
+import math
+
 from minires.backend import get_xp
 from minires.fast.dispatch import compiled
 
@@ -40,7 +42,7 @@ def dropout_backward(dy, keep, rate):
 
 def flatten_forward(x):
     """(N, H, W, C) -> (N, H * W * C)."""
-    return x.reshape(len(x), -1)
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def flatten_backward(dy, shape):

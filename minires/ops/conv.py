@@ -8,7 +8,7 @@ for Document Processing", 2006, section 3; arithmetic of sizes: V. Dumoulin, F. 
 from minires.backend import device_of, get_xp, workspace
 from minires.errors import ConfigError
 from minires.fast.dispatch import compiled
-from minires.geometry import output_size, pair, resolve_padding
+from minires.geometry import output_size, pair, resolve_padding, windows_over
 from minires.ops.norm import channel_sum
 
 # Bytes of columns that one matrix product may take. The batch is walked in pieces of this size, so that a
@@ -74,7 +74,7 @@ def _image_chunks(x, kernel, stride):
     P, Q = output_size((H, W), kernel, stride, "valid")
     most = workspace(MAX_WORKSPACE if device_of(x) == "cpu" else GPU_WORKSPACE)
     step = max(1, most // max(1, P * Q * kernel[0] * kernel[1] * C * x.dtype.itemsize))
-    return [slice(i, min(i + step, N)) for i in range(0, N, step)]
+    return [slice(i, min(i + step, N)) for i in range(0, max(N, 1), step)]  # of an empty batch one, empty
 
 
 def _check_algorithm(name):
@@ -95,7 +95,7 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
     _check_algorithm(algorithm)
     (R, S, C, O), stride = w.shape, pair(stride)
     padded = zero_pad2d_forward(x, resolve_padding(pad, x.shape[1:3], (R, S), stride))
-    P, Q = output_size(padded.shape[1:3], (R, S), stride, "valid")
+    P, Q = windows_over("convolution", x.shape[1:3], (R, S), stride, pad)
     y = xp.empty((x.shape[0], P, Q, O), xp.result_type(x, w))
     flat = w.reshape(R * S * C, O)
     bias = None if b is None else xp.tile(b, Q)
@@ -123,8 +123,8 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw
     padded = zero_pad2d_forward(x, pads)
     fits = stride == (1, 1) and max(R, S) > 1 and max(top, bottom) < R and max(left, right) < S
     turn = need_dx and fits and dy.size > 4 * O * O
-    dw = xp.empty(w.shape, w.dtype) if dw is None else dw
-    flat, dparts = dw.reshape(R * S * C, O), []
+    whole = dw if dw is not None and dw.flags.c_contiguous else xp.empty(w.shape, w.dtype)
+    flat, dparts = whole.reshape(R * S * C, O), []
     for images in _image_chunks(padded, (R, S), stride):
         rows, columns = dy[images].reshape(-1, O), im2col(padded[images], (R, S), stride)
         if images.start == 0:
@@ -141,4 +141,6 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw
     elif need_dx:
         dpadded = dparts[0] if len(dparts) == 1 else xp.concatenate(dparts)
         dx = zero_pad2d_backward(dpadded, pads)
-    return dx, dw, channel_sum(dy) if need_db else None
+    if dw is not None and dw is not whole:
+        dw[...] = whole
+    return dx, whole, channel_sum(dy) if need_db else None

@@ -1,6 +1,7 @@
 """The fully connected layer."""
 
 from minires.fast.dispatch import compiled
+from minires.ops.norm import channel_sum
 
 
 @compiled
@@ -13,4 +14,4 @@ def dense_forward(x, w, b=None):
 @compiled
 def dense_backward(dy, x, w, *, need_dx=True):
     """dx = dy w^T,  dw = x^T dy,  db = the sum of dy's rows; dx is None unless needed."""
-    return dy @ w.T if need_dx else None, x.T @ dy, dy.sum(axis=0)
+    return dy @ w.T if need_dx else None, x.T @ dy, channel_sum(dy)

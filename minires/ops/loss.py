@@ -37,14 +37,18 @@ def softmax_cross_entropy_forward(logits, labels, *, label_smoothing=0.0):
 
     logits (N, K); labels (N,) integers in 0..K-1 or (N, K) one-hot; t = (1 - a) one-hot + a / K for smoothing
     a (C. Szegedy et al., arXiv:1512.00567, section 7). loss is a 0-d array: on a GPU nothing waits for it.
-    The largest logit is subtracted first, so no exponential overflows.
-    ShapeError for a label outside 0..K-1; on a GPU, which must not be asked, the loss is NaN instead.
+    The largest logit is subtracted first, so no exponential overflows. A class with t = 0 adds nothing, even where
+    its logit is minus infinity.
+    ShapeError for an empty batch or a label outside 0..K-1; on a GPU, which must not be asked, the loss is NaN instead.
     """
     xp = get_xp(logits)
+    if not logits.size:
+        raise ShapeError(f"cross-entropy: logits {logits.shape} have no mean loss: give at least one image")
     targets = _targets(labels, logits.shape, logits.dtype, label_smoothing)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probs = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
-    return -(targets * log_probs).sum() / len(logits), xp.exp(log_probs)
+    losses = targets * xp.where(targets == 0, 0, log_probs)
+    return -losses.sum(axis=1).mean(), xp.exp(log_probs)
 
 
 def softmax_cross_entropy_backward(probs, labels, *, label_smoothing=0.0):

@@ -16,9 +16,14 @@ import math
 import numpy as np
 from numpy import ndindex, zeros
 
+from minires.errors import ShapeError
 
-def exact(op):
-    """`op` on float64 copies of its floating-point arrays, its results cast to the dtype of the first argument."""
+
+def exact(op, least=np.float16):
+    """`op` on float64 copies of its floating-point arrays, its results cast to the dtype of the first argument.
+
+    least: results that may not fit in float16 have this dtype, or a wider one.
+    """
 
     def widen(value):
         floating = isinstance(value, np.ndarray) and value.dtype.kind == "f"
@@ -29,11 +34,14 @@ def exact(op):
         def narrow(result):
             if isinstance(result, tuple):
                 return tuple(map(narrow, result))
-            return None if result is None else np.asarray(result, first.dtype)
+            return None if result is None else np.asarray(result, np.promote_types(first.dtype, least))
 
         return narrow(op(widen(first), *map(widen, others), **options))
 
     return wrapped
+
+
+sums = functools.partial(exact, least=np.float32)
 
 
 # --- geometry ---------------------------------------------------------------------------------------------
@@ -70,6 +78,8 @@ class _Windows:
             len(range(0, n + sum(p) - k + 1, s))
             for n, p, k, s in zip(size, self.pads, self.kernel, self.stride, strict=True)
         )
+        if not self.P * self.Q:
+            raise ShapeError(f"a map of {size[0]}x{size[1]} is smaller than the window")
 
     def cells(self, p, q):
         """(r, s, i, j) for each cell of window (p, q) that lies on the image, row by row."""
@@ -142,7 +152,7 @@ def maxpool_forward(x, *, kernel, stride=None, pad=0):
     windows = _Windows((H, W), kernel, stride, pad)
     y = zeros((N, windows.P, windows.Q, C))
     for n, p, q, c in ndindex(y.shape):
-        y[n, p, q, c] = max(x[n, i, j, c] for _, _, i, j in windows.cells(p, q))
+        y[n, p, q, c] = np.max([x[n, i, j, c] for _, _, i, j in windows.cells(p, q)])  # a NaN wins
     return y
 
 
@@ -152,7 +162,7 @@ def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
     dx = zeros(x.shape)
     for n, p, q, c in ndindex(dy.shape):
         for _, _, i, j in windows.cells(p, q):
-            if x[n, i, j, c] == y[n, p, q, c]:
+            if x[n, i, j, c] == y[n, p, q, c] or np.isnan(x[n, i, j, c]):
                 dx[n, i, j, c] += dy[n, p, q, c]
                 break  # the first of several equal ones takes it all
     return dx
@@ -205,8 +215,10 @@ def global_avgpool_backward(dy, shape):
 # --- batch normalisation: x (N, H, W, C) or (N, C), `at` runs over all but the channel ----------------------
 
 
-@exact
+@sums
 def batchnorm_statistics(x):
+    if not x.size:
+        raise ShapeError("an empty batch has no mean and variance")
     C = x.shape[-1]
     m = x.size // C
     mean, var = zeros(C), zeros(C)
@@ -251,7 +263,7 @@ def batchnorm_backward(dy, x, gamma, mean, rstd):
     return dx, dgamma, dbeta
 
 
-@exact
+@sums
 def batchnorm_sums(dy, x, mean, rstd):
     dgamma, dbeta = zeros(x.shape[-1]), zeros(x.shape[-1])
     for *at, c in ndindex(x.shape):
@@ -388,6 +400,8 @@ def _target(labels, n, k, K, label_smoothing):
 @exact
 def softmax_cross_entropy_forward(logits, labels, *, label_smoothing=0.0):
     N, K = logits.shape
+    if not N * K:
+        raise ShapeError("an empty batch has no mean loss")
     loss, probs = 0.0, zeros((N, K))
     for n in range(N):
         largest = max(logits[n])  # log sum exp z = a + log sum exp (z - a) for every a; this one never overflows
@@ -395,7 +409,8 @@ def softmax_cross_entropy_forward(logits, labels, *, label_smoothing=0.0):
         for k in range(K):
             log_prob = logits[n, k] - log_sum
             probs[n, k] = math.exp(log_prob)
-            loss -= _target(labels, n, k, K, label_smoothing) * log_prob / N
+            target = _target(labels, n, k, K, label_smoothing)
+            loss -= target * log_prob / N if target else 0  # of minus infinity too
     return loss, probs
 
 

@@ -5,10 +5,13 @@ Shapes: x, y (N, H, W, C) or (N, C); gamma, beta, mean, var, rstd (C,), with rst
 
 Every pass walks over pieces that stay in the cache, as rows of W * C numbers: the per-channel vectors are
 tiled W times, which makes NumPy's inner loops long. Sums are taken after something near the mean is
-subtracted, so a mean that is large beside the spread costs no digits.
+subtracted, so a mean that is large beside the spread costs no digits; those of float16 are float32.
 """
 
+import math
+
 from minires.backend import get_xp, row_chunks
+from minires.errors import ShapeError
 from minires.fast.dispatch import compiled
 
 
@@ -16,7 +19,7 @@ def _rows(x):
     """x as (rows, W * C), with the slices that walk over it."""
     C = x.shape[-1]
     W = x.shape[2] if x.ndim == 4 else 1
-    x = x.reshape(-1, W * C)
+    x = x.reshape(math.prod(x.shape[: 2 if x.ndim == 4 else -1]), W * C)
     return x, W, row_chunks(len(x), W * C, x)
 
 
@@ -32,25 +35,35 @@ def _tiled(v, W):
     return tiled.reshape(-1)
 
 
+def _wide_sum(rows, W):
+    """The sum of rows of W * C numbers, a channel, in float32 at least: (C,)."""
+    return _fold(rows.sum(axis=0, dtype=get_xp(rows).result_type(rows, "f4")), W)
+
+
 @compiled
 def channel_sum(x):
     """The sum over everything but the channels: (N, H, W, C) or (N, C) -> (C,)."""
     rows, W, _ = _rows(x)
-    return _fold(rows.sum(axis=0), W)
+    return _wide_sum(rows, W).astype(x.dtype, copy=False)
 
 
 @compiled
 def batchnorm_statistics(x):
     """(mean, var): mean = sum x / m,  var = sum (x - mean)^2 / m (biased), over the m = N*H*W values of a channel.
 
-    One pass: with d = x - shift for any shift near the mean, here the first image's own mean,
+    One pass: with d = x - shift for any shift near the mean, here that of some rows from all over the batch,
     mean = shift + sum d / m and var = sum d^2 / m - (sum d / m)^2. T. Chan, G. Golub, R. LeVeque,
     "Algorithms for Computing the Sample Variance", The American Statistician 37, 1983.
+    ShapeError for an empty batch, which has neither.
     """
+    if not x.size:
+        raise ShapeError(f"batch normalisation: {x.shape} has no mean and variance: give at least one image")
     xp = get_xp(x)
     m = x.size // x.shape[-1]
-    shift = channel_sum(x[:1]) / (m // len(x))
     x, W, chunks = _rows(x)
+    step = len(x) // 32 | 1  # odd: it does not meet the same row of each map
+    sample = x[step // 2 :: step]
+    shift = _wide_sum(sample, W) / (len(sample) * W)
     tiled = _tiled(shift, W)
     sums, squares = xp.zeros_like(tiled), xp.zeros_like(tiled)
     for rows in chunks:
@@ -86,16 +99,15 @@ def batchnorm_forward(x, gamma, beta, mean, rstd):
 
 
 def batchnorm_sums(dy, x, mean, rstd):
-    """dgamma = sum dy * x_hat and dbeta = sum dy, a channel, where x_hat = (x - mean) * rstd."""
+    """dgamma = sum dy * x_hat and dbeta = sum dy, a channel, where x_hat = (x - mean) * rstd; in float32 at least."""
     xp = get_xp(x)
-    dbeta = channel_sum(dy)
     x, W, chunks = _rows(x)
     dy = dy.reshape(x.shape)
-    mean = _tiled(mean, W)
+    mean = _tiled(mean, W).astype(xp.result_type(x, "f4"), copy=False)
     products = xp.zeros_like(mean)
     for rows in chunks:
         products += xp.einsum("ij,ij->j", dy[rows], x[rows] - mean)
-    return _fold(products, W) * rstd, dbeta
+    return _fold(products, W) * rstd, _wide_sum(dy, W)
 
 
 def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
@@ -124,11 +136,12 @@ def batchnorm_backward(dy, x, gamma, mean, rstd):
     to zero over each channel and stand orthogonal to x_hat.
     """
     dgamma, dbeta = batchnorm_sums(dy, x, mean, rstd)
-    return batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, x.size // x.shape[-1]), dgamma, dbeta
+    dx = batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, max(1, x.size // x.shape[-1]))
+    return dx, dgamma.astype(gamma.dtype, copy=False), dbeta.astype(gamma.dtype, copy=False)
 
 
 @compiled
 def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
     """(dx, dgamma, dbeta) in evaluation, where the statistics are constants: dx = gamma * rstd * dy."""
-    dgamma, dbeta = batchnorm_sums(dy, x, mean, rstd)
-    return dy * (gamma * rstd), dgamma, dbeta
+    dgamma, dbeta = (v.astype(gamma.dtype, copy=False) for v in batchnorm_sums(dy, x, mean, rstd))
+    return dy * (gamma * rstd).astype(dy.dtype, copy=False), dgamma, dbeta

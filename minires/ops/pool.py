@@ -29,7 +29,10 @@ def _maxpool_setup(x, kernel, stride, pad):
 
 @compiled
 def maxpool_forward(x, *, kernel, stride=None, pad=0):
-    """y[n, p, q, c] = the largest x of the window; stride defaults to the kernel. Padding never wins."""
+    """y[n, p, q, c] = the largest x of the window, NaN where it holds one; stride defaults to the kernel.
+
+    Padding never wins.
+    """
     xp = get_xp(x)
     padded, kernel, stride, _ = _maxpool_setup(x, kernel, stride, pad)
     first, *others = _windows(padded, kernel, stride)
@@ -41,13 +44,13 @@ def maxpool_forward(x, *, kernel, stride=None, pad=0):
 
 @compiled
 def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
-    """dx: each dy goes to its window's maximum; of equal ones to the first in row-major order, as in PyTorch."""
+    """dx: each dy goes to its window's maximum, or its NaN; of equal ones to the first in row-major order."""
     xp = get_xp(dy)
     padded, kernel, stride, pads = _maxpool_setup(x, kernel, stride, pad)
     dpadded = xp.zeros(padded.shape, dy.dtype)
     free = xp.ones(y.shape, bool)  # windows whose gradient is still to be given away
     for window, dwindow in zip(_windows(padded, kernel, stride), _windows(dpadded, kernel, stride), strict=True):
-        wins = free & (window == y)
+        wins = free & ((window == y) | (window != window))
         dwindow += dy * wins
         free ^= wins
     return zero_pad2d_backward(dpadded, pads)
@@ -67,10 +70,10 @@ def avgpool_forward(x, *, kernel, stride=None, pad=0, count_include_pad=True):
     """y = the mean of the window. Zeros of the padding count, as in PyTorch, unless told otherwise, as in Keras."""
     kernel, stride, pads, cells = _avgpool_setup(x.shape, kernel, stride, pad, count_include_pad, x)
     first, *others = _windows(zero_pad2d_forward(x, pads), kernel, stride)
-    y = first.copy()
+    y = first.astype(get_xp(x).result_type(x, "f4"))
     for window in others:
         y += window
-    return y / cells
+    return (y / cells).astype(x.dtype, copy=False)
 
 
 def avgpool_backward(dy, shape, *, kernel, stride=None, pad=0, count_include_pad=True):

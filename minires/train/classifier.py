@@ -9,9 +9,10 @@ import numpy as np
 
 from minires.backend import device_of, get_xp, to_device, to_numpy
 from minires.data.dataset import Dataset, chunks
-from minires.errors import DataError
+from minires.errors import DataError, DivergedError
 from minires.fast.inference import Predictor
-from minires.nn import ResNet
+from minires.nn import ResNet, inference
+from minires.nn.probe import first_nonfinite
 from minires.ops import softmax_cross_entropy_forward
 
 EVAL_BATCH = 64  # images a forward pass in evaluation; the result does not depend on it
@@ -49,6 +50,28 @@ def predict_logits(model: ResNet, x, *, by_layers=False):
     return Predictor(model, by_layers=by_layers)(x)
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, K), computed in float64, in the logits' dtype."""
+    return _loss_and_probs(logits, np.zeros(len(logits), np.int64))[1]
+
+
+def _loss_and_probs(logits, labels):
+    loss, probs = softmax_cross_entropy_forward(logits.astype(np.float64), labels)
+    return float(loss), probs.astype(logits.dtype)
+
+
+def check_finite(logits: np.ndarray, model: ResNet, x) -> np.ndarray:
+    """The logits that `model` gave for x; DivergedError, naming where it began, if one is not finite."""
+    if not np.isfinite(logits).all():
+        with inference(model):
+            where = first_nonfinite(model, x) or "the folded network, though in none of its layers"
+        raise DivergedError(
+            f"the network predicts numbers that are not finite, first in {where}: "
+            "give another checkpoint, or train one anew"
+        )
+    return logits
+
+
 @dataclass
 class Classifier:
     """A network, its classes and its preprocessing: uint8 images in, probabilities out."""
@@ -68,9 +91,14 @@ class Classifier:
         return cls(model, train.classes, Preprocess.measure(train))
 
     def probs(self, images: np.ndarray, predictor: Predictor | None = None) -> np.ndarray:
-        """Probabilities (N, K) for images (N, H, W, 3) uint8 of the network's size.
+        """Probabilities (N, K) for images (N, H, W, 3) uint8 of the network's size; errors as `logits`."""
+        return softmax(self.logits(images, predictor))
+
+    def logits(self, images: np.ndarray, predictor: Predictor | None = None) -> np.ndarray:
+        """Logits (N, K) for images (N, H, W, 3) uint8 of the network's size.
 
         predictor: `Predictor(self.model)`, to be made once where many calls follow with the same weights.
+        DataError for other images, DivergedError where a logit is not finite.
         """
         expected = self.model.config.input_shape
         if images.shape[1:] != expected or images.dtype != np.uint8:
@@ -78,13 +106,12 @@ class Classifier:
                 f"the network expects uint8 images {expected}, got {images.dtype} {images.shape[1:]}: resize them first"
             )
         predictor = predictor or Predictor(self.model)
-        return np.concatenate([self._softmax(images[index], predictor) for index in chunks(len(images), EVAL_BATCH)])
+        return np.concatenate([self._logits(images[index], predictor) for index in chunks(len(images), EVAL_BATCH)])
 
-    def _softmax(self, images, predictor):
+    def _logits(self, images, predictor):
         weights = self.model.params()[0].data
         x = self.preprocess(to_device(images, device_of(weights)), weights.dtype)
-        logits = to_numpy(predictor(x))
-        return softmax_cross_entropy_forward(logits, np.zeros(len(logits), np.int64))[1]
+        return check_finite(to_numpy(predictor(x)), self.model, x)
 
 
 @dataclass(frozen=True)
@@ -102,15 +129,16 @@ class Evaluation:
 
 
 def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers=False) -> Evaluation:
-    """Loss and accuracy on `dataset`, whose classes must be the classifier's. by_layers: see fast/inference.py."""
+    """Loss and accuracy on `dataset`, whose classes must be the classifier's. by_layers: see fast/inference.py.
+
+    DataError for other classes, DivergedError where the network gives a number that is not finite.
+    """
     if dataset.classes != classifier.classes:
         raise DataError(
             f"{dataset.source}: its classes are {', '.join(dataset.classes)}, the network was trained on "
             f"{', '.join(classifier.classes)}: give data of the same classes"
         )
     predictor = Predictor(classifier.model, by_layers=by_layers)
-    parts = [classifier.probs(dataset.images(index), predictor) for index in chunks(len(dataset), EVAL_BATCH)]
-    probs = np.concatenate(parts)
-    right = probs[np.arange(len(probs)), dataset.labels]
-    loss = -np.log(np.maximum(right, np.finfo(right.dtype).tiny)).mean()
-    return Evaluation(float(loss), float((probs.argmax(axis=1) == dataset.labels).mean()), probs, dataset.labels)
+    parts = [classifier.logits(dataset.images(index), predictor) for index in chunks(len(dataset), EVAL_BATCH)]
+    loss, probs = _loss_and_probs(np.concatenate(parts), dataset.labels)
+    return Evaluation(loss, float((probs.argmax(axis=1) == dataset.labels).mean()), probs, dataset.labels)

@@ -74,6 +74,7 @@ def fit(
 ) -> Progress:
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
 
+    All of its layers are put in training mode first.
     out: a folder for `model.h5` (the state after the last epoch, or where Ctrl-C stopped it), `best.h5` (the
     epoch of the lowest test loss) and `history.jsonl`; written while the next epoch trains, whole when `fit` returns.
     ways: how a step is computed, for make_step: `by_layers=True`, exactly the modules; `recompute=True`,
@@ -166,6 +167,7 @@ class _Run:
         there = "gpu" if kernels.available(self.optimizer.weights) else "cpu"
         self.batches = Batches(train, recipe.batch_size, seed=recipe.seed, augment=recipe.augment, device=there)
         self.schedule = recipe.make_schedule(len(self.batches))
+        self.model.train()
         self.train_step = make_step(self.model, self.optimizer, label_smoothing=recipe.label_smoothing, **ways)
         self.by_layers = ways.get("by_layers", False)
         agreement = self.check() if check else Agreement(skipped="not asked for")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from minires import cli, train
 from minires.data import make_signs
+from minires.train import load_classifier, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,17 @@ def test_evaluate_reads_the_data_from_the_manifest(run, signs, capsys):
     assert "in 96)" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_network_of_nan_predicts_nothing(run, signs, tmp_path, capsys):
+    classifier, image, model = load_classifier(run), tmp_path / "hand.png", tmp_path / "model.h5"
+    weights = classifier.model.params()[-2]
+    weights.data[0, 0] = np.nan
+    save_checkpoint(model, classifier)
+    Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(image)
+    for arguments in (["predict", model, image], ["evaluate", model, "--data", signs]):
+        assert f"not finite, first in the parameter {weights.name}" in fails(capsys, *arguments, "--device", "cpu")
+
+
 def test_predict_applies_the_training_preprocessing(run, tmp_path, capsys):
     _, test = make_signs(n_train=96, n_test=24, size=24)
     paths = []
@@ -88,8 +100,6 @@ def test_predict_applies_the_training_preprocessing(run, tmp_path, capsys):
         Image.fromarray(test.images(np.array([i]))[0]).save(paths[-1])
     assert cli.main(["predict", str(run), *paths, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    from minires.train import load_classifier
-
     probs = load_classifier(run).probs(test.images(np.arange(4)))
     for row, p in zip(rows, probs, strict=True):
         np.testing.assert_allclose(list(row["probabilities"].values()), p, rtol=1e-4, atol=1e-6)

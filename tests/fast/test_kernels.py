@@ -5,7 +5,7 @@ As C++ on the CPU (cuda_on_cpu.py) where g++ is there, and on CuPy where a GPU i
 
 import numpy as np
 import pytest
-from arrays import TOLERANCE
+from arrays import OUTLIERS, TOLERANCE, assert_variance, spread, with_outliers
 from devices import fetched, sent
 
 from minires import ops
@@ -141,6 +141,14 @@ def test_a_large_mean_costs_no_digits(mean, tolerance, kernels_run):
     assert_equal(fetched(running[1], kernels_run), (0.1 * v64).astype(np.float32), 5)
 
 
+@pytest.mark.parametrize("where", OUTLIERS)
+def test_a_few_values_far_from_all_others_cost_no_digits(where, kernels_run):
+    x = with_outliers(where)
+    running = sent([np.zeros(16, np.float32)] * 2)
+    kernels.norm_statistics(sent(x), *running, epsilon=0, momentum=0)
+    assert_variance(fetched(running[1], kernels_run), x)
+
+
 @both
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("added", [True, False])
@@ -185,6 +193,46 @@ def test_max_pooling_and_its_ties(shape, window, dtype, kernels_run):
 
 
 @both
+@pytest.mark.parametrize("window", [(3, 2, 1), (2, None, 0), ((2, 3), (1, 2), ((0, 1), (1, 0)))])
+@pytest.mark.parametrize("shape", [(2, 9, 7, 8), (1, 6, 6, 3)])
+def test_max_pooling_sends_the_gradient_of_a_nan_to_it(shape, window, dtype, kernels_run):
+    window = dict(zip(("kernel", "stride", "pad"), window, strict=True))
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random(shape) < 0.1, np.nan, spread(rng, shape)).astype(dtype)
+    y = ops.maxpool_forward.as_read(x, **window)
+    (dy,) = draw(1, y.shape, dtype=dtype)
+    there = kernels.maxpool_forward(sent(x), **window)
+    np.testing.assert_array_equal(fetched(there, kernels_run), y)
+    dx = fetched(kernels.maxpool_backward(sent(dy), sent(x), there, **window), kernels_run)
+    assert_equal(dx, ops.maxpool_backward.as_read(dy, x, y, **window))
+    assert dx.sum() == pytest.approx(dy.sum(), rel=1e-4, abs=1e-4)
+
+
+def test_maps_smaller_than_the_window_are_refused(kernels_run):
+    x, w, y = sent(draw(0, (1, 5, 5, 3), (6, 6, 3, 4), (1, 0, 0, 3)))
+    with pytest.raises(ShapeError, match="convolution: the map of 5x5 that arrives is smaller"):
+        kernels.conv2d_forward(x, w)
+    with pytest.raises(ShapeError, match="pooling: the map of 5x5 that arrives is smaller"):
+        kernels.maxpool_forward(x, kernel=6)
+    with pytest.raises(ShapeError, match="pooling: the map of 5x5 that arrives is smaller"):
+        kernels.maxpool_backward(y, x, y, kernel=6)
+
+
+@both
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_logit_of_minus_infinity(smoothing, dtype, kernels_run):
+    """Of another class, then of the image's own too."""
+    logits = np.array([[1, -np.inf, 2], [-np.inf, 5, -np.inf]], dtype)
+    for labels in (np.array([0, 1]), np.array([1, 1])):
+        loss, probs = ops.softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
+        told = sent(np.zeros(3))
+        dlogits = kernels.cross_entropy(*sent((logits, labels)), told, label_smoothing=smoothing)
+        expected = ops.softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing)
+        assert_equal(fetched(dlogits, kernels_run), expected)
+        assert fetched(told, kernels_run)[0] == pytest.approx(loss, rel=1e-6)
+
+
+@both
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("N", "K"), [(1, 2), (5, 6), (33, 10), (300, 3), (3, 1000)])
 def test_cross_entropy(N, K, smoothing, dtype, kernels_run):
@@ -206,6 +254,8 @@ def test_labels_that_are_no_class_make_the_loss_nan(kernels_run):
     dlogits = kernels.cross_entropy(*sent((np.zeros((4, 3)), np.array([0, 2, 3, -1]))), told)
     assert np.isnan(fetched(dlogits, kernels_run)).all(axis=1).tolist() == [False, False, True, True]
     assert np.isnan(fetched(told, kernels_run)[0])
+    with pytest.raises(ShapeError, match=r"logits \(0, 3\) have no mean loss"):
+        kernels.cross_entropy(*sent((np.zeros((0, 3)), np.zeros(0, np.int64))), told)
     with pytest.raises(ShapeError, match=r"need int64 labels \(4,\)"):
         kernels.cross_entropy(*sent((np.zeros((4, 3)), np.zeros(3, np.int64))), told)
 

@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from arrays import assert_same, frozen, normal
+from arrays import OUTLIERS, assert_same, assert_variance, frozen, normal, with_outliers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ from minires import ops
 from minires.errors import MiniresError
 from minires.fast import cpu
 from minires.fast import fused_ops as fused
+from minires.fast.cpu import convolution, engine
 from minires.geometry import output_size, pair, resolve_padding
 from minires.ops import naive
 from minires.ops.norm import channel_sum
@@ -180,6 +181,13 @@ def test_a_large_mean_costs_the_variance_no_digits(dtype):
     np.testing.assert_allclose(mean - 2**12, near.mean(axis=(0, 1, 2)), atol=2e-3 if dtype == np.float32 else 1e-12)
     constant = np.full((40, 3), 0.1, dtype)
     np.testing.assert_allclose(ops.batchnorm_statistics(constant), ([0.1] * 3, [0] * 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("by", [30, 1000])
+@pytest.mark.parametrize("where", OUTLIERS)
+def test_a_few_values_far_from_all_others_cost_the_variance_no_digits(where, by):
+    x = with_outliers(where, by)
+    assert_variance(ops.batchnorm_statistics(x)[1], x)
 
 
 @few
@@ -374,6 +382,38 @@ def test_any_number_of_threads_gives_the_same_bits(kernel, dtype):
         with cpu.use_threads(count):
             assert cpu.threads() == count
             assert all(bits(call()) == expected for _ in range(3))
+
+
+def test_weights_are_read_while_another_thread_changes_their_form():
+    """`of` of another thread begins between two looks of `plain`."""
+    x, w = normal(np.random.default_rng(0), (3, 3, 32, 32), np.float32), []
+
+    class Watched(cpu.Weights):
+        packed = property(lambda self: self.look() or self.kept, lambda self, value: setattr(self, "kept", value))
+
+        def look(self):
+            if w and threading.current_thread() is threading.main_thread():
+                changing = threading.Thread(target=self.of, args=("winograd",))
+                w.append(changing)
+                changing.start()
+                changing.join(0.1)
+
+    weights = Watched(x)
+    weights.of("direct")
+    w.append(None)
+    assert np.array_equal(weights.plain(), x)
+    for thread in w[1:]:
+        thread.join()
+
+
+def test_sizes_that_no_int_holds_are_left_to_numpy():
+    """Zeros of no stride, since nobody has the memory."""
+    for shape in ((2**31, 1), (1, 2**31), (1, 1, 2**31, 1)):
+        assert not engine.takes((np.broadcast_to(np.float32(0), shape),))
+    assert engine.takes((np.broadcast_to(np.float32(0), (2**16, 2**16)),))
+    for size, fits in ((2**15, False), (2**15 - 1, True)):
+        pixels = convolution._Convolution((2**16, size, 1, 1), (1, 1, 1, 1), 1, 0, None, 8, None)
+        assert pixels.fits == fits
 
 
 def test_several_python_threads_at_once():
@@ -659,6 +699,8 @@ WRONG = [
     (fused.norm_add_relu_forward, (ones(2, 3), ones(3), ones(3), ones(3), ones(3), ones(3, 3)), {}),
     (fused.norm_add_relu_backward, (ones(2, 3), ones(2, 3), ones(3, 3), ones(3), ones(3), ones(3)), {}),
     (fused.norm_add_relu_backward, (ones(2, 3), ones(2, 3), None, ones(3), ones(3), ones(3)), {}),
+    (fused.norm_add_relu_backward, (ones(2, 3), *[ones(2, 3)] * 2, *[ones(3)] * 3), {"dgamma": ones(3)}),  # frozen
+    (fused.norm_add_relu_backward, (ones(2, 3), *[ones(2, 3)] * 2, *[ones(3)] * 3), {"dbeta": np.ones(6)[::2]}),
     (ops.relu_forward, (ones(),), {}),
     (ops.relu_backward, (ones(2, 3), ones(2, 4)), {}),
     (ops.add_forward, (ones(2, 3), ones(3)), {}),
@@ -666,6 +708,8 @@ WRONG = [
     (ops.maxpool_forward, (ones(2, 5, 5, 3),), {"kernel": 2, "pad": 2}),
     (ops.maxpool_forward, (ones(2, 5, 5, 3),), {"kernel": 6}),
     (ops.maxpool_forward, (ones(5, 5, 3),), {"kernel": 2}),
+    (ops.maxpool_forward, (ones(2, 5, 5, 3),), {"kernel": 6, "pad": ((0, 1), (0, 1))}),  # which fits
+    (ops.avgpool_forward, (ones(2, 5, 5, 3),), {"kernel": (1, 6)}),
     (ops.maxpool_backward, (ones(2, 2, 2, 3), ones(2, 5, 5, 3), ones(2, 2, 2, 4)), {"kernel": 2}),
     (ops.maxpool_backward, (ones(2, 3, 3, 3), ones(2, 5, 5, 3), ones(2, 2, 2, 3)), {"kernel": 2}),
     (sgd_update, (np.ones(4), ones(4), ones(4)), SGD),  # frozen

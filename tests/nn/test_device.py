@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import numpy as np
@@ -10,6 +11,7 @@ import strict
 
 from minires import backend, nn
 from minires.errors import DeviceError
+from minires.fast import cpu
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -100,4 +102,35 @@ def test_blas_threads_are_restored():
     before = backend.thread_count()
     with backend.blas_threads(1):
         assert backend.thread_count() == 1
+        with backend.blas_threads(None):
+            assert backend.thread_count() == 1
     assert backend.thread_count() == before
+
+
+SETTINGS = [(backend.blas_threads, backend.thread_count), (cpu.use_threads, cpu.threads)]
+
+
+@pytest.mark.parametrize(("setting", "read"), SETTINGS)
+def test_whoever_goes_first_of_two_leaves_the_other_its_number(setting, read):
+    """In whichever order they come and go, all is as before when both are gone."""
+    if setting is cpu.use_threads and not cpu.enabled():
+        pytest.skip("there are no compiled kernels")
+    before = read()
+    for leaves_first in (0, 1):
+        users = [setting(1), setting(2)]
+        for user in users:
+            user.__enter__()
+        assert read() == 2
+        users[leaves_first].__exit__(None, None, None)
+        assert read() == (1 if leaves_first else 2)
+        users[not leaves_first].__exit__(None, None, None)
+        assert read() == before
+
+
+def test_a_thread_keeps_its_own_workspace():
+    with backend.max_workspace(100), ThreadPoolExecutor(1) as other:
+        assert other.submit(backend.workspace_limit).result() is None
+        foreign = backend.max_workspace(7)
+        other.submit(foreign.__enter__).result()
+        assert (backend.workspace(1000), other.submit(backend.workspace, 1000).result()) == (100, 7)
+    assert backend.workspace(1000) == 1000

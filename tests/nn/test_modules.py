@@ -200,6 +200,21 @@ def test_conversion_drops_gradients_and_slots():
     assert model(images(dtype=np.float64)).dtype == np.float64
 
 
+def test_the_last_of_two_that_infer_gives_the_modes_back():
+    """Two threads with one network: who leaves first must not put the other's in training mode."""
+    model = resnet("resnet8", (16, 16, 3))
+    model.layers[0].eval()
+    before = [m.training for m in model.modules()]
+    first, second = nn.inference(model), nn.inference(model)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not any(m.training or m.save_for_backward for m in model.modules())
+    second.__exit__(None, None, None)
+    assert [m.training for m in model.modules()] == before
+    assert all(m.save_for_backward for m in model.modules())
+
+
 def test_weight_decay_spares_norms_and_biases():
     model = resnet("resnet18", (64, 64, 3), widths=(2, 2, 2, 2))
     kinds = {(p.name.rpartition(".")[2], p.decay) for p in model.params()}

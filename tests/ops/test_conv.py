@@ -115,6 +115,30 @@ def test_strided_and_broadcast_arrays_are_fine(case):
 
 
 @given(convolutions())
+def test_a_strided_array_for_the_gradient_is_written(case):
+    x, w, _, dy, options = case
+    dw = np.full(w.shape[::-1], np.nan, w.dtype).T
+    expected = naive.conv2d_backward(dy, x, w, **options)
+    for backward in (ops.conv2d_backward, ops.conv2d_backward.as_read):
+        dw[...] = np.nan
+        assert_same(backward(dy, x, w, **options, dw=dw), expected)
+        assert_same(dw, expected[1])
+    with pytest.raises(ValueError, match="read-only"):
+        ops.conv2d_backward(dy, x, w, **options, dw=frozen(dw))
+
+
+@pytest.mark.parametrize("pad", ["valid", 0, ((0, 0), (0, 1))])
+def test_a_map_smaller_than_the_window_is_refused(pad):
+    x, w = np.ones((2, 2, 2, 3)), np.ones((3, 3, 3, 4))
+    message = "convolution: the map of 2x2 that arrives is smaller than the window"
+    for forward in (ops.conv2d_forward, ops.conv2d_forward.as_read):
+        with pytest.raises(ShapeError, match=message):
+            forward(x, w, pad=pad)
+    with pytest.raises(ShapeError, match="smaller than the window"):
+        naive.conv2d_forward(x, w, pad=pad)
+
+
+@given(convolutions())
 def test_same_means_one_output_a_stride(case):
     x, w, _, _, options = case
     y = ops.conv2d_forward(x, w, stride=options["stride"], pad="same")

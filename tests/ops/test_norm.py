@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from arrays import assert_gradients, assert_same, frozen, normal
+from arrays import OUTLIERS, assert_gradients, assert_same, assert_variance, frozen, normal, with_outliers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minires import backend, ops
+from minires import backend, nn, ops
+from minires.errors import ShapeError
 from minires.ops import naive
 
 EPSILON = 1e-2
@@ -155,14 +156,55 @@ def test_a_large_mean_costs_no_digits(shape):
     np.testing.assert_allclose(y, (exact - exact.mean(axes)) / exact.std(axes), atol=2 * step)
 
 
-def test_statistics_do_not_hang_on_the_first_image():
-    """The first image lies many deviations from all the others."""
-    x = np.random.default_rng(0).standard_normal((64, 8, 8, 3)).astype(np.float32)
-    x[0] -= 1000
-    mean, var = ops.batchnorm_statistics(x)
+@pytest.mark.parametrize("by", [30, 1000])
+@pytest.mark.parametrize("where", OUTLIERS)
+def test_statistics_do_not_hang_on_a_few_values(where, by):
+    """Wherever values lie that are many deviations from all the others; the kernels have the same tests."""
+    x = with_outliers(where, by)
+    mean, var = ops.batchnorm_statistics.as_read(x)
+    assert_variance(var, x)
     exact = x.astype(np.float64)
-    np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-4)
+    assert np.abs((mean - exact.mean((0, 1, 2))) / exact.std((0, 1, 2))).max() < 5e-7
+
+
+@pytest.mark.parametrize(("shape", "mean", "deviation"), [((16, 112, 112, 4), 20, 1), ((16, 8, 8, 4), 0, 300)])
+@pytest.mark.filterwarnings("error")
+def test_float16_is_summed_in_float32(shape, mean, deviation):
+    """A sum of 200,000 values and a variance of 90,000 are more than float16 holds."""
+    rng = np.random.default_rng(0)
+    x = frozen((rng.standard_normal(shape) * deviation + mean).astype(np.float16))
+    dy = frozen((rng.random(shape) - 0.5).astype(np.float16))
+    gamma, beta = np.ones(4, np.float16), np.zeros(4, np.float16)
+    axes, wide = tuple(range(3)), x.astype(np.float64)
+    mean, var = ops.batchnorm_statistics(x)
+    np.testing.assert_allclose(var, wide.var(axes), rtol=1e-5)
+    rstd = reciprocal(var)
+    y = ops.batchnorm_forward(x, gamma, beta, mean, rstd)
+    dx, dgamma, _ = ops.batchnorm_backward(dy, x, gamma, mean, rstd)
+    assert {a.dtype for a in (y, dx, dgamma)} == {np.dtype(np.float16)}
+    exact = wide.mean(axes), reciprocal(wide.var(axes))
+    np.testing.assert_allclose(y, (wide - exact[0]) * exact[1], atol=0.01)
+    right = ops.batchnorm_backward(dy.astype("f8"), wide, gamma.astype("f8"), *exact)
+    np.testing.assert_allclose(dx, right[0], atol=3e-3 * np.abs(right[0]).max())
+    assert np.isfinite(dgamma).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_layer_takes_float16():
+    x = (300 * np.random.default_rng(0).standard_normal((16, 8, 8, 4))).astype(np.float16)
+    layer = nn.BatchNorm("bn", 4).astype(np.float16)
+    y = layer.forward(x)
+    dx = layer.backward(y)
+    assert y.dtype == dx.dtype == layer.gamma.grad.dtype == np.float16
+    assert y.std() == pytest.approx(1, abs=0.01)
+    assert np.isfinite(dx).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 5, 3), (0, 3), (2, 0, 5, 3), (2, 5, 5, 0)])
+def test_an_empty_batch_has_no_statistics(shape):
+    for statistics in (ops.batchnorm_statistics, naive.batchnorm_statistics, nn.BatchNorm("bn", shape[-1]).forward):
+        with pytest.raises(ShapeError, match="no mean and variance"):
+            statistics(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e4 / 3])

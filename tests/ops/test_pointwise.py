@@ -154,6 +154,102 @@ def test_cross_entropy_of_each_image_knows_nothing_of_the_others(dtype):
     np.testing.assert_allclose(probs, np.concatenate([one for _, one in alone]), rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_logit_of_minus_infinity(dtype, smoothing):
+    """Of another class it has no share in the loss, unless smoothing gives it one; PyTorch's loss and gradient."""
+    torch = pytest.importorskip("torch")
+    logits = frozen(np.array([[1, -np.inf, 2], [0, 1, 2], [-np.inf, 5, -np.inf]], dtype))
+    options, rounding = {"label_smoothing": smoothing}, 2e-3 if dtype == np.float16 else 1e-6
+    for labels in (np.array([0, 1, 1]), np.array([1, 1, 1])):
+        there = torch.tensor(logits.astype("f8"), requires_grad=True)
+        theirs = torch.nn.functional.cross_entropy(there, torch.tensor(labels), **options)
+        theirs.backward()
+        assert np.isfinite(theirs.item()) == (smoothing == 0 and labels[0] == 0)
+        for targets in (labels, np.eye(3, dtype=dtype)[labels]):
+            for module in (ops, naive):
+                loss, probs = module.softmax_cross_entropy_forward(logits, targets, **options)
+                dlogits = module.softmax_cross_entropy_backward(probs, targets, **options)
+                assert loss.dtype == dlogits.dtype == dtype
+                assert loss == pytest.approx(theirs.item(), rel=rounding)
+                np.testing.assert_allclose(dlogits, there.grad, atol=rounding)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_otherwise_stays_so(value):
+    with np.errstate(invalid="ignore"):
+        loss, _ = ops.softmax_cross_entropy_forward(np.array([[1.0, value, 2.0]]), np.array([0]))
+        assert np.isnan(loss)
+        assert np.isnan(naive.softmax_cross_entropy_forward(np.array([[1.0, value, 2.0]]), np.array([0]))[0])
+
+
+def test_the_loss_of_many_images_in_float16_is_finite():
+    """Its sum over them is more than float16 holds."""
+    logits = np.zeros((30000, 64), np.float16)
+    assert ops.softmax_cross_entropy_forward(logits, np.zeros(30000, int))[0] == pytest.approx(np.log(64), rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0)])
+def test_no_images_have_no_mean_loss(shape):
+    for forward in (ops.softmax_cross_entropy_forward, naive.softmax_cross_entropy_forward):
+        with pytest.raises(ShapeError, match="no mean loss"):
+            forward(np.zeros(shape), np.zeros(shape[0], int))
+
+
+# op -> (arrays of a batch of n, options); the gradients of weights are those of nothing, zeros
+EMPTY = {
+    "zero_pad2d_forward": lambda x, w, v: ((x, 1), {}),
+    "zero_pad2d_backward": lambda x, w, v: ((x, 1), {}),
+    "conv2d_forward": lambda x, w, v: ((x, w), {"pad": 1}),
+    "conv2d_backward": lambda x, w, v: ((x, x, w), {"pad": 1}),
+    "batchnorm_forward": lambda x, w, v: ((x, v, v, v, v), {}),
+    "batchnorm_backward": lambda x, w, v: ((x, x, v, v, v), {}),
+    "batchnorm_eval_backward": lambda x, w, v: ((x, x, v, v, v), {}),
+    "batchnorm_sums": lambda x, w, v: ((x, x, v, v), {}),
+    "batchnorm_dx": lambda x, w, v: ((x, x, v, v, v, v, v, 1), {}),
+    "relu_forward": lambda x, w, v: ((x,), {}),
+    "relu_backward": lambda x, w, v: ((x, x), {}),
+    "add_forward": lambda x, w, v: ((x, x), {}),
+    "add_backward": lambda x, w, v: ((x,), {}),
+    "dropout_forward": lambda x, w, v: ((x, x, 0.5), {}),
+    "dropout_backward": lambda x, w, v: ((x, x, 0.5), {}),
+    "maxpool_forward": lambda x, w, v: ((x,), {"kernel": 3, "stride": 1, "pad": 1}),
+    "maxpool_backward": lambda x, w, v: ((x, x, x), {"kernel": 3, "stride": 1, "pad": 1}),
+    "avgpool_forward": lambda x, w, v: ((x,), {"kernel": 3, "stride": 1, "pad": 1}),
+    "avgpool_backward": lambda x, w, v: ((x, x.shape), {"kernel": 3, "stride": 1, "pad": 1}),
+    "global_avgpool_forward": lambda x, w, v: ((x,), {}),
+    "global_avgpool_backward": lambda x, w, v: ((x[:, 0, 0], x.shape), {}),
+    "flatten_forward": lambda x, w, v: ((x,), {}),
+    "flatten_backward": lambda x, w, v: ((x.reshape(len(x), 75), x.shape), {}),
+    "dense_forward": lambda x, w, v: ((x[:, 0, 0], w[0, 0]), {}),
+    "dense_backward": lambda x, w, v: ((x[:, 0, 0], x[:, 0, 0], w[0, 0]), {}),
+    "softmax_cross_entropy_backward": lambda x, w, v: ((x[:, 0, 0], x[:, 0, 0]), {}),
+}
+NO_BATCH = {"batchnorm_running"}  # they work on statistics, or refuse: see test_norm.py and above
+REFUSE = {"batchnorm_statistics", "softmax_cross_entropy_forward"}
+
+
+def test_every_op_stands_in_the_table_of_empty_batches():
+    assert {*EMPTY, *NO_BATCH, *REFUSE} == set(ops.__all__)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_batch(name, kernel, dtype):
+    """As PyTorch: empty results, gradients of zero; of the shapes that the loops give."""
+    x, w, v = np.zeros((0, 5, 5, 3), dtype), np.ones((kernel, kernel, 3, 3), dtype), np.ones(3, dtype)
+    arrays, options = EMPTY[name](x, w, v)
+    if "conv" in name:
+        options["pad"] = kernel // 2
+    result, expected = getattr(ops, name)(*arrays, **options), getattr(naive, name)(*arrays, **options)
+    assert_same(result, expected)
+    for part in result if isinstance(result, tuple) else (result,):
+        assert not part.any()
+
+
 def test_cross_entropy_of_equal_logits_is_log_of_the_classes():
     loss, probs = ops.softmax_cross_entropy_forward(np.zeros((3, 6)), np.array([0, 5, 2]))
     assert loss == pytest.approx(np.log(6))

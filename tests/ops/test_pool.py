@@ -60,6 +60,57 @@ def test_max_pooling_is_that_of_torch(case):
     assert_same(ops.maxpool_backward(dy, x, y, **options), tx.grad.numpy().transpose(0, 2, 3, 1))
 
 
+def with_nan(rng, shape, dtype):
+    """Numbers away from ties, some of them NaN."""
+    x = spread(rng, shape, dtype).copy()
+    x[rng.random(shape) < 0.1] = np.nan
+    return frozen(x)
+
+
+@given(poolings(with_nan))
+def test_max_pooling_hands_on_a_nan_and_sends_the_gradient_there(case):
+    """A window with several: to the first of them."""
+    x, dy, options = case
+    y = frozen(ops.maxpool_forward(x, **options))
+    np.testing.assert_array_equal(y, naive.maxpool_forward(x, **options))
+    dx = ops.maxpool_backward(dy, x, y, **options)
+    assert_same(dx, naive.maxpool_backward(dy, x, y, **options))
+    assert dx.sum() == pytest.approx(dy.sum(), rel=1e-4, abs=1e-4)
+
+
+def test_the_gradient_of_a_nan_is_that_of_torch():
+    """One NaN a window: of several PyTorch takes the last."""
+    torch = pytest.importorskip("torch")
+    x = spread(np.random.default_rng(0), (2, 9, 9, 3)).copy()
+    x[:, 1::4, 1::4] = np.nan
+    dy = normal(np.random.default_rng(1), (2, 4, 4, 3))
+    tx = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    torch.nn.functional.max_pool2d(tx, 3, 2).backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
+    dx = ops.maxpool_backward(dy, x, ops.maxpool_forward(x, kernel=3, stride=2), kernel=3, stride=2)
+    assert_same(dx, tx.grad.numpy().transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("kernel", [6, (6, 1), (1, 6)])
+@pytest.mark.parametrize("op", ["maxpool", "avgpool"])
+def test_a_map_smaller_than_the_window_is_refused(op, kernel):
+    x, y = np.ones((1, 5, 5, 1)), np.ones((1, 0, 0, 1))
+    message = r"pooling: the map of 5x5 that arrives is smaller than the window: use a larger image"
+    for forward in (getattr(ops, f"{op}_forward"), getattr(ops, f"{op}_forward").as_read):
+        with pytest.raises(ShapeError, match=message):
+            forward(x, kernel=kernel)
+    backward = (y, x, y) if op == "maxpool" else (y, x.shape)
+    with pytest.raises(ShapeError, match=message):
+        getattr(ops, f"{op}_backward")(*backward, kernel=kernel)
+    with pytest.raises(ShapeError, match="smaller than the window"):
+        getattr(naive, f"{op}_forward")(x, kernel=kernel)
+
+
+def test_the_mean_of_large_numbers_in_float16_is_finite():
+    x = np.full((1, 7, 7, 2), 60000, np.float16)
+    assert np.array_equal(ops.avgpool_forward(x, kernel=7), x[:, :1, :1])
+    assert np.array_equal(ops.global_avgpool_forward(x), x[:, 0, 0])
+
+
 @given(poolings(dtypes=st.just(np.float64)))
 def test_max_pooling_gradient(case):
     x, dy, options = case

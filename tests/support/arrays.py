@@ -24,6 +24,31 @@ def spread(rng, shape, dtype=np.float64):
     return frozen((steps.reshape(shape) * 0.2).astype(dtype))
 
 
+OUTLIERS = {
+    "none": (),
+    "the first image": (0,),
+    "the last image": (-1,),
+    "the first pixel": (0, 0, 0),
+    "a corner of each image": (slice(None), 0, 0),
+    "the upper edge of each image": (slice(None), 0),
+    "the middle of each image": (slice(None), 16, 16),
+}
+
+
+def with_outliers(where, by=1000):
+    """A batch in float32 whose numbers at one of the places of OUTLIERS are far from all others."""
+    x = np.random.default_rng(0).standard_normal((32, 32, 32, 16)).astype(np.float32)
+    if where != "none":
+        x[OUTLIERS[where]] += np.float32(by)
+    return frozen(x)
+
+
+def assert_variance(var, x, tolerance=3e-6):
+    """The variance of each channel of x, to so much of it."""
+    exact = x.astype(np.float64).var(axis=tuple(range(x.ndim - 1)))
+    assert np.abs(var / exact - 1).max() <= tolerance
+
+
 def assert_same(actual, expected):
     """Equal shape and dtype, and equal numbers up to the dtype's rounding, relative to the largest one."""
     if isinstance(expected, tuple):

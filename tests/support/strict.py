@@ -170,7 +170,7 @@ class ndarray:
     astype, copy = _method("astype", "copy"), _method("copy")
 
 
-for _name in ("dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides"):
+for _name in ("dtype", "flags", "itemsize", "nbytes", "ndim", "shape", "size", "strides"):
     setattr(ndarray, _name, property(operator.attrgetter(f"_host.{_name}")))
 
 
@@ -240,6 +240,10 @@ def asarray(a, dtype=None):
     if isinstance(a, ndarray):
         return a if dtype in (None, a.dtype) else a.astype(dtype)
     return ndarray(np.array(a, dtype))
+
+
+def where(condition, x, y):
+    return _device(np.where(*(_host(a) if isinstance(a, ndarray) else a for a in (condition, x, y))), condition)
 
 
 def full(shape, fill_value, dtype):

@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from minires.backend import workspace_limit
-from minires.fast.cpu.engine import VECTOR_BYTES, _kernels, _State, empty, enabled, fit, like, takes, whole
+from minires.fast.cpu.engine import INT, VECTOR_BYTES, _kernels, _State, empty, enabled, fit, like, takes, whole
 from minires.fast.cpu.passes import channel_sum
 from minires.geometry import output_size, pair, resolve_padding
 
@@ -28,6 +28,7 @@ class _Convolution:
         if (R, S, *self.stride) == (1, 1, 1, 1) and not any(map(any, pads)):
             N, H, W, P, Q = N * H * W, 1, 1, 1, 1  # every pixel for itself: pixels are images
         self.x, self.y = (N, H, W, C), (N, P, Q, O)
+        self.fits &= max(*self.x, *self.y) < INT
         self.forward, self.back = (
             self._choose(*ends, algorithm, lanes, limit) for ends in ((self.x, self.y), (self.y, self.x))
         )
@@ -102,10 +103,13 @@ class Weights:
         self.lock = threading.Lock()
 
     def plain(self):
-        """The weights as they were given."""
-        w = self.w  # once: another thread may pack meanwhile
-        if w is not None:
-            return w
+        """The weights as they were given; several threads may ask at once, for this and for `of`."""
+        with self.lock:
+            return self._plain()
+
+    def _plain(self):
+        if self.w is not None:
+            return self.w
         R, S, C, O = self.shape
         panels = np.split(self.packed, range(R * S * C * self.wide, self.packed.size, R * S * C * self.wide))
         columns = [panel[: R * S * C * self._width(i)].reshape(R * S * C, -1) for i, panel in enumerate(panels)]
@@ -115,14 +119,14 @@ class Weights:
         return self.wide if self.shape[3] - panel * self.wide > self.wide // 2 else self.wide // 2
 
     def of(self, algorithm):
-        """(w, packed) as the kernel of this algorithm takes them; several threads may ask at once."""
+        """(w, packed) as the kernel of this algorithm takes them."""
         with self.lock:
             if algorithm == "direct":
                 if self.packed is None:
                     self.packed, self.w, self.transformed = self._packed(self.w), None, None
                 return None, self.packed
             if self.w is None:
-                self.w, self.packed = self.plain(), None
+                self.w, self.packed = self._plain(), None
             if self.transformed is None:
                 self.transformed = self._transformed(self.w)
             return whole(self.w), self.transformed

@@ -6,10 +6,11 @@ set that the processor has, by default the widest; MINIRES_THREADS as many threa
 
 import os
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
+from minires.backend import Shared
 from minires.errors import ConfigError
 from minires.fast.cores import usable_cores
 
@@ -23,6 +24,7 @@ STALE = _kernels is not None and getattr(_kernels, "interface", None) != INTERFA
 _kernels = None if STALE else _kernels
 
 FLOATS = np.dtype("f4"), np.dtype("f8")
+INT = 2**31  # what sizes in the kernels stay below; that of a whole array need not
 VECTOR_BYTES = {"base": 16, "sse2": 16, "avx2": 32, "avx512": 64}
 
 
@@ -34,6 +36,7 @@ class _State:
 
     enabled = None
     isa = ""
+    lock = threading.Lock()  # of whoever asks first
 
 
 def _setting(name, choices):
@@ -48,15 +51,21 @@ def enabled() -> bool:
     if reading():
         return False
     if _State.enabled is None:
-        wanted = _setting("MINIRES_KERNELS", ("auto", "numpy", "always")) != "numpy" and _kernels is not None
-        isa = _setting("MINIRES_ISA", tuple(_kernels.instruction_sets()[::-1] if _kernels else VECTOR_BYTES))
-        workers = usable_cores()  # all settings are read, so that none can be wrong without a word
-        if wanted:
-            _State.isa = isa
-            _kernels.use(isa)
-            _kernels.set_threads(workers)
-        _State.enabled = wanted
+        with _State.lock:
+            if _State.enabled is None:
+                _State.enabled = _start()
     return _State.enabled
+
+
+def _start() -> bool:
+    wanted = _setting("MINIRES_KERNELS", ("auto", "numpy", "always")) != "numpy" and _kernels is not None
+    isa = _setting("MINIRES_ISA", tuple(_kernels.instruction_sets()[::-1] if _kernels else VECTOR_BYTES))
+    workers = usable_cores()  # all settings are read, so that none can be wrong without a word
+    if wanted:
+        _State.isa = isa
+        _kernels.use(isa)
+        _kernels.set_threads(workers)
+    return wanted
 
 
 def description() -> str:
@@ -73,18 +82,12 @@ def threads() -> int:
     return _kernels.threads() if enabled() else 1
 
 
-@contextmanager
+_threads = Shared(lambda: _kernels.threads(), lambda count: _kernels.set_threads(count))
+
+
 def use_threads(count: int):
     """Inside, so many threads share each kernel's loops; for every caller."""
-    if not enabled():
-        yield
-        return
-    before = _kernels.threads()
-    _kernels.set_threads(count)
-    try:
-        yield
-    finally:
-        _kernels.set_threads(before)
+    return _threads.set_to(count) if enabled() else nullcontext()
 
 
 def reading() -> bool:
@@ -131,7 +134,12 @@ def results_from(take):
 def takes(args) -> bool:
     """Whether kernels take these: the first an array that is not empty, all of one type, at addresses that suit it."""
     first = args[0]
-    if type(first) is not np.ndarray or first.dtype not in FLOATS or not first.size:
+    if (
+        type(first) is not np.ndarray
+        or first.dtype not in FLOATS
+        or not first.size
+        or max(first.shape, default=1) >= INT
+    ):
         return False
     for a in args:  # noqa: SIM110 (a generator takes three times as long, in front of each op)
         if type(a) is np.ndarray and (a.dtype != first.dtype or not a.flags.aligned):

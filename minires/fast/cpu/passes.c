@@ -44,7 +44,8 @@ INLINE void NAME(sum_block)(const struct NAME(sums) * c, const int graded, const
 static void NAME(sums_task)(void *job, ptrdiff_t task) {
     const struct NAME(sums) *c = job;
     int block = task % c->blocks, slice = task / c->blocks, k0 = block * NAME(CHANNELS);
-    int k1 = k0 + NAME(CHANNELS) < c->C ? k0 + NAME(CHANNELS) : c->C, step = 8192 / (k1 - k0) > 32 ? 8192 / (k1 - k0) : 32;
+    int k1 = k0 + NAME(CHANNELS) < c->C ? k0 + NAME(CHANNELS) : c->C, step = 8192 / (k1 - k0);
+    step = step < 32 ? 32 : step > 512 ? 512 : step;
     double *sum = c->parts + (ptrdiff_t)slice * 2 * c->C, *other = sum + c->C;
     for (int k = k0; k < k1; k++) sum[k] = other[k] = 0;
     ptrdiff_t end = c->rows * (slice + 1) / c->slices;
@@ -80,8 +81,10 @@ static void NAME(statistics)(const union arg *a) {
     struct NAME(sums) c = {.x = a[X].p, .C = a[C].i, .rows = a[ROWS_].i};
     T *centre = scratch(0, sizeof(T) * c.C);
     for (int k = 0; k < c.C; k++) centre[k] = 0;
-    for (int i = 0; i < SAMPLE; i++)
-        for (int k = 0; k < c.C; k++) centre[k] += c.x[c.rows * i / SAMPLE * c.C + k] / SAMPLE;
+    for (int i = 0; i < SAMPLE; i++) { /* one of each part of the batch; by the golden ratio, not the same pixel of each map */
+        ptrdiff_t row = (i + (uint32_t)((i + 1) * 2654435769u) * 0x1p-32) / SAMPLE * c.rows;
+        for (int k = 0; k < c.C; k++) centre[k] += c.x[row * c.C + k] / SAMPLE;
+    }
     c.centre = centre;
     NAME(sum_up)(&c);
     for (int k = 0; k < c.C; k++) {
@@ -246,14 +249,15 @@ static void NAME(maxpool_backward_task)(void *job, ptrdiff_t n) {
                 M unclaimed = ~(M){};
                 WINDOW_CELLS {
                     ptrdiff_t pixel = n * map + ((ptrdiff_t)h * c->W + w) * c->C + k;
-                    M wins = (M)(LOAD(c->x + pixel, lanes) == y) & unclaimed;
+                    V x = LOAD(c->x + pixel, lanes);
+                    M wins = ((M)(x == y) | (M)(x != x)) & unclaimed;
                     unclaimed &= ~wins;
                     STORE(c->to + pixel, LOAD(c->to + pixel, lanes) + dy * (V)((M)((V){} + 1) & wins), lanes);
                 }
             }
 }
 
-/* Each dy goes to its window's maximum, of equal ones to the first. */
+/* Each dy goes to its window's maximum or NaN, of equal ones to the first. */
 static void NAME(maxpool_backward)(const union arg *a) {
     enum { DY, X, Y, DX, N, H, W, C, P, Q, R, S, SV, SH, TOP, LEFT };
     struct NAME(pool) c = {a[X].p, a[Y].p, a[DY].p, a[DX].p, a[H].i, a[W].i, a[C].i, a[P].i,

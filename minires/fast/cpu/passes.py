@@ -37,6 +37,8 @@ def norm_add_relu_backward(
     of_channels = ((v, x.shape[-1:]) for v in (gamma, mean, rstd, dgamma, dbeta))
     if not fit(*of_channels, (dy, x.shape), (y, x.shape)) or (relu and y is None):
         return NotImplemented
+    if any(a is not None and not a.flags.carray for a in (dgamma, dbeta)):
+        return NotImplemented
     dy, x, dx = whole(dy), whole(x), like(x)
     g = None if not need_g else like(x) if relu else dy
     dgamma, dbeta = (empty(x.shape[-1], x.dtype) if a is None else a for a in (dgamma, dbeta))
@@ -87,7 +89,7 @@ def _window(x, kernel, stride, pad):
         return None, None
     kernel, stride, pads = pool_window(x.shape[1:3], kernel, stride, pad)
     size = output_size(x.shape[1:3], kernel, stride, pads)
-    if min(size) < 1 or min(map(min, pads)) < 0:
+    if min(map(min, pads)) < 0:
         return None, None
     return size, (*kernel, *stride, pads[0][0], pads[1][0])
 

@@ -128,18 +128,30 @@ __device__ void leave(const T (&a)[V], const T (&b)[V], T* partials, int C, int 
     }
 }
 
-// partials of sum d and sum d^2, d = x - the channel's first value
+// The mean of a few of a channel's values, from all over the batch and, by the golden ratio, over the maps.
+__device__ void sample(const T* x, int rows, int pack, int packs, T (&centre)[V]) {
+    constexpr int COUNT = 8;
+    EACH centre[k] = 0;
+#pragma unroll
+    for (int j = 0; j < COUNT; j++) {
+        const size_t row = (j + (unsigned)((j + 1) * 2654435769u) * 0x1p-32f) / COUNT * rows;
+        const Pack value = LOAD(x, row * packs + pack);
+        EACH centre[k] += value.v[k] / COUNT;
+    }
+}
+
+// partials of sum d and sum d^2, d = x - the sample's mean
 extern "C" __global__ void norm_statistics(const T* x, T* partials, int rows, int C) {
     LANE;
     __shared__ T shared[2 * V * THREADS];
-    T sums[V] = {}, squares[V] = {};
+    T sums[V] = {}, squares[V] = {}, centre[V];
     if (pack < packs) {
-        const Pack shift = LOAD(x, pack);
+        sample(x, rows, pack, packs, centre);
 #pragma unroll 4
         for (int i = FIRST_ROW; i < rows; i += ROW_STEP) {
             const Pack value = LOAD(x, (size_t)i * packs + pack);
             EACH {
-                const T d = value.v[k] - shift.v[k];
+                const T d = value.v[k] - centre[k];
                 sums[k] += d;
                 squares[k] += d * d;
             }
@@ -157,8 +169,10 @@ extern "C" __global__ void norm_statistics_end(const T* partials, int blocks, co
     double sums[V], squares[V];
     fold_partials(partials, blocks, C, pack, sums, squares);
     if (threadIdx.y != 0 || pack >= packs) return;
+    T shift[V];
+    sample(x, m, pack, packs, shift);
     EACH {
-        const double offset = sums[k] / m, centre = x[c + k] + offset;
+        const double offset = sums[k] / m, centre = shift[k] + offset;
         double var = squares[k] / m - offset * offset;
         if (var < 0) var = 0;  // a NaN stays
         mean[c + k] = centre;
@@ -303,7 +317,7 @@ extern "C" __global__ void maxpool_forward(const T* x, T* y, unsigned total, WIN
     }
 }
 
-// In `winner` which cell of its window y came from: of equal ones the first in row-major order
+// In `winner` which cell of its window y came from: of equal ones, or several NaN, the first in row-major order
 extern "C" __global__ void maxpool_winner(const T* x, const T* y, int* winner, unsigned total, WINDOW) {
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
         unsigned rest = i;
@@ -316,7 +330,7 @@ extern "C" __global__ void maxpool_winner(const T* x, const T* y, int* winner, u
                 const int h = p * sv + r - top, w = q * sh + s - left;
                 if (h < 0 || h >= H || w < 0 || w >= W) continue;
                 const Pack value = LOAD(x, ((size_t)(n * H + h) * W + w) * packs + c);
-                EACH if (value.v[k] == most.v[k]) cell[k] = r * S + s;
+                EACH if (value.v[k] == most.v[k] || value.v[k] != value.v[k]) cell[k] = r * S + s;
             }
         EACH winner[(size_t)i * V + k] = cell[k];
     }
@@ -381,7 +395,7 @@ extern "C" __global__ void cross_entropy(const T* logits, const long long* label
     const T log_sum = log(sum);
     for (int k = threadIdx.x; k < K; k += blockDim.x) {
         const T log_prob = logits[k] - top - log_sum, target = (k == label) * (1 - smoothing) + smoothing / K;
-        loss -= target * log_prob;
+        if (target != 0) loss -= target * log_prob;  // of minus infinity too
         dlogits[(size_t)n * K + k] = known ? (exp(log_prob) - target) / N : (T)nan("");
     }
     loss = together<false>(loss, shared);

@@ -14,7 +14,7 @@ import numpy as np
 from minires.backend import get_xp, to_device, workspace
 from minires.errors import ShapeError
 from minires.fast.gpu.cublas import matmul
-from minires.geometry import output_size, pair, pool_window, resolve_padding
+from minires.geometry import output_size, pair, pool_window, resolve_padding, windows_over
 
 MAX_WORKSPACE = 2**30  # bytes of columns; pieces that fit in the cache are no faster
 THREADS = 256  # of a block, as in kernels.cu
@@ -28,10 +28,10 @@ def available(x) -> bool:
 
 
 def takes(args) -> bool:
-    """Whether kernels take these: the first an array that is not empty, all of one type."""
+    """Whether kernels take these: the first an array that is not empty, of what an int can count, all of one type."""
     first = args[0]
     types = {a.dtype for a in args if hasattr(a, "dtype")}
-    return hasattr(first, "size") and first.size > 0 and len(types) == 1 and available(first)
+    return hasattr(first, "size") and 0 < first.size < 2**31 and len(types) == 1 and available(first)
 
 
 @cache
@@ -84,7 +84,7 @@ def warp(images, matrices, gains):
 @lru_cache(512)
 def _window(size, packs, kernel, stride, pads):
     """((P, Q), the kernels' arguments) of a window that walks over an image; padding in full."""
-    P, Q = output_size(size, kernel, stride, pads)
+    P, Q = windows_over("convolution", size, kernel, stride, pads)
     return (P, Q), tuple(map(np.int32, (*size, packs, P, Q, *kernel, *stride, pads[0][0], pads[1][0])))
 
 
@@ -143,7 +143,7 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
 
 def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None):
     """As ops.conv2d_backward."""
-    if algorithm is not None:
+    if algorithm is not None or not (dw is None or dw.flags.c_contiguous):
         return NotImplemented
     xp, stride = get_xp(x), pair(stride)
     dy, x = _contiguous(dy, x)
@@ -227,7 +227,7 @@ def norm_statistics(x, running_mean, running_var, *, epsilon, momentum, unbiased
     """(mean, rstd) of each channel; the running statistics move on, as in nn.BatchNorm.
 
     bias: of the convolution before, where it was left out: it moves the running mean and nothing else.
-    One pass, as in ops.batchnorm_statistics, shifted by the channel's first value.
+    One pass, as in ops.batchnorm_statistics, shifted by the mean of a few of the channel's values.
     """
     xp, channels = get_xp(x), _Channels(x)
     mean, rstd = (xp.empty(channels.C, x.dtype) for _ in range(2))
@@ -305,6 +305,8 @@ def cross_entropy(logits, labels, metrics, *, label_smoothing=0.0):
     As ops.softmax_cross_entropy_forward and _backward for labels (N,) int64: of no class, the loss is NaN.
     """
     xp, (N, K) = get_xp(logits), logits.shape
+    if not N * K:
+        raise ShapeError(f"cross-entropy: logits {(N, K)} have no mean loss: give at least one image")
     if labels.shape != (N,) or labels.dtype != np.int64:
         raise ShapeError(f"cross-entropy: logits {(N, K)} need int64 labels ({N},), got {labels.dtype} {labels.shape}")
     (logits,) = _contiguous(logits)

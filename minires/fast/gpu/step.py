@@ -11,7 +11,7 @@ from minires.fast import fuse
 from minires.fast.gpu import kernels
 from minires.fast.gpu.cublas import tensor_cores
 from minires.fast.gpu.graph import Replay
-from minires.fast.step import FusedStep
+from minires.fast.step import FusedStep, check_mode
 from minires.nn.layers import Dropout
 from minires.optim import SGD, Adam, AdamW
 
@@ -56,6 +56,7 @@ class GpuStep(FusedStep):
         """As Step's; nothing waits, and nothing is checked that lies on the device."""
         optimizer = self.optimizer
         optimizer.check()
+        check_mode(self.model)
         optimizer.steps += 1
         kernels.set_rates(self.rates, optimizer.weights, *_rates(optimizer, lr))
         if any(v.data is not place for v, place in zip(self.states, self.places, strict=True)):

@@ -14,8 +14,7 @@ from minires.backend import device_of, get_xp, to_device, to_numpy
 from minires.data.dataset import chunks
 from minires.errors import ConfigError, DataError
 from minires.nn import Conv2d, Module, ResNet, Sequential
-from minires.ops import softmax_cross_entropy_forward
-from minires.train.classifier import EVAL_BATCH, Classifier
+from minires.train.classifier import EVAL_BATCH, Classifier, check_finite, softmax
 from minires.weights.compare import activations
 
 
@@ -142,8 +141,8 @@ def gradcam(classifier: Classifier, images: np.ndarray, *, layer: str | None = N
         module.save_for_backward = True
     layer = layer or stage_names(model)[-1]
     seen = _watch(find_layer(model, layer))
-    logits = model.forward(_input(classifier, images))
-    probs, xp = _softmax(to_numpy(logits)), get_xp(logits)
+    logits = model.forward(x := _input(classifier, images))
+    probs, xp = softmax(check_finite(to_numpy(logits), model, x)), get_xp(logits)
     targets = _check_targets(probs, targets)
     model.backward((xp.arange(logits.shape[1]) == xp.asarray(targets)[:, None]).astype(logits.dtype))
     A, dA = to_numpy(seen["y"]), to_numpy(seen["dy"])
@@ -189,10 +188,6 @@ def occlusion(
 def _input(classifier: Classifier, images):
     weights = classifier.model.params()[0].data
     return classifier.preprocess(to_device(images, device_of(weights)), weights.dtype)
-
-
-def _softmax(logits):
-    return softmax_cross_entropy_forward(logits, np.zeros(len(logits), np.int64))[1]
 
 
 def _check_targets(probs, targets) -> np.ndarray:
