@@ -148,7 +148,9 @@ def atomic_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
                 raise disk.refused
         os.pwrite(disk.fileno(), f"{seal.BLANK}\n".encode(), 0)
         aside = Background("minires-sync")
-        synced = aside.submit(os.fsync, disk.fileno())  # the disk writes while the checksum is formed
-        seal.seal(temporary)
-        synced.result()
-        aside.end()
+        try:
+            synced = aside.submit(os.fsync, disk.fileno())  # the disk writes while the checksum is formed
+            seal.seal(temporary)
+            synced.result()
+        finally:
+            aside.end()

@@ -228,8 +228,10 @@ class _Run:
             if self.stop.count > 1:  # it is to end at once: only what is nearly written
                 self.saver.end(within=NEARLY)
             else:
-                self.saved()
-                self.saver.end()
+                try:
+                    self.saved()
+                finally:
+                    self.saver.end()
 
     def activities(self) -> dict:
         """What a run does, for the watchdog: in words, what to do where that lasts too long, and in which thread."""

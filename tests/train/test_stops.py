@@ -87,12 +87,12 @@ def test_ctrl_c_while_test_images_do_not_come(tmp_path):
 
 @pytest.fixture
 def hung_disk(monkeypatch):
-    """A disk that hangs in each fsync but the two of the first save."""
+    """A disk that hangs in each fsync but the three of the first save."""
     there, sync, calls = Event(), os.fsync, []
 
     def hang(number):
         calls.append(number)
-        if len(calls) > 2:
+        if len(calls) > 3:
             there.wait(30)
         sync(number)
 
