@@ -135,8 +135,11 @@ KINDS = ("png", "svg", "pdf")  # of picture files, by their suffix
 
 
 def picture_kind(path: str | Path) -> str:
-    """One of KINDS, by the suffix of a file to write; ConfigError where it says none of them."""
-    kind = Path(path).suffix.lower().removeprefix(".")
+    """One of KINDS, by the suffix of a file to write; ConfigError where it says none of them. A device takes PNG."""
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return "png"
+    kind = path.suffix.lower().removeprefix(".")
     if kind not in KINDS:
         raise ConfigError(f"{path}: expected a picture's name that ends in .png, .svg or .pdf: change its ending")
     return kind

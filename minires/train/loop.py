@@ -353,7 +353,10 @@ class _Run:
 
     def evaluated(self):
         test = _Ticking(self.test, self.doing)
-        return evaluate(self.classifier, test, by_layers=self.by_layers)
+        try:
+            return evaluate(self.classifier, test, by_layers=self.by_layers)
+        except DivergedError:
+            raise self.diverged("the test images give numbers that are not finite") from None
 
     def end_epoch(self):
         """Evaluate and save; all of the epoch is still to do where a stop comes before that."""

@@ -42,6 +42,7 @@ OPTIONS = {
     "--recompute": (None, "way recompute", True),
     "--max-workspace": ("3", "way max_workspace", 3 * 2**20),
     "--by-layers": (None, "way by_layers", True),
+    "--stall": ("900", "watch stall", 900),
     "--no-check": (None, "check skipped", "not asked for"),
     "--device": ("cpu", "data flip", True),  # there is no other here
 }
@@ -64,14 +65,19 @@ def photos(tmp_path_factory):
 def trained(photos, tmp_path_factory):
     """(the folder of a run with every option, what arrived: 'recipe lr' -> value)."""
     folder, arrived = tmp_path_factory.mktemp("runs") / "run", {}
-    make_step = loop.make_step
+    make_step, watch = loop.make_step, loop.Watch
 
     def watched(*args, **ways):
         arrived.update({f"way {name}": value for name, value in ways.items()})
         return make_step(*args, **ways)
 
+    def watching(stall, *args):
+        arrived["watch stall"] = stall
+        return watch(stall, *args)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_step", watched)
+        patch.setattr(loop, "Watch", watching)
         words = [word for option, (value, *_) in OPTIONS.items() for word in (option, value) if word is not None]
         words[words.index("photos")] = str(photos)
         assert cli.main(["train", *words, "--out", str(folder)]) == 0

@@ -56,7 +56,7 @@ def undrawn(put=setattr) -> None:
     drawn = Figure()
     for name in filter(re.compile("plot_").match, dir(report.plots)):
         put(report.plots, name, lambda *_, **__: drawn)
-    put(report, "png_bytes", lambda figure: b"a picture")
+    put(report, "picture_bytes", lambda figure: b"a picture")
 
 
 def _slow_down(most, seed):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from minires import resnet
+from minires.seal import seal
 from minires.weights import export_weights, import_weights
 
 
@@ -17,6 +18,7 @@ def test_more_than_ten_layers_of_a_class_are_counted_not_sorted_as_text(variant,
     with h5py.File(file, "r+") as opened:
         for layer in opened["layers"].values():
             del layer["vars"].attrs["name"]
+    seal(file)
     report = import_weights(other, file)
     assert "order" in report.notes[0]
     for name, array in ours.state().items():
