@@ -369,6 +369,7 @@ def test_the_doctor_tells_what_was_edited(copy):
     assert "what was edited runs as it reads: ops/dense.py" in told
 
 
+@pytest.mark.slow
 def test_a_raise_in_a_layers_training_branch_ends_fit(copy):
     line = "        if self.training:\n            mean, var, m = "
     copy.edit("nn/layers.py", (line, line.replace("mean", "raise RuntimeError('mine')\n            mean")))

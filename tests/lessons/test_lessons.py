@@ -98,6 +98,7 @@ def test_the_claims_hold(n):
         assert claim.spread, f"{claim.text}: what did five seeds give? minires lesson {n} --repeat 5 --keep"
 
 
+@pytest.mark.slow
 @every_lesson
 def test_every_bound_was_confirmed_over_five_seeds(n):
     """Whoever moves a bound measures again: `minires lesson N --repeat 5 --keep`, with --quick if it is that form's."""

@@ -138,7 +138,7 @@ def takes(args) -> bool:
         type(first) is not np.ndarray
         or first.dtype not in FLOATS
         or not first.size
-        or max(first.shape, default=1) >= INT
+        or (first.size >= INT and max(first.shape) >= INT)
     ):
         return False
     for a in args:  # noqa: SIM110 (a generator takes three times as long, in front of each op)
