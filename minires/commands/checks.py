@@ -134,9 +134,10 @@ def bn_doctor(args) -> int:
     else:
         args.size = args.size or classifier.model.config.input_shape[0]
         source = common.source(args)
-    train, test = source.load()
-    dataset = train if test is None else test
-    found = examine(classifier, dataset, train=train, updates=checkpoint.training.get("steps"))
+    with err.status("reading the images, and evaluating three times ..."):
+        train, test = source.load()
+        dataset = train if test is None else test
+        found = examine(classifier, dataset, train=train, updates=checkpoint.training.get("steps"))
     if args.json:
         print_json(found.as_dict())
     else:

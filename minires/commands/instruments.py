@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 
 from minires.commands import common
-from minires.console import out, print_json
+from minires.console import err, out, print_json
 from minires.nn import ARCHITECTURES, resnet
 from minires.nn.init import INITIALISERS
 from minires.optim import OPTIMIZERS
@@ -36,20 +36,22 @@ def gradflow(args) -> int:
 
     if args.depth and args.size is None:
         args.size = 32
-    part, _ = common.source(args).load()
-    index = np.random.default_rng(args.seed).permutation(len(part))[: args.batch_size]
-    x, labels = Preprocess.measure(part)(part.images(index)), part.labels[index]
+    with err.status("reading the images ..."):
+        part, _ = common.source(args).load()
+        index = np.random.default_rng(args.seed).permutation(len(part))[: args.batch_size]
+        x, labels = Preprocess.measure(part)(part.images(index)), part.labels[index]
     note = f"minires {' '.join(sys.argv[1:])}"
     options = {"preact": args.preact, "seed": args.seed, **common.variant_option(args)}
     networks = [resnet(arch, part.shape, len(part.classes), **options).config for arch in args.depth or [args.arch]]
     configs = [replace(c, norm=norm, init=init) for c, norm, init in product(networks, args.bn, args.init)]
-    if args.compare == "skip" and len(configs) == 1:
-        result = compare_skip(configs[0], x, labels)
-        picture = plot_gradflow(result.flows, theory=True, note=note)
-    else:
-        skips = (True, False) if args.compare == "skip" else (True,)
-        result = gradflow_grid([replace(c, skip=skip) for c, skip in product(configs, skips)], x, labels)
-        picture = plot_gradflow_grid(result, note=note)
+    with err.status("one batch forward and back through each network ..."):
+        if args.compare == "skip" and len(configs) == 1:
+            result = compare_skip(configs[0], x, labels)
+            picture = plot_gradflow(result.flows, theory=True, note=note)
+        else:
+            skips = (True, False) if args.compare == "skip" else (True,)
+            result = gradflow_grid([replace(c, skip=skip) for c, skip in product(configs, skips)], x, labels)
+            picture = plot_gradflow_grid(result, note=note)
     save_picture(picture, Path(args.out))
     if args.json:
         print_json(result.as_dict())

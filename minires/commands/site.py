@@ -11,7 +11,8 @@ def site(args) -> int:
 
     folder = Path(args.folder)
     with err.status("measuring ...") as status:
-        failures = build(folder, lessons=args.lessons, quick=args.quick, say=status.update)
+        say = status.update if err.is_terminal else err.print  # a file or a pipe has lines
+        failures = build(folder, lessons=args.lessons, quick=args.quick, say=say)
     out.print(f"site: {(folder / 'index.html').resolve()}")
     for text in failures:
         err.print(f"FAILS: {text}", style="red")
