@@ -25,7 +25,7 @@ from minires.instruments.gradflow import gradflow
 from minires.instruments.report import write_report
 from minires.ranges import check_fields
 from minires.train.classifier import Classifier, Evaluation, evaluate
-from minires.train.loop import Progress
+from minires.train.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from minires.nn.probe import first_nonfinite
 from minires.train import folder, stops
 from minires.train.checkpoint import Checkpoint, Snapshot, load_checkpoint
 from minires.train.classifier import Classifier, evaluate
-from minires.train.progress import Reporter
+from minires.train.progress import Progress, Reporter
 from minires.train.recipe import Recipe
 from minires.train.watch import USUAL, Watch
 
@@ -35,29 +35,6 @@ from minires.train.watch import USUAL, Watch
 LOOK_EVERY = 10
 # Seconds that a save which is nearly written has to end, where all is to end at once.
 NEARLY = 2.0
-
-
-@dataclass
-class Progress:
-    """Where a run stands; JSON data, stored in the checkpoint."""
-
-    epoch: int = 0  # finished epochs
-    batch: int = 0  # finished batches of the current one
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    norm_sum: float = 0.0
-    seconds: float = 0.0
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    history: list = field(default_factory=list)
-    stopped: str = ""  # why training ended, if it did
-    how: str = ""  # in which way the latest steps were computed
-    check: dict = field(default_factory=dict)  # how far that is from the layers, see fast/check.py
-
-    @property
-    def where(self) -> str:
-        return f"epoch {self.epoch}" + (f" and {self.batch} batches of the next" if self.batch else "")
 
 
 def fit(

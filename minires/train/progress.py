@@ -1,15 +1,41 @@
-"""What training shows: a live bar in a terminal, plain lines everywhere else."""
+"""Where a run stands, and how training shows it: a live bar in a terminal, plain lines everywhere else."""
 
+import math
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from minires.console import Console
 from minires.fast.check import Agreement
 
 PLAIN_EVERY = 15  # seconds between two plain lines within an epoch
+
+
+@dataclass
+class Progress:
+    """Where a run stands; JSON data, stored in the checkpoint."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the current one
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    norm_sum: float = 0.0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    history: list = field(default_factory=list)
+    stopped: str = ""  # why training ended, if it did
+    how: str = ""  # in which way the latest steps were computed
+    check: dict = field(default_factory=dict)  # how far that is from the layers, see fast/check.py
+
+    @property
+    def where(self) -> str:
+        return f"epoch {self.epoch}" + (f" and {self.batch} batches of the next" if self.batch else "")
 
 
 class Reporter:
@@ -51,7 +77,7 @@ class ConsoleReporter(Reporter):
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
         ]
-        with Progress(*columns, console=self.console, transient=True) as self.bar:
+        with Bar(*columns, console=self.console, transient=True) as self.bar:
             self.task = self.bar.add_task(
                 self._where(progress), total=epochs * steps, completed=self.done_before, numbers=""
             )

@@ -11,7 +11,7 @@ from stripes import RECIPE, TEST, TRAIN, assert_same, classifier, weights
 from minires.data import ArrayDataset
 from minires.errors import DivergedError
 from minires.train import ConsoleReporter, evaluate, fit, load_classifier, loop, progress, resume
-from minires.train.loop import Progress
+from minires.train.progress import Progress
 
 STILL = replace(RECIPE, epochs=1, lr=1e-12, augment=None)  # the network stays where it is
 CONSTANT = replace(RECIPE, augment=None, schedule="constant", warmup_epochs=0)  # no epoch knows of those to come
