@@ -21,6 +21,11 @@ _PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
 _PICTURES |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
 
 
+def visible(text: str) -> str:
+    """`text` with its control characters as pictures of themselves."""
+    return text.translate(_PICTURES)
+
+
 class Console(RichConsole):
     """rich's, as all of minires uses it: lines are not broken, nothing is taken for markup, controls are shown."""
 
@@ -31,11 +36,11 @@ class Console(RichConsole):
         raise  # rich would end the process with status 1
 
     def render_str(self, text, **options):
-        return super().render_str(text.translate(_PICTURES), **options)  # rich would drop some and let others pass
+        return super().render_str(visible(text), **options)  # rich would drop some and let others pass
 
     def render(self, renderable, options=None):
         for segment in super().render(renderable, options):
-            plain = segment.text.translate(_PICTURES)
+            plain = visible(segment.text)
             yield segment if segment.control or plain == segment.text else Segment(plain, segment.style)
 
 

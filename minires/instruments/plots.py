@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from minires.console import visible
 from minires.errors import DataError
 from minires.instruments.gradflow import GradFlow
 from minires.instruments.gradflow.grid import Grid, expected
@@ -317,7 +318,7 @@ def _starts(flow: GradFlow) -> list[int]:
 
 
 def _brief(name, most: int) -> str:
-    name = str(name)
+    name = visible(str(name))
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
