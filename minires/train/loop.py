@@ -258,7 +258,6 @@ class _Run:
 
     def run_epoch(self):
         p = self.progress
-        self.model.train()
         began, before = time.perf_counter(), p.seconds
         with self.train_step:
             for images, labels, _ in self.batches_left():
