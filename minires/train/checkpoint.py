@@ -220,11 +220,20 @@ def load_classifier(path: Path, *, best: bool = False, model: ResNet | None = No
     """
     path = Path(path)
     if path.is_dir():
-        name = "best.h5" if best else "model.h5"
+        name = "best.h5" if best and not _is_best(path / "model.h5") else "model.h5"
         if not (path / name).exists():
             raise CheckpointError(f"{path}: no {name} in this folder: give a run folder that training wrote")
         path = path / name
     return load_checkpoint(path, model).classifier
+
+
+def _is_best(path: Path) -> bool:
+    """Whether a run's last epoch is its best: then a kill may have come before `best.h5` was made the same."""
+    try:
+        progress = read_header(path)["training"].get("progress", {})
+    except CheckpointError:
+        return False
+    return 0 < progress.get("best_epoch", 0) == progress["epoch"] and progress["batch"] == 0
 
 
 def _drawing(model: Module) -> list:

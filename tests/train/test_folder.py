@@ -264,6 +264,17 @@ def test_a_folder_that_cannot_be(tmp_path, where):
     assert_one_line(caught, out, "cannot be written", "choose a")
 
 
+def test_the_best_is_the_last_where_a_kill_came_before_its_own_file(tmp_path):
+    recipe = replace(RECIPE, epochs=1)
+    fit(classifier(), TRAIN, None, recipe, out=tmp_path)  # without test images the last epoch is the best
+    shutil.copy(tmp_path / "best.h5", tmp_path / "older.h5")
+    last, _ = resume(tmp_path, TRAIN, epochs=2)
+    (tmp_path / "older.h5").replace(tmp_path / "best.h5")
+    assert_same(weights(load_classifier(tmp_path, best=True)), weights(last))
+    (tmp_path / "model.h5").write_bytes(b"gone")
+    load_classifier(tmp_path, best=True)
+
+
 def test_remains_that_cannot_be_removed(kept, tmp_path, monkeypatch):
     shutil.copytree(kept / "1", out := tmp_path / "run")
     (out / ".model.h5.0a1b2c3d.tmp").write_bytes(b"half")
