@@ -10,8 +10,11 @@ from rich.table import Column, Table
 
 from minires.commands import common
 from minires.console import out, print_json
-from minires.errors import CheckpointError, DataError, MiniresError
+from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
 from minires.nn import resnet
+
+# what may be given beside --resume: all else is in the run
+RESUMABLE = ("resume", "epochs", "data", "device", "recompute", "max_workspace", "by_layers", "check", "stall", "tf32")
 
 
 @contextmanager
@@ -71,6 +74,11 @@ def _resume(args, folder) -> int:
     from minires.train import resume
     from minires.train.folder import locked
 
+    usual = args.usual()
+    kept = [k for k, v in vars(args).items() if k in usual and k not in RESUMABLE and v != usual[k]]
+    if kept:
+        option = "--" + kept[0].replace("_", "-")
+        raise ConfigError(f"{option}: --resume goes on as the run began: leave it out, or start a run of its own")
     source = run.data_source(folder, args.data)
     with locked(folder):
         parts = source.load()
@@ -209,6 +217,7 @@ def register(commands, command) -> None:
         "Train a network; leaves a run folder with the model, its history and a report to look at.",
         "minires train --data photos/ --arch resnet50 --epochs 10 --out runs/photos",
     )
+    p.set_defaults(usual=lambda p=p: vars(p.parse_args([])))
     common.add_data(p, None)
     common.add_network(p)
     p.add_argument("--flip", action=argparse.BooleanOptionalAction, help="whether a mirrored image keeps its class")

@@ -93,6 +93,12 @@ def test_a_network_of_nan_predicts_nothing(run, signs, tmp_path, capsys):
         assert f"{weights.name} holds values that are not finite" in said
 
 
+@pytest.mark.parametrize("option", ["--lr 0.1", "--no-skip", "--seed 1", "--out elsewhere", "--optimizer sgd"])
+def test_a_resumed_run_takes_no_setting_of_another(run, capsys, option):
+    said = fails(capsys, "train", "--resume", run, *option.split(), "--epochs", "9")
+    assert said.startswith(f"minires: {option.split()[0]}: --resume goes on as the run began")
+
+
 def test_predict_applies_the_training_preprocessing(run, tmp_path, capsys):
     _, test = make_signs(n_train=96, n_test=24, size=24)
     paths = []
