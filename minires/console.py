@@ -30,7 +30,7 @@ class Console(RichConsole):
     """rich's, as all of minires uses it: lines are not broken, nothing is taken for markup, controls are shown."""
 
     def __init__(self, **options):
-        super().__init__(**{"soft_wrap": True, "highlight": False, "markup": False} | options)
+        super().__init__(**{"soft_wrap": True, "highlight": False, "markup": False, "emoji": False} | options)
 
     def on_broken_pipe(self):
         raise  # rich would end the process with status 1

@@ -27,6 +27,15 @@ def test_controls_are_shown_as_pictures_of_them(terminal):
         assert not set(said) & set("\x1b\x07\x9b\x7f\r")
 
 
+def test_a_name_between_colons_is_no_emoji():
+    table, screen = Table("root:x:0"), io.StringIO()
+    table.add_row(":warning:")
+    for printed in ("root:x:0", table):
+        Console(file=screen).print(printed)
+    assert screen.getvalue().count("root:x:0") == 2
+    assert ":warning:" in screen.getvalue()
+
+
 def test_names_of_classes_and_files(tmp_path, capsys):
     for name in (EVIL, "plain"):
         for i in range(6):
