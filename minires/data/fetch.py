@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pooch
 import requests
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from minires.console import Console
 from minires.data.folder import content_hash
 from minires.errors import DataError
 

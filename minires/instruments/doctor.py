@@ -16,9 +16,9 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from minires.backend import choose_device
+from minires.console import Console
 from minires.errors import MiniresError
 from minires.fast import cpu, proven
 from minires.fast.cores import explain_cores
