@@ -251,17 +251,17 @@ def test_truncated_and_html(suffix, tmp_path):
     whole = (tmp_path / ("a.npz" if suffix == ".pth" else f"a{suffix}")).read_bytes()
     for size in (0, 5, 9, 200, len(whole) - 100):
         path.write_bytes(whole[:size])
-        refused(small(seed=3), path, "empty|unknown data|damaged|a truncated zip archive")
+        refused(small(seed=3), path, "empty|unknown data|damaged|truncated")
     path.write_text("<html><head><title>404</title>")
     refused(small(seed=3), path, r"a web page \(title: '404'\)")
     refused(small(seed=3), tmp_path / f"none{suffix}", "no such file")
 
 
-def test_values_that_are_not_finite_are_told(tmp_path):
+def test_values_that_are_not_finite_are_refused(tmp_path):
     arrays = state_dict(small())
     arrays["conv1.weight"][0, 0, 0, 0] = np.nan
     np.savez(tmp_path / "a.npz", **arrays)
-    assert "conv1.weight" in import_weights(small(), tmp_path / "a.npz").notes[0]
+    refused(small(), tmp_path / "a.npz", "conv1.weight holds values that are not finite")
 
 
 def test_another_world(tmp_path):
