@@ -40,5 +40,6 @@ def test_what_is_not_finite_is_named_where_it_begins(broken):
         held.data.flat[0] = broken
         assert str(first_nonfinite(model, images())) == f"the {kind} {held.name}"
     block.layers[0].w.data[...] = block.layers[1].mean.data[...] = 0
+    block.layers[1].beta.data[...] = 1  # so that something meets the large weights
     block.layers[3].w.data[...] = 3e38
     assert str(first_nonfinite(model, images())) == f"the output of {block.layers[3].name} (Conv2d)"
