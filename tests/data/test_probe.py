@@ -58,3 +58,27 @@ def test_a_file_that_is_sound_passes(tmp_path):
         file.attrs["text"] = "words"
         file["names"] = ["of", "any", "length"]
     in_child(probe.open_and_walk, tmp_path / "a.h5", 9999)
+
+
+def elsewhere(file, kind, other):
+    """What refers to the array x of another file."""
+    if kind == "link":
+        file["x"] = h5py.ExternalLink(other, "/x")
+    elif kind == "virtual":
+        layout = h5py.VirtualLayout((3,), "f8")
+        layout[:] = h5py.VirtualSource(other, "x", (3,))
+        file.create_virtual_dataset("x", layout)
+    else:
+        file.create_dataset("x", (3,), "f8", external=[(other, 0, 24)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("link", "/x is a link to"), ("virtual", "/x is kept in"), ("external", "/x is kept in")]
+)
+def test_what_lies_in_another_file_is_not_followed(kind, words, tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = [1.0, 2.0, 3.0]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        elsewhere(file, kind, str(tmp_path / "other.h5"))
+    with pytest.raises(DataError, match=f"{words} another file"):
+        in_child(probe.open_and_walk, tmp_path / "a.h5", 9999)
