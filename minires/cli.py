@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             with _on_signals(_leave):
                 args = parser().parse_args(argv)
                 from minires.fast import cpu
-            with _on_signals(interrupt):
+            with _on_signals(interrupt, last=argv is None):
                 cpu.enabled()  # a setting in the environment that cannot be ends every command
                 return args.run(args)
     except BaseException as error:
@@ -90,8 +90,11 @@ def _leave(number, frame):
 
 
 @contextmanager
-def _on_signals(handler):
-    """Ctrl-C and SIGTERM call `handler` inside the block; in a thread, which they do not reach, nothing changes."""
+def _on_signals(handler, last=False):
+    """Ctrl-C and SIGTERM call `handler` inside the block; in a thread, which they do not reach, nothing changes.
+
+    last: nothing but Python's own end comes after it, which a second one must not turn into another exit status.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -100,7 +103,7 @@ def _on_signals(handler):
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            signal.signal(number, signal.SIG_IGN if last else old)
 
 
 def _in_words(error: BaseException) -> tuple[int, str]:
