@@ -102,10 +102,10 @@ def find(folder: Path) -> list[tuple[str, Exercise, Path]]:
     return found
 
 
-def grade(folder: Path, workers: int = 2) -> Iterator[Submission]:
-    """Judge all of `find(folder)`, `workers` at a time, in their order."""
+def grade(found: list[tuple[str, Exercise, Path]], workers: int = 2) -> Iterator[Submission]:
+    """Judge what `find` found, `workers` at a time, in its order."""
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(lambda found: submit(found[2], found[1], found[0]), find(folder))
+        yield from pool.map(lambda one: submit(one[2], one[1], one[0]), found)
 
 
 def gradescope(submissions: list[Submission]) -> dict:

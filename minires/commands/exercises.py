@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from minires.console import err, out
+from minires.console import err, out, print_json
 from minires.errors import ConfigError
 from minires.files import write_text
 
@@ -76,7 +76,7 @@ def _check(task, args) -> int:
     if verdict.ok and task.number not in seen["solved"]:
         _keep(seen | {"solved": sorted([*seen["solved"], task.number])})
     if args.json:
-        print(json.dumps(submission.as_dict()))
+        print_json(submission.as_dict())
     else:
         _show(submission)
     return int(not verdict.ok)
@@ -115,10 +115,10 @@ def _grade(args) -> int:
 
     if args.number is not None or args.check or args.hint:
         raise ConfigError("exercise: --grade FOLDER judges all exercises in it: leave out N, --check and --hint")
-    submissions = []
+    found, submissions = find(args.grade), []
     with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("judging", total=len(find(args.grade)))
-        for submission in grade(args.grade):
+        task = bar.add_task("judging", total=len(found))
+        for submission in grade(found):
             submissions.append(submission)
             bar.advance(task)
     rows = [s.as_row() for s in submissions]
@@ -131,7 +131,7 @@ def _grade(args) -> int:
     if args.gradescope:
         write_text(args.gradescope, json.dumps(gradescope(submissions), indent=1))
     if args.json:
-        print(json.dumps([s.as_dict() for s in submissions]))
+        print_json([s.as_dict() for s in submissions])
         return 0
     table = Table(show_edge=False)
     for heading in ("student", "exercise", "checks", "first fault"):

@@ -1,12 +1,11 @@
 """lr-find: a learning rate before a long run."""
 
-import json
 import sys
 
 from rich.progress import Progress
 
 from minires.commands import common
-from minires.console import err, out
+from minires.console import err, out, print_json
 from minires.nn import resnet
 
 
@@ -26,7 +25,7 @@ def lr_find(args) -> int:
         test = rate_test(Classifier.for_data(model, train), train, recipe, **limits, on_step=on_step)
     save_picture(plot_rate_test(test, note=f"minires {' '.join(sys.argv[1:])}"), args.out)
     if args.json:
-        print(json.dumps(test.as_dict()))
+        print_json(test.as_dict())
     else:
         out.print(f"{test}\npicture: {args.out}")
     return int(test.suggestion is None)

@@ -230,9 +230,13 @@ def load_classifier(path: Path, *, best: bool = False, model: ResNet | None = No
 def _is_best(path: Path) -> bool:
     """Whether a run's last epoch is its best: then a kill may have come before `best.h5` was made the same."""
     try:
-        progress = read_header(path)["training"].get("progress", {})
+        return last_is_best(read_header(path)["training"].get("progress", {}))
     except CheckpointError:
         return False
+
+
+def last_is_best(progress: dict) -> bool:
+    """Whether a state of training lies at the end of the best epoch so far."""
     return 0 < progress.get("best_epoch", 0) == progress["epoch"] and progress["batch"] == 0
 
 

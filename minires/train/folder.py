@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minires.errors import CheckpointError
 from minires.files import atomic_path, refused
-from minires.train.checkpoint import Snapshot, read_header
+from minires.train.checkpoint import Snapshot, last_is_best, read_header
 from minires.train.watch import state
 
 try:
@@ -158,7 +158,7 @@ def settle(folder: Path, progress) -> None:
     with _writable(folder):
         for path in remains if progress.best_epoch else (*remains, best):
             path.unlink(missing_ok=True)
-    if 0 < progress.best_epoch == progress.epoch and progress.batch == 0:
+    if last_is_best(vars(progress)):
         _keep(model, best)
     elif best.exists() and (epoch := read_header(best)["training"]["progress"]["epoch"]) != progress.best_epoch:
         raise CheckpointError(

@@ -174,7 +174,7 @@ def test_closed_streams(closed, tmp_path):
         ("MemoryError('Unable to allocate 3.2 GiB for an array')", 1, "does not suffice (Unable to allocate 3.2 GiB"),
         ("OSError(24, 'Too many open files', 'x.h5')", 1, "x.h5: cannot be read or written (Too many open files)"),
         ("OSError(28, 'No space left on device')", 1, "No space left on device"),
-        ("PermissionError(13, 'Permission denied', '/root/x')", 2, "/root/x: cannot be read or written (Permission"),
+        ("PermissionError(13, 'Permission denied', '/else/x')", 2, "/else/x: cannot be read or written (Permission"),
         (r"ImportError('libx.so: failed to map segment\n from shared object')", 1, "failed to map segment from shared"),
         ('RuntimeError("can\'t start new thread")', 1, "no more threads"),
         (r"DataError('a\x1b[31m\nb: no data')", 2, "a␛[31m␊b: no data"),
