@@ -33,7 +33,8 @@ MEMORY = Check(
     "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -DMINIRES_WIDE",
     "libasan.so",
     {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},  # Python keeps memory until it ends
-    "not rounding",
+    # the sanitizer's own allocator keeps its locks over a fork (GCC 12): such a child may wait for them for ever
+    "not rounding and not (forked and while)",
 )
 RACES = Check(
     "races between threads (ThreadSanitizer)",
