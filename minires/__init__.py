@@ -30,8 +30,4 @@ _HOMES = {
     ),
 }
 __all__ = ["__version__", *(name for names in _HOMES.values() for name in names)]
-__getattr__ = lazily(__name__, _HOMES)
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOMES)

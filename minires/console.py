@@ -5,9 +5,11 @@ files come from anywhere: what in them would command the terminal is shown as a 
 """
 
 import argparse
+import io
 import json
 import math
 import sys
+from html import escape
 from pathlib import Path
 
 from rich.console import Console as RichConsole
@@ -15,6 +17,8 @@ from rich.segment import Segment
 
 from minires.errors import ConfigError
 from minires.ranges import RANGES, check_options
+
+WIDTH = 120  # columns that a table may take where the terminal is narrower: names stay whole
 
 # control characters but the tab and the end of a line -> Unicode's pictures of them; the C1 ones have none
 _PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
@@ -46,6 +50,36 @@ class Console(RichConsole):
 
 out = Console()
 err = Console(stderr=True)
+
+
+class Shown:
+    """What has a `table()`, a rich table: `print` gives it as text, a notebook shows it as HTML."""
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        Console(file=text, width=max(out.width, WIDTH)).print(self.table())
+        return text.getvalue().rstrip()
+
+    def _repr_html_(self) -> str:
+        table = self.table()
+        rows = [("th", [c.header for c in table.columns])]
+        rows += [("td", row) for row in zip(*(c.cells for c in table.columns), strict=True)]
+        head, *body = (
+            "".join(_cell(tag, text, c.justify) for text, c in zip(row, table.columns, strict=True))
+            for tag, row in rows
+        )
+        title, caption = (
+            escape(visible(str(text or ""))).replace("\n", "<br>") for text in (table.title, table.caption)
+        )
+        body = "".join(f"<tr>{row}</tr>" for row in body)
+        return (
+            f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<p>{caption}</p>"
+        )
+
+
+def _cell(tag: str, text, align: str) -> str:
+    return f'<{tag} style="text-align: {align}">{escape(visible(str(text)))}</{tag}>'
 
 
 def print_json(value) -> None:

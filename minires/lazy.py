@@ -1,17 +1,23 @@
 """Names of a package that are loaded when they are first asked for: who needs a part does not load the whole."""
 
+import sys
 from importlib import import_module
 
 
 def lazily(package: str, homes: dict[str, tuple[str, ...]]):
-    """A module's `__getattr__` (PEP 562) that finds each name in its home, and the homes; homes: module -> names."""
+    """A module's `__getattr__` and `__dir__` (PEP 562): each name is found in its home; homes: module -> names."""
+    known = {name: home for home, names in homes.items() for name in names}
 
     def find(name):
         if (home := f"{package}.{name}") in homes:
             return import_module(home)
-        for home, names in homes.items():
-            if name in names:
-                return getattr(import_module(home), name)
+        if name in known:
+            return getattr(import_module(known[name]), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return find
+    def names():
+        modules = (home.removeprefix(f"{package}.") for home in homes)
+        own = (name for name in vars(sys.modules[package]) if name.startswith("__"))
+        return sorted({*known, *(name for name in modules if "." not in name), *own})
+
+    return find, names

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from minires import ops
 from minires.backend import device_of, get_xp, to_device, to_numpy
+from minires.console import Shown
 from minires.errors import ConfigError, DataError
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import label
@@ -50,7 +51,7 @@ class LayerStatistics:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Shown):
     """Loss and accuracy by the statistics used ('running', 'batch', 're-estimated'), and what follows from them."""
 
     source: str

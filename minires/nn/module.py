@@ -33,6 +33,9 @@ class Buffer:
         self.name, self.data = name, data
 
 
+MODES = {"name", "training", "save_for_backward"}  # what every module has, beside its settings
+
+
 class Module:
     """Base of every layer, block and network. Subclasses give `forward`, `backward` and `output_shape`."""
 
@@ -56,6 +59,20 @@ class Module:
 
     def __call__(self, x):
         return self.forward(x)
+
+    def __repr__(self) -> str:
+        """This module and all inside, a line each: name, type, settings, shapes of the parameters, their numbers."""
+        return "\n".join(self._lines(""))
+
+    def _lines(self, indent: str):
+        settings = {k: v for k, v in vars(self).items() if k not in MODES and isinstance(v, int | float | str | tuple)}
+        shapes = {p.name.removeprefix(f"{self.name}."): p.data.shape for p in self._members() if isinstance(p, Param)}
+        inside = ", ".join(f"{k}={v!r}" for k, v in (settings | shapes).items())
+        count = sum(self.parameter_count())
+        numbers = f"  {count:,} parameters" if count else ""
+        yield f"{indent}{self.name}{': ' * bool(self.name)}{type(self).__name__}({inside}){numbers}"
+        for child in self.children():
+            yield from child._lines(indent + "  ")
 
     def save(self, *arrays) -> None:
         """Keep arrays for backward."""

@@ -24,4 +24,4 @@ _HOMES = {
     "minires.train.schedule": ("Schedule",),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)
-__getattr__ = lazily(__name__, _HOMES)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from minires.backend import to_numpy
+from minires.console import Shown
 from minires.errors import ConfigError, DataError, MiniresError
 from minires.nn import Module, ResNet, ZeroPad2d, inference
 from minires.weights.archives import read_npz
@@ -34,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """The layers that both have, in forward order; `first` diverges, None when none does; `cause` in words."""
 
     rows: tuple[Row, ...]
@@ -62,9 +63,6 @@ class Comparison:
     def as_dict(self) -> dict:
         """Everything as plain types, for JSON."""
         return asdict(self)
-
-    def __str__(self) -> str:
-        return self.verdict()
 
 
 def calls(model: Module, x) -> list[Call]:

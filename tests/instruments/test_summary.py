@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,3 +139,18 @@ def test_table_and_json():
 
 def test_bytes_are_shown_with_a_unit():
     assert [show_bytes(n) for n in (0, 999, 1000, 94_400_024, 5e12)] == ["0 B", "999 B", "1.0 kB", "94.4 MB", "5.0 TB"]
+
+
+def test_a_result_prints_as_its_table_and_is_html_in_a_notebook(monkeypatch):
+    """At any width of the terminal no name is broken; names that come from elsewhere stay text."""
+    monkeypatch.setenv("COLUMNS", "40")
+    report = summarize(resnet50((64, 64, 3), 6), 32)
+    assert "res5c_branch2c (Conv2d)" in str(report)
+    html = report._repr_html_()
+    assert html.count("<tr>") == 1 + len(report.rows)
+    assert '<td style="text-align: right">23,600,006</td>' not in html
+    assert "23,600,006" in html
+    name = "<b>\x1b[31m"
+    shown = replace(report, name=name)
+    assert "&lt;b&gt;␛[31m" in shown._repr_html_()
+    assert "<b>␛[31m" in str(shown)

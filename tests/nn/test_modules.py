@@ -262,3 +262,24 @@ def test_sequential_is_the_composition():
     np.testing.assert_array_equal(model(x), expected)
     assert [m.name for m in model.modules()] == ["", "dense", "relu"]
     assert [p.name for p in model.params()] == ["dense.w", "dense.b"]
+
+
+def test_a_printed_network_tells_every_module_its_settings_and_its_numbers():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__("mine")
+            self.factor = 2.5
+
+    convolution = nn.Conv2d("conv", 3, 4, (3, 5), stride=2, bias=True)
+    expected = [
+        "net: Sequential()  188 parameters",
+        "  conv: Conv2d(stride=(2, 2), pad=0, w=(3, 5, 3, 4), b=(4,))  184 parameters",
+        "  mine: Scale(factor=2.5)",
+        "  relu: ReLU()",
+    ]
+    norm = nn.BatchNorm("norm", 1)
+    lines = repr(nn.Sequential(convolution, Scale(), nn.ReLU("relu"), norm, name="net")).splitlines()
+    assert lines[:4] == expected
+    assert lines[4].startswith("  norm: BatchNorm(epsilon=1e-05, ")
+    model = resnet("resnet8", (8, 8, 3), 4)
+    assert len(str(model).splitlines()) == len(list(model.modules()))

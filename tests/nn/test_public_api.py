@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from inspect import ismodule
 
 import pytest
 
@@ -11,6 +12,14 @@ import minires
 @pytest.mark.parametrize("name", minires.__all__)
 def test_every_name_is_there(name):
     assert getattr(minires, name) is not None
+
+
+@pytest.mark.parametrize("package", [minires, minires.train])
+def test_completion_shows_the_names_and_their_homes(package):
+    shown = {name for name in dir(package) if not name.startswith("_")}
+    assert all(ismodule(getattr(package, name)) for name in shown - set(package.__all__))
+    assert shown >= set(package.__all__) - {"__version__"}
+    assert all(getattr(package, name) is not None for name in dir(package))
 
 
 def test_what_is_not_there_is_an_attribute_error():

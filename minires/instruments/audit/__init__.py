@@ -19,6 +19,7 @@ from rich.table import Table
 
 from minires import nn
 from minires.backend import to_numpy
+from minires.console import Shown
 from minires.errors import ConfigError, ShapeError
 from minires.geometry import pair
 from minires.instruments.audit.published import Difference, distance, guess_arch, references, shortcut_kind
@@ -46,7 +47,7 @@ class BlockAudit:
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Shown):
     """What was found. findings: status 'fail' is a fault; differences: by reference, which are no faults."""
 
     title: str

@@ -14,6 +14,7 @@ from time import perf_counter
 
 from rich.table import Table
 
+from minires.console import Shown
 from minires.errors import ConfigError
 from minires.fast import cpu
 from minires.instruments.cost.pieces import Trial, places, time_update
@@ -58,7 +59,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Shown):
     """The prediction; see `table` for how it reads."""
 
     summary: Summary

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
+from minires.console import Shown
 from minires.errors import ConfigError
 from minires.nn.blocks import Block
 from minires.nn.layers import BatchNorm, Conv2d, Dense, Dropout, MaxPool2d, ReLU
@@ -59,7 +60,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Shown):
     """The rows in forward order and the totals; FLOPs are those of one image."""
 
     name: str

@@ -21,6 +21,7 @@ import numpy as np
 from rich.table import Table
 
 from minires.backend import blas_threads
+from minires.console import Shown
 from minires.errors import ConfigError
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import Evidence, explain, sharp
@@ -46,7 +47,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """What the stencils said. findings: status 'fail' is a wrong gradient, 'warn' what to know about the check."""
 
     title: str

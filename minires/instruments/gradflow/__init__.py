@@ -15,6 +15,7 @@ from rich.table import Table
 
 from minires import ops
 from minires.backend import device_of, get_xp
+from minires.console import Shown
 from minires.nn.layers import Conv2d, Dense
 from minires.nn.module import Sequential
 from minires.nn.probe import Probe, probe, untouched
@@ -61,7 +62,7 @@ class BlockFlow:
 
 
 @dataclass(frozen=True)
-class GradFlow:
+class GradFlow(Shown):
     """What one batch's gradient looked like on its way from the loss to the image."""
 
     title: str
@@ -106,7 +107,7 @@ class GradFlow:
 
 
 @dataclass(frozen=True)
-class SkipComparison:
+class SkipComparison(Shown):
     """The residual network and its plain twin on the same batch, both as initialised."""
 
     residual: GradFlow

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from rich.table import Table
 
 from minires.backend import device_of
+from minires.console import Shown
 from minires.instruments.gradflow import GradFlow, gradflow
 from minires.nn import ARCHITECTURES, Config, ResNet
 from minires.nn.resnet import BLOCKS
@@ -19,7 +20,7 @@ HE, GLOROT, BN = 1.0, 0.5, math.pi / (math.pi - 1)
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Shown):
     """The flows of several networks on the same batch, all as initialised."""
 
     flows: tuple[GradFlow, ...]
