@@ -1,6 +1,7 @@
 """step: one batch through a network and its gradient back, layer by layer."""
 
 import sys
+from pathlib import Path
 
 from minires.commands import common
 from minires.console import Console, err, out
@@ -9,26 +10,34 @@ from minires.nn import ResNet, plain_twin, resnet
 
 
 def step(args) -> int:
+    if args.beside and not (args.run_folder and args.html):
+        raise ConfigError(
+            "step: --beside sets a run beside that of --run, on a page: give --run RUN and --html FILE too"
+        )
     from minires.instruments.step.page import write_page
     from minires.instruments.step.tape import record
     from minires.instruments.step.terminal import play, print_steps
 
     classifier, images, labels = _batch(args)
     residual, plain = _twins(classifier.model)
-    x = classifier.preprocess(images)
 
-    def tape(model):
+    def tape(model, preprocess=classifier.preprocess):
         err.print(
-            f"recording {len(x)} images through {model.config.arch} {'with' if model.config.skip else 'without'} "
+            f"recording {len(images)} images through {model.config.arch} {'with' if model.config.skip else 'without'} "
             "skips, forward and back",
             style="dim",
         )
-        return record(model, x, labels, classes=classifier.classes, image=images[0])
+        return record(model, preprocess(images), labels, classes=classifier.classes, image=images[0])
 
     if args.html:
-        note = f"minires {' '.join(sys.argv[1:])}"
-        path = write_page(*(model and tape(model) for model in (residual, plain)), args.html, note=note)
-        out.print(f"page: {path.resolve()}")
+        page = {"note": f"minires {' '.join(sys.argv[1:])}"}
+        if args.beside:
+            other = _other(args.beside, classifier)
+            tapes = tape(classifier.model), tape(other.model, other.preprocess)
+            page["labels"] = _labels(args.run_folder, args.beside)
+        else:
+            tapes = [model and tape(model) for model in (residual, plain)]
+        out.print(f"page: {write_page(*tapes, args.html, **page).resolve()}")
         return 0
     recorded = tape(plain if args.no_skip or residual is None else residual)
     if args.text or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -36,6 +45,26 @@ def step(args) -> int:
     else:
         play(recorded, Console(soft_wrap=False))
     return 0
+
+
+def _other(run: str, classifier):
+    """The run to show beside; ConfigError where it cannot see the same images and labels."""
+    from minires.train import load_classifier
+
+    other = load_classifier(run)
+    for what, ours, its in (
+        ("images", classifier.model.config.input_shape, other.model.config.input_shape),
+        ("classes", classifier.classes, other.classes),
+    ):
+        if ours != its:
+            raise ConfigError(f"step: {run} takes other {what} ({its}) than --run ({ours}): two runs on the same data")
+    return other
+
+
+def _labels(*runs: str) -> list[str]:
+    """Short names of two runs: the folders' own, or all that was given where those are the same."""
+    names = [Path(run).resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [f"{i}: {run}" for i, run in enumerate(runs, 1)]
 
 
 def _batch(args):
@@ -93,9 +122,10 @@ def register(commands, command) -> None:
     )
     common.add_network(p)
     p.add_argument("--run", dest="run_folder", metavar="RUN", help="a trained run in place of --arch: its data too")
+    p.add_argument("--beside", metavar="RUN", help="another run's network in place of the plain twin, with --html")
     p.add_argument("--image", metavar="FILE", help="this picture first in the batch (default: built-in hand signs)")
     p.add_argument("--label", metavar="CLASS", help="the class of --image (default: what the network takes it for)")
     p.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: %(default)s")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batch (default: %(default)s)")
-    p.add_argument("--html", metavar="OUT.html", help="write one page with the network and its plain twin side by side")
+    p.add_argument("--html", metavar="OUT.html", help="write one page, the network beside its plain twin")
     p.add_argument("--text", action="store_true", help="print all steps and leave the keyboard alone")

@@ -23,7 +23,7 @@ from minires.instruments.step.tape import record
 from minires.instruments.step.terminal import play, print_steps, screen
 from minires.nn import plain_twin, resnet
 from minires.run import DataSource, begin
-from minires.train import Classifier, Recipe
+from minires.train import Classifier, Recipe, load_classifier
 from minires.train.checkpoint import save_checkpoint
 
 
@@ -282,7 +282,7 @@ def test_command_takes_a_picture_and_its_label(tmp_path, capsys):
 
 def make_run(folder, parts, source, **options):
     """A run's folder as training leaves it, though nothing was learnt."""
-    classifier = Classifier.for_data(resnet("resnet8", (16, 16, 3), 6, seed=5, **options), parts[0])
+    classifier = Classifier.for_data(resnet("resnet8", parts[0].shape, 6, seed=5, **options), parts[0])
     folder.mkdir()
     begin(folder, classifier, source, parts, Recipe())
     save_checkpoint(folder / "model.h5", classifier)
@@ -308,8 +308,31 @@ def test_command_steps_through_a_run(tmp_path, capsys):
     assert len(data_of((tmp_path / "plain.html").read_text())["networks"]) == 1
 
 
+def test_command_shows_two_runs_beside_one_another(tmp_path, capsys):
+    """On the same images, each with its own weights and preprocessing; what cannot be compared is refused."""
+    parts = make_signs(n_train=12, n_test=6, size=16)
+    write_signs(tmp_path, *parts)
+    source = DataSource(str(tmp_path), 16)
+    run, plain = make_run(tmp_path / "run", parts, source), make_run(tmp_path / "plain", parts, source, skip=False)
+    assert step(capsys, "--run", run, "--beside", plain, "--html", tmp_path / "two.html")[0] == 0
+    data = data_of((tmp_path / "two.html").read_text())
+    assert [n["label"] for n in data["networks"]] == ["run", "plain"]
+    for network, folder in zip(data["networks"], (run, plain), strict=True):
+        weights = load_classifier(folder).model.state()["conv1.w"]
+        shown = next(s["params"][0]["rms"] for s in network["steps"] if s["name"] == "conv1")
+        assert shown == pytest.approx(np.sqrt(np.mean(weights.astype(float) ** 2)), rel=1e-5)
+    assert step(capsys, "--run", run, "--beside", run, "--html", tmp_path / "same.html")[0] == 0
+    assert data_of((tmp_path / "same.html").read_text())["networks"][1]["label"] == f"2: {run}"
+    larger = make_signs(n_train=12, n_test=6, size=24)
+    other = make_run(tmp_path / "other", larger, source)
+    status, _, errors = step(capsys, "--run", run, "--beside", other, "--html", tmp_path / "no.html")
+    assert (status, len(errors.splitlines())) == (2, 1)
+    assert "takes other images ((24, 24, 3)) than --run ((16, 16, 3))" in errors
+
+
 def test_command_errors_are_one_line(tmp_path, capsys):
     wrong = {
+        "give --run RUN and --html FILE too": ["--beside", tmp_path],
         "--label names the class": ["--label", "3"],
         "--batch-size: expected a whole number from 1 to 1,000,000, got 0": ["--batch-size", "0"],
         "no such file": ["--image", tmp_path / "absent.png"],

@@ -216,3 +216,18 @@ def test_one_network_alone(visit, tapes, tmp_path):
 def test_a_place_in_the_address(visit, path, tapes):
     page = visit(path, place="#60")
     assert told(page)[0] == tapes[0].steps[60].name
+
+
+def test_two_runs_of_any_name_and_depth(visit, tapes, tmp_path):
+    """Names of folders are text; where the lead has a block that the other lacks, a click leads nowhere wrong."""
+    shallow = record(resnet("resnet8", (16, 16, 3), 6), np.zeros((4, 16, 16, 3), np.float32), np.arange(4))
+    names = ['<img src=x onerror="throw 1">', 'a" onload="throw 2']
+    page = visit(write_page(shallow, tapes[0], tmp_path / "two.html", labels=names))
+    assert [page.locator(".lane strong").nth(i).inner_text() for i in (0, 1)] == names
+    assert page.locator("#cards h3").all_inner_texts() == names
+    assert page.locator("#lanes img, #cards img").count() == 0
+    page.locator(".lane").nth(1).locator(".cell").nth(2).click()
+    assert told(page)[0] == "conv1"
+    swapped = visit(write_page(tapes[0], shallow, tmp_path / "deep.html", labels=names))
+    go(swapped, tapes[0], "layer1.1.conv1", "forward")
+    assert "No such step here. It waits after layer1.0." in swapped.locator("#cards article").nth(1).inner_text()

@@ -46,7 +46,7 @@ class Lane {
     Object.assign(this, { network, scale, onJump, cells: cellsOf(network) });
     this.element = document.createElement("div");
     this.element.className = "lane";
-    this.element.innerHTML = `<p><strong>${network.label}</strong><span class="reading"></span></p><div></div>`;
+    this.element.innerHTML = `<p><strong>${escaped(network.label)}</strong><span class="reading"></span></p><div></div>`;
     parent.append(this.element);
     this.element.addEventListener("click", (event) => {
       const cell = event.target.closest("[data-cell]");
@@ -92,7 +92,7 @@ class Lane {
     }
     const count = this.cells.filter((c) => c.block).length;
     this.element.lastChild.innerHTML = `<svg width="${width}" height="${height}" viewBox="0 0 ${width} ${height}"
-      role="img" aria-label="Map, ${this.network.label}: stem, ${count} blocks, head, loss">${parts.join("")}</svg>`;
+      role="img" aria-label="Map, ${escaped(this.network.label)}: stem, ${count} blocks, head, loss">${parts.join("")}</svg>`;
     this.arcs = arcs;
   }
 

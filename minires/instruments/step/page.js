@@ -101,10 +101,11 @@ function draw() {
   go(cursor);
 }
 
-/* A click on any lane's cell leads to the lead's cell of that name. */
+/* A click on any lane's cell leads to the lead's cell of that name, if it has one. */
 function jumpTo(cell) {
   play(false);
-  enter(cellsOf(lead).find((c) => c.key === cell.key));
+  const own = cellsOf(lead).find((c) => c.key === cell.key);
+  if (own) enter(own);
 }
 
 const KEYS = {

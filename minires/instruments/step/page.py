@@ -24,24 +24,27 @@ SHARED = "minires.instruments"
 SCRIPTS = ("map.js", "panel.js", "page.js")
 
 
-def write_page(residual: Tape | None, plain: Tape | None, path, *, note: str = "", home: str = "") -> Path:
+TWINS = ("with skips", "plain, no skips")
+
+
+def write_page(lead: Tape | None, beside: Tape | None, path, *, labels=TWINS, note: str = "", home: str = "") -> Path:
     """Write the player of one or two tapes of the same batch to `path`, whole or not at all; returns the path.
 
-    With both, the residual network leads and the plain twin follows with the same cursor. note: what made the
-    page, such as the command. home: the page that it belongs to, if any, to link to. Raises DataError where the
-    system refuses, ConfigError without a tape.
+    With both, the first leads and the other follows with the same cursor: a network and its plain twin, or whatever
+    `labels` calls them. note: what made the page, such as the command. home: the page that it belongs to, if any, to
+    link to. Raises DataError where the system refuses, ConfigError without a tape.
     """
-    write_text(path, page(residual, plain, note=note, home=home))
+    write_text(path, page(lead, beside, labels=labels, note=note, home=home))
     return Path(path)
 
 
-def page(residual: Tape | None, plain: Tape | None, *, note: str = "", home: str = "") -> str:
+def page(lead: Tape | None, beside: Tape | None, *, labels=TWINS, note: str = "", home: str = "") -> str:
     """The page's text; see `write_page`."""
-    tapes = {label: tape for label, tape in (("with skips", residual), ("plain, no skips", plain)) if tape is not None}
+    tapes = {label: tape for label, tape in zip(labels, (lead, beside), strict=True) if tape is not None}
     if not tapes:
         raise ConfigError("stepper page: no tape was given: record one with minires.instruments.step.tape.record")
     lead, *others = tapes.values()
-    beside = ", beside its plain twin" if others else ""
+    title = " beside ".join(tape.title for tape in tapes.values())
     data = {
         "networks": [_network(label, tape) for label, tape in tapes.items()],
         "follow": [follow(lead, other) for other in others],
@@ -57,7 +60,7 @@ def page(residual: Tape | None, plain: Tape | None, *, note: str = "", home: str
         "home": f'<a href="{html.escape(home)}">All lessons</a>' if home else "",
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
         "script": "\n".join(map(_read, SCRIPTS)),
-        "about": html.escape(f"{lead.title}{beside}. Seed {lead.seed}, a batch of {lead.batch}."),
+        "about": html.escape(f"{title}. Seed {lead.seed}, a batch of {lead.batch}."),
         "reach": str(REACH),
         "note": html.escape(f"{note}  ·  {versions}" if note else versions),
     }
@@ -70,7 +73,8 @@ def page(residual: Tape | None, plain: Tape | None, *, note: str = "", home: str
 def follow(lead: Tape, other: Tape) -> list[tuple[int, bool]]:
     """For each step of `lead`: where the other network stands then, and whether it takes this very step.
 
-    A plain network has no add nodes, forks and projections; meanwhile its cursor waits at its last step.
+    A plain network has no add nodes, forks and projections, a shallower one not all blocks; meanwhile its cursor waits
+    at its last step.
     """
     where = {(step.direction, step.name): i for i, step in enumerate(other.steps)}
     pairs, last = [], 0

@@ -117,10 +117,11 @@ function chances(network) {
 
 /* The card of one network. `own` tells whether it takes this very step or waits. */
 function card(network, step, own) {
-  const title = `<h3>${network.label}</h3>`;
+  const title = `<h3>${escaped(network.label)}</h3>`;
   if (!own) {
     const [letter, index] = Object.entries(step.outputs).at(-1);
-    return `${title}<p class="waits">No such step here: one path only, nothing to add or to split. It waits after
+    const why = network.steps.some((s) => s.kind === "Add") ? "" : ": one path only, nothing to add or to split";
+    return `${title}<p class="waits">No such step here${why}. It waits after
       ${escaped(step.name)}.</p><div class="figures n1">${figure(network, letter, index)}</div>
       <div class="spread">${histogram(network.tensors[index])}</div>`;
   }
