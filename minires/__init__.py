@@ -16,7 +16,7 @@ _HOMES = {
     "minires.nn": (
         *("ARCHITECTURES", "VARIANTS", "Config", "ResNet", "plain_twin", "resnet", "resnet50"),
         *("Buffer", "Module", "Param", "Sequential", "inference", "Add", "Block"),
-        *("AvgPool2d", "BatchNorm", "Conv2d", "Dense", "Dropout", "Flatten", "GlobalAvgPool2d"),
+        *("AvgPool2d", "BatchNorm", "Conv2d", "Dense", "Dropout", "Flatten", "GlobalAvgPool2d", "GroupNorm"),
         *("MaxPool2d", "ReLU", "ZeroPad2d"),
     ),
     "minires.backend": ("to_device", "to_numpy"),

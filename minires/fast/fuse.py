@@ -17,7 +17,7 @@ from minires.nn.module import Module, Sequential
 PROVEN = (
     *(Add, Block, Sequential, nn.ResNet),
     *(nn.AvgPool2d, BatchNorm, Conv2d, nn.Dense, nn.Dropout, nn.Flatten, nn.GlobalAvgPool2d, nn.MaxPool2d, ReLU),
-    nn.ZeroPad2d,
+    *(nn.GroupNorm, nn.ZeroPad2d),
 )
 
 

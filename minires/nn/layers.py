@@ -101,6 +101,40 @@ class BatchNorm(Module):
         return shape
 
 
+class GroupNorm(Module):
+    """Group normalisation: `groups` groups of neighbouring channels, each image by itself, in training and evaluation.
+
+    It keeps nothing of other batches and works with one image. Y. Wu, K. He, arXiv:1803.08494, section 3.
+    """
+
+    def __init__(self, name, channels, groups, *, epsilon=1e-5):
+        super().__init__(name)
+        if groups < 1 or channels % groups:
+            raise ConfigError(f"{name}: {channels} channels do not make {groups} equal groups: choose a divisor")
+        self.groups, self.epsilon = groups, epsilon
+        self.gamma = Param(f"{name}.gamma", np.ones(channels, np.float32), decay=False)
+        self.beta = Param(f"{name}.beta", np.zeros(channels, np.float32), decay=False)
+
+    def forward(self, x):
+        _check_channels(self, x.shape[1:], self.gamma.data.size, x.ndim - 1)
+        self.check_device(x, self.gamma.data)
+        mean, var = ops.groupnorm_statistics(x, self.groups)
+        rstd = 1 / get_xp(x).sqrt(var + self.epsilon)
+        self.save(x, mean, rstd)
+        return ops.groupnorm_forward(x, self.gamma.data, self.beta.data, mean, rstd)
+
+    def backward(self, dy, need_dx=True):
+        x, mean, rstd = self.saved()
+        dx, dgamma, dbeta = ops.groupnorm_backward(dy, x, self.gamma.data, mean, rstd)
+        self.gamma.write_grad(dgamma)
+        self.beta.write_grad(dbeta)
+        return dx
+
+    def output_shape(self, shape):
+        _check_channels(self, shape, self.gamma.data.size, len(shape))
+        return shape
+
+
 class ReLU(Module):
     """y = max(x, 0)."""
 

@@ -17,6 +17,7 @@ from minires.ops.activation import (
 )
 from minires.ops.conv import conv2d_backward, conv2d_forward, zero_pad2d_backward, zero_pad2d_forward
 from minires.ops.dense import dense_backward, dense_forward
+from minires.ops.groupnorm import groupnorm_backward, groupnorm_forward, groupnorm_statistics
 from minires.ops.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from minires.ops.norm import (
     batchnorm_backward,
@@ -58,6 +59,9 @@ __all__ = [
     "flatten_forward",
     "global_avgpool_backward",
     "global_avgpool_forward",
+    "groupnorm_backward",
+    "groupnorm_forward",
+    "groupnorm_statistics",
     "maxpool_backward",
     "maxpool_forward",
     "relu_backward",

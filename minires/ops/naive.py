@@ -300,6 +300,48 @@ def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
     return dx, dgamma, dbeta
 
 
+@sums
+def groupnorm_statistics(x, groups):
+    N, *_, C = x.shape
+    m = math.prod(x.shape[1:]) // groups
+    if not m or C % groups:
+        raise ShapeError(f"{C} channels do not make {groups} groups")
+    mean, var = zeros((N, groups)), zeros((N, groups))
+    for n, *at, c in ndindex(x.shape):
+        mean[n, c * groups // C] += x[n, *at, c] / m
+    for n, *at, c in ndindex(x.shape):
+        var[n, c * groups // C] += (x[n, *at, c] - mean[n, c * groups // C]) ** 2 / m
+    return mean, var
+
+
+@exact
+def groupnorm_forward(x, gamma, beta, mean, rstd):
+    y, groups = zeros(x.shape), mean.shape[1]
+    for n, *at, c in ndindex(x.shape):
+        g = c * groups // x.shape[-1]
+        y[n, *at, c] = gamma[c] * (x[n, *at, c] - mean[n, g]) * rstd[n, g] + beta[c]
+    return y
+
+
+@exact
+def groupnorm_backward(dy, x, gamma, mean, rstd):
+    """A group of one image's channels is a batch of one channel, whose gamma is 1 and whose dy is gamma * dy."""
+    (N, *_, C), groups = x.shape, mean.shape[1]
+    dx, dgamma, dbeta = zeros(x.shape), zeros(C), zeros(C)
+    for n, *at, c in ndindex(x.shape):
+        g = c * groups // C
+        dgamma[c] += dy[n, *at, c] * (x[n, *at, c] - mean[n, g]) * rstd[n, g]
+        dbeta[c] += dy[n, *at, c]
+    for n, g in ndindex(N, groups):
+        own = slice(g * C // groups, (g + 1) * C // groups)
+        values, arriving = x[n, ..., own], (gamma * dy)[n, ..., own]
+        through = batchnorm_backward(
+            arriving.reshape(-1, 1), values.reshape(-1, 1), np.ones(1), mean[n, g : g + 1], rstd[n, g : g + 1]
+        )
+        dx[n, ..., own] = through[0].reshape(values.shape)
+    return dx, dgamma, dbeta
+
+
 # --- elementwise ------------------------------------------------------------------------------------------
 
 

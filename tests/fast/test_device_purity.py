@@ -90,6 +90,7 @@ def op_cases() -> dict[str, list]:
     x, rows = normal((2, 6, 5, 3)), normal((4, 3))
     same, flat = normal(x.shape, 1), normal((4, 3), 1)
     gamma, beta, mean, rstd = (normal((3,), seed) for seed in range(4))
+    group = normal((2, 1), 4)
     w, w1, b = normal((3, 2, 3, 4)), normal((1, 1, 3, 4)), normal((4,))
     keep = frozen((same > 0).astype(np.float32))
     labels, shares = frozen(np.array([0, 2, 1, 2])), frozen(np.abs(flat) / np.abs(flat).sum(1, keepdims=True))
@@ -118,6 +119,9 @@ def op_cases() -> dict[str, list]:
         "batchnorm_backward": [call(same, x, gamma, mean, rstd), call(flat, rows, gamma, mean, rstd)],
         "batchnorm_sums": [call(same, x, mean, rstd), call(flat, rows, mean, rstd)],
         "batchnorm_eval_backward": [call(same, x, gamma, mean, rstd)],
+        "groupnorm_statistics": [call(x, 3), call(rows, 1)],
+        "groupnorm_forward": [call(x, gamma, beta, group, group)],
+        "groupnorm_backward": [call(same, x, gamma, group, group)],
         "relu_forward": [call(x)],
         "relu_backward": [call(same, frozen(np.maximum(x, 0)))],
         "add_forward": [call(x, same)],
@@ -179,6 +183,7 @@ def layer_cases() -> dict[str, list]:
     return {
         "Conv2d": [(nn.Conv2d("c", 3, 4, (3, 2), stride=2, pad="same", bias=bias), [image]) for bias in (True, False)],
         "BatchNorm": [(nn.BatchNorm("b", 3, unbiased=unbiased), [image]) for unbiased in (True, False)],
+        "GroupNorm": [(nn.GroupNorm("g", 3, groups), [image]) for groups in (1, 3)],
         "ReLU": [(nn.ReLU("r"), [image])],
         "ZeroPad2d": [(nn.ZeroPad2d("z", 2), [image])],
         "MaxPool2d": [(nn.MaxPool2d("m", 3, 2, 1), [image])],

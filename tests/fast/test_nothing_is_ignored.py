@@ -54,6 +54,7 @@ def of_all_layers():
     stem = *stem, nn.ReLU("relu")
     projection = nn.Sequential(conv("p.c", 4, 6, 1, stride=2), nn.BatchNorm("p.n", 6), name="p")
     body = block("one", 4, 4, nn.Block.IDENTITY), nn.MaxPool2d("max", 2), block("two", 4, 6, projection, 2)
+    body = *body, nn.GroupNorm("groups", 6, 2)
     head = nn.AvgPool2d("avg", 2, 1), nn.Flatten("flat"), nn.Dropout("drop", 0.3)
     features = int(np.prod(nn.Sequential(*stem, *body, *head[:2]).output_shape(TRAIN.shape)))
     model = nn.Sequential(*stem, *body, *head, nn.Dense("fc", features, 2), name="all")
@@ -535,6 +536,7 @@ def test_every_module_is_the_same_with_and_without_kernels(cls, dtype):
 def test_every_module_is_seen_by_summary_and_probe(cls):
     course = {"variant": "course", "widths": (3, 4, 4, 5), "dropout": 0.3}
     models = resnet("resnet18", (64, 64, 3), 2, **course), resnet("resnet8", (8, 8, 3), 2, widths=(3, 4, 5))
+    models[1].layers[0].layers.append(nn.GroupNorm("groups", 3, 3))
     model = next(m for m in models if any(type(part) is cls for part in m.modules()))
     names = {part.name for part in model.modules() if type(part) is cls}
     holds_others = cls in (nn.Sequential, nn.Block, nn.ResNet)

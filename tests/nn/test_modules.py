@@ -16,6 +16,7 @@ def all_layers():
     return [
         (nn.Conv2d("conv", 3, 4, 3, bias=True), (6, 6, 3)),
         (nn.BatchNorm("norm", 3), (6, 6, 3)),
+        (nn.GroupNorm("groups", 6, 3), (4, 5, 6)),
         (nn.ReLU("relu"), (6, 6, 3)),
         (nn.ZeroPad2d("pad", 1), (6, 6, 3)),
         (nn.MaxPool2d("max", 2), (6, 6, 3)),

@@ -13,13 +13,13 @@ from rich.table import Table
 from minires.console import Shown
 from minires.errors import ConfigError
 from minires.nn.blocks import Block
-from minires.nn.layers import BatchNorm, Conv2d, Dense, Dropout, MaxPool2d, ReLU
+from minires.nn.layers import BatchNorm, Conv2d, Dense, Dropout, GroupNorm, MaxPool2d, ReLU
 from minires.nn.module import Module, Sequential
 from minires.nn.resnet import ResNet
 from minires.ops import conv
 
 # Which of its input x and its output y a layer saves for backward; shapes alone cost nothing.
-KEEPS = {Conv2d: "x", Dense: "x", BatchNorm: "x", ReLU: "y", MaxPool2d: "xy"}
+KEEPS = {Conv2d: "x", Dense: "x", BatchNorm: "x", GroupNorm: "x", ReLU: "y", MaxPool2d: "xy"}
 OPTIMISER_SLOTS = {"sgd": 1, "adam": 2}  # arrays as large as the weights: momentum; first and second moment
 
 
@@ -204,6 +204,8 @@ class _Walk:
                 kept += self._bytes(array.shape)
         if isinstance(layer, BatchNorm):
             kept += 2 * shape[-1] * self.itemsize  # the batch's mean and 1 / standard deviation
+        if isinstance(layer, GroupNorm):
+            kept += 2 * layer.groups * self._bytes(())  # the same of each image's groups
         if isinstance(layer, Dropout) and layer.rate:
             kept += self._bytes(shape)  # the mask
         self._row(layer, shape, (x.maker,), _flops(layer, shape), kept)

@@ -18,8 +18,8 @@ from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import in_place, label, moving
 
 # layers without a kink; every other leaf is watched by the zeros in its output
-SMOOTH = (nn.Conv2d, nn.Dense, nn.BatchNorm, nn.Add, nn.AvgPool2d, nn.GlobalAvgPool2d, nn.Flatten, nn.ZeroPad2d)
-SMOOTH += (nn.Dropout,)
+SMOOTH = (nn.Conv2d, nn.Dense, nn.BatchNorm, nn.GroupNorm, nn.Add, nn.AvgPool2d, nn.GlobalAvgPool2d, nn.Flatten)
+SMOOTH += (nn.ZeroPad2d, nn.Dropout)
 FLOAT32 = {"epsilon": 1e-2, "tolerance": 3e-2}  # what float32 can tell at best
 
 

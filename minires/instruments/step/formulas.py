@@ -67,6 +67,19 @@ MATHS = {
             ops.batchnorm_backward,
         ),
     ),
+    nn.GroupNorm: _both(
+        (
+            "y = γ (x − μ) / √(σ² + ε) + β",
+            "Each group of channels of each image is brought to mean 0 and variance 1, then scaled and shifted.",
+            ops.groupnorm_statistics,
+            ops.groupnorm_forward,
+        ),
+        (
+            "dx = (g − mean g − x̂ · mean(g x̂)) / σ,   g = γ dy",
+            "What flows back through a group's mean and variance is subtracted; dividing by σ rescales the rest.",
+            ops.groupnorm_backward,
+        ),
+    ),
     nn.ReLU: _both(
         ("y = max(x, 0)", "Negative values become zero.", ops.relu_forward),
         (
@@ -135,6 +148,7 @@ KEPT = {
     nn.Conv2d: ("x",),
     nn.Dense: ("x",),
     nn.BatchNorm: ("x", "mean", "rstd"),
+    nn.GroupNorm: ("x", "mean", "rstd"),
     nn.ReLU: ("y",),
     nn.MaxPool2d: ("x", "y"),
     nn.Dropout: ("keep",),

@@ -1,0 +1,60 @@
+"""Group normalisation: each image by itself, one mean and variance a group of neighbouring channels.
+
+Y. Wu, K. He, "Group Normalization", arXiv:1803.08494, section 3. Shapes: x, y (N, H, W, C) or (N, C); gamma, beta (C,);
+mean, rstd (N, G), with rstd = 1 / sqrt(var + epsilon). G = 1 takes a whole image, G = C each channel of it.
+Nothing here looks at a second image: any batch will do, and evaluation is training.
+"""
+
+import math
+
+from minires.backend import get_xp
+from minires.errors import ShapeError
+
+
+def _grouped(x, groups):
+    """x as (N, H * W, G, C / G)."""
+    return x.reshape(len(x), math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
+
+
+def _spread(v):
+    """(N, G) beside what `_grouped` gives."""
+    return v[:, None, :, None]
+
+
+def _sum(grouped):
+    """The sum over each group, in float32 at least: (N, G)."""
+    return grouped.sum(axis=(1, 3), dtype=get_xp(grouped).result_type(grouped, "f4"))
+
+
+def groupnorm_statistics(x, groups):
+    """(mean, var) (N, G): mean = sum x / m,  var = sum (x - mean)^2 / m, over the m = H*W*C/G values of a group."""
+    C = x.shape[-1]
+    if not math.prod(x.shape[1:]) or C % groups:
+        raise ShapeError(f"group normalisation: {C} channels of {x.shape} do not make {groups} equal groups")
+    x = _grouped(x, groups)
+    m = x.shape[1] * x.shape[3]
+    mean = _sum(x) / m
+    return mean, _sum((x - _spread(mean)) ** 2) / m
+
+
+def groupnorm_forward(x, gamma, beta, mean, rstd):
+    """y = gamma * (x - mean) * rstd + beta."""
+    x_hat = (_grouped(x, mean.shape[1]) - _spread(mean)) * _spread(rstd)
+    return (gamma * x_hat.reshape(x.shape) + beta).astype(x.dtype, copy=False)
+
+
+def groupnorm_backward(dy, x, gamma, mean, rstd):
+    """(dx, dgamma, dbeta). With x_hat = (x - mean) * rstd and g = gamma * dy, sums over the m values of each group:
+
+    dx = rstd * (g - sum g / m - x_hat * sum (g * x_hat) / m): as in batch normalisation, what flows back through the
+    mean and through the variance is subtracted, here of one image alone.
+    """
+    groups, every = mean.shape[1], tuple(range(x.ndim - 1))
+    x_hat = (_grouped(x, groups) - _spread(mean)) * _spread(rstd)
+    wide = x_hat.dtype
+    dgamma, dbeta = (dy * x_hat.reshape(x.shape)).sum(axis=every), dy.sum(axis=every, dtype=wide)
+    g = _grouped(gamma * dy, groups)
+    m = g.shape[1] * g.shape[3]
+    dx = _spread(rstd) * (g - _spread(_sum(g) / m) - x_hat * _spread(_sum(g * x_hat) / m))
+    grads = dx.reshape(x.shape), dgamma, dbeta
+    return tuple(d.astype(v.dtype, copy=False) for d, v in zip(grads, (x, gamma, gamma), strict=True))
