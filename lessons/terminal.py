@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from minires.lessons import shown, spreads
+from minires.lessons.answers import ANSWERS, answer
 from minires.lessons.harness import (
     Claim,
     Lesson,
@@ -43,6 +44,9 @@ def run(lesson: Lesson, measure, check, plot, argv: list[str] | None = None) -> 
         knobs = default_knobs(measure, lesson if args["quick"] else None) | chosen
         if args["source"]:
             _show_source(lesson)
+            return 0
+        if args["answers"]:
+            _answer(lesson)
             return 0
         if args["repeat"] is not None:
             return _repeat(lesson, measure, check, knobs, args)
@@ -128,6 +132,7 @@ def parser(lesson: Lesson, measure) -> Parser:
     keep = "note what --repeat gave, or else the seconds of this run, in the package's own table"
     p.add_argument("--keep", action="store_true", help=keep)
     p.add_argument("--source", action="store_true", help="print the code that the lesson is about")
+    p.add_argument("--answers", action="store_true", help="print the answers to its exercise, for those who tried it")
     return p
 
 
@@ -195,6 +200,13 @@ def claim_table(claims: list[Claim]) -> Table:
         bound, spread = ("", "") if c.skipped else (c.bound, c.spread)
         table.add_row(readable(c.text), number(c.measured), bound, spread, verdict, style=style)
     return table
+
+
+def _answer(lesson: Lesson) -> None:
+    out.print(f"Lesson {lesson.number}: {lesson.title}", style="bold")
+    _say(f"Exercise: {lesson.exercise}", "italic")
+    _say(answer(lesson.number))
+    out.print(ANSWERS[lesson.number].note, style="dim")
 
 
 def _show_source(lesson: Lesson) -> None:

@@ -45,9 +45,7 @@ def build(
         claims = judged(module.check, result["result"])
         failures += [f"lesson {lesson.number}: {c.text}: {c.measured}, bound {c.bound}" for c in claims if c.failed]
         drawn, phone = picture(module.plot(result["result"])), _for_phone(module.plot, result["result"])
-        explorer = (
-            grid.view(lesson.number, [found[job]["result"] for job in turned[module]]) if turned[module] else None
-        )
+        explorer = grid.view(lesson.number, [found[job]["result"] for job in turned[module]])
         for form, one in (("", drawn), ("_phone", phone)):
             if one is not None:
                 write_text(out / pages.picture_name(lesson.number, form), one.svg)

@@ -43,19 +43,18 @@ def frame(title: str, description: str, main: str, *, made: dict) -> str:
 
 
 def lesson_page(
-    lesson: Lesson, record: dict, claims: list[Claim], seen: str, explorer: dict | None, others: Sequence[Lesson]
+    lesson: Lesson, record: dict, claims: list[Claim], seen: str, explorer: dict, others: Sequence[Lesson]
 ) -> str:
     """The page of one lesson, without its frame. seen: its `figure`; others: all lessons of the site in order."""
     pages = {other.number for other in others}
-    first, second = (explore(explorer), seen) if explorer else (seen, "")
     return fill(
         "lesson.html",
         number=str(lesson.number),
         title=inline(lesson.title),
         question=inline(lesson.question, pages),
-        first=first,
+        sliders=explore(explorer),
         idea=prose(lesson.idea, pages),
-        second=second,
+        picture=seen,
         claims=claim_table(claims),
         wrong_if=inline(lesson.wrong_if, pages),
         exercise=prose(lesson.exercise, pages),
@@ -64,7 +63,7 @@ def lesson_page(
         sources="\n".join(f"<li>{inline(text)}</li>" for text in lesson.sources),
         facts=_facts(record, lesson),
         turn=_turn(lesson, others),
-        data=_embedded(explorer) if explorer else "",
+        data=_embedded(explorer),
     )
 
 
@@ -184,13 +183,13 @@ def explore(data: dict) -> str:
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>" for name, text in start["numbers"]
     )
     curves = data["curves"].values()
-    legend = {
-        "this": "this network",
-        "band": "lowest to highest seed" if any(curve["low"] for curve in curves) else "",
-        "theory": "theory" if any(curve["theory"] for curve in curves) else "",
-        "faint": "other settings, same depth",
+    drawn = {
+        "band": any(curve["low"] for curve in curves),
+        "theory": any(curve["theory"] for curve in curves),
+        "faint": any(any(cell["faint"]) for cell in data["cells"].values()),
     }
-    keys = "".join(f'<li><i class="{name}"></i>{text}</li>' for name, text in legend.items() if text)
+    legend = {look: said for look, said in data["keys"].items() if drawn.get(look, True)}
+    keys = "".join(f'<li><i class="{name}"></i>{text}</li>' for name, text in legend.items())
     return (
         f'<section class="explorer wide{" one" if len(data["charts"]) == 1 else ""}" aria-labelledby="turn">'
         '<h2 id="turn" class="unseen">Turn the knobs</h2>'
