@@ -126,6 +126,11 @@ def _most_lost(result: dict) -> dict:
     return {name: 1 - after / run["base"] for name, after in run["after"].items()}
 
 
+def _worst_is_early(result: dict) -> float:
+    lost = _most_lost(result)
+    return max(lost, key=lost.get).startswith("layer1.")
+
+
 def _cheaper(small: int, large: int):
     """The time of an image in a large batch over that in a small one, on the CPU."""
 
@@ -134,6 +139,11 @@ def _cheaper(small: int, large: int):
         return seconds[large] / large / (seconds[small] / small)
 
     return read
+
+
+def _first_over_last(when: str):
+    """The gradient at the first convolution of the main path over that at the last."""
+    return lambda result: result["flows"][when]["dy_rms"][0] / result["flows"][when]["dy_rms"][-1]
 
 
 def _products(key: str):
@@ -146,7 +156,7 @@ def _products(key: str):
 
 
 DEEP, NARROW = {"depth": 100, "skip": "all"}, {"width": 16, "skip": "none", "bn": "off"}
-FAIR = {"epochs": 0}
+FAIR, FULL = {"epochs": 0}, {"count": 1080, "epochs": 11, "batches": (8, 16, 32, 64)}
 
 ANSWERS = {
     1: Answer(
@@ -277,6 +287,37 @@ ANSWERS = {
             "radius": Number("radius of trust", 30, None, {"each_layer": True}),
         },
     ),
+    8: Answer(
+        r"""
+        It begins between 20 and 56 layers and grows with the depth: behind plain-20 the deep plain network is {d32}
+        at 32 layers, {d44} at 44 and {d56} at 56. A smaller rate helps the deep network a little but not to the goal:
+        at 0.01 plain-56 is {slow} behind plain-20, which learns more slowly too. Three times the steps: {long}.
+        """,
+        {
+            "d32": Number("final training loss: plain-32 − plain-20", 0, None, {"deep": 32}),
+            "d44": Number("final training loss: plain-44 − plain-20", 0.2, None, {"deep": 44}),
+            "d56": Number("final training loss: plain-56 − plain-20", 0.6, None),
+            "slow": Number("final training loss: plain-56 − plain-20", 0.2, None, {"lr": 0.01}),
+            "long": Number("final training loss: plain-56 − plain-20", 0.2, None, {"epochs": 30}),
+        },
+        seeds=3,
+    ),
+    9: Answer(
+        r"""
+        Not the same block for every seed, but mostly one of the first stage: its share among the worst deletions is
+        {first}. With the worst one the network of 20 layers loses {worst} of its accuracy.
+
+        With more blocks each does less, so the blue dots should come nearer to their line, and they do, a little: 20
+        layers keep {kept20} of the accuracy in the mean of all deletions, 32 layers {kept32}. (The plain network of
+        32 layers seems to keep more as well, but it had hardly anything to lose: see its dashed line.)
+        """,
+        {
+            "first": Number(_worst_is_early, 0, 1),
+            "worst": Number(lambda result: max(_most_lost(result).values()), 0.02, 0.5),
+            "kept20": Number("residual: accuracy after / before", 0.8, 1),
+            "kept32": Number("residual: accuracy after / before", 0.85, 1, {"depth": 32}),
+        },
+    ),
     10: Answer(
         r"""
         On the grey count: a fair coin at each of n blocks gives "n choose k" paths of length k. Two come near by
@@ -308,6 +349,36 @@ ANSWERS = {
             "one": Number(_gradient(1.0), 14, 20, {"scales": (1.0, 1.1, 0.0), "steps": 0}),
             "none": Number(_gradient(0.0), 6000, 18000, {"scales": (1.0, 1.1, 0.0), "steps": 0}),
         },
+    ),
+    12: Answer(
+        r"""
+        The beginning is out of the average soon, $0.99^{170} = 0.18$ after 10 epochs and $0.99^{510} = 0.006$ after
+        30. The gap is {ten} of the accuracy after 10 epochs and {thirty} after 30, where it was {four} after 4: it
+        depends on how fast the weights still move, and at a constant rate of 0.1 they do not come to rest. The third
+        panel says it: the dots draw near the line, some stay off it. What makes 0.99 harmless is a rate that ends
+        low, more than the steps.
+        """,
+        {
+            "four": Number("the gap", 0, 0.9),
+            "ten": Number("the gap", 0, 0.9, {"epochs": 10}),
+            "thirty": Number("the gap", -0.1, 0.9, {"epochs": 30}),
+        },
+        seeds=3,
+    ),
+    13: Answer(
+        r"""
+        Trained for 11 epochs (`minires lesson 13 --count 1080 --epochs 11` does the same) the gradient at the first
+        convolution is {trained} times that at the last of the main path; as initialised it is {fresh} times. On this
+        CPU an image in a batch of 64 costs {cheaper} of what it costs in one of 8: hardly less, since the arithmetic
+        is the same and a core is busy with 8 images already. On a GPU it does get cheaper, until the batch fills the
+        device.
+        """,
+        {
+            "trained": Number(_first_over_last("as trained"), 0, None, FULL),
+            "fresh": Number(_first_over_last("as initialised"), 0.5, 50, FULL),
+            "cheaper": Number(_cheaper(8, 64), None, None, FULL),
+        },
+        seeds=1,
     ),
     14: Answer(
         r"""

@@ -12,6 +12,7 @@ from minires.lessons.harness import (
     Claim,
     Lesson,
     Outcome,
+    apart,
     at_least_one,
     command,
     conduct,
@@ -64,7 +65,7 @@ def run(lesson: Lesson, measure, check, plot, argv: list[str] | None = None) -> 
         text = {"lesson": lesson.number, "provenance": provenance(lesson, knobs), "claims": claims}
         print_json(text | {"result": outcome.result})
     else:
-        _conclude(lesson, outcome, knobs, args["out"] or default_picture(lesson))
+        _conclude(lesson, outcome, knobs, args["out"] or default_picture(lesson), apart(measure, knobs))
     for claim in outcome.failed:
         err.print(f"FAILS: {claim.text}: measured {number(claim.measured)}, bound {claim.bound}", style="red")
     return int(bool(outcome.failed))
@@ -168,10 +169,12 @@ def _introduce(lesson: Lesson) -> None:
     _say(lesson.idea)
 
 
-def _conclude(lesson: Lesson, outcome: Outcome, knobs: dict, picture: Path) -> None:
+def _conclude(lesson: Lesson, outcome: Outcome, knobs: dict, picture: Path, elsewhere: str) -> None:
     out.print(claim_table(outcome.claims))
     out.print()
     _say_skipped(outcome.claims)
+    if elsewhere:
+        _say(elsewhere, "yellow")
     _say(f"Look for: {lesson.look_for}")
     _say(f"Wrong if: {lesson.wrong_if}")
     _say(f"Exercise: {lesson.exercise}")

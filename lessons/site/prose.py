@@ -19,6 +19,11 @@ def page_name(number: int) -> str:
     return f"lesson-{number:02}.html"
 
 
+def task_page(number: int) -> str:
+    """The file of an exercise's page."""
+    return f"exercise-{number:02}.html"
+
+
 def command(text: str) -> str:
     """A command whose lines do not break within an option."""
     return re.sub(r"--[\w-]+( (?!--)[^\s&]+)?", r'<span class="glued">\g<0></span>', html.escape(text, quote=False))
