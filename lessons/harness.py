@@ -161,6 +161,26 @@ def moved(knobs: dict, where: dict) -> str:
     return ", ".join(f"{name} {value}, not {knobs[name]}" for name, value in where.items() if knobs[name] != value)
 
 
+def apart(measure, knobs: dict) -> str:
+    """What to know of a picture at other knobs than those that the text speaks of; '' where there are none."""
+    defaults = default_knobs(measure)
+    free = ("data", "seed", "run", "device")
+    names = [name for name, value in knobs.items() if name not in free and not _same(value, defaults[name])]
+    if not names:
+        return ""
+    said, here = (", ".join(f"{n} {_words(k[n])}" for n in names) for k in (defaults, knobs))
+    return f"The text speaks of {said}; this was measured with {here}."
+
+
+def _same(a, b) -> bool:
+    return (list(a) == list(b)) if isinstance(b, tuple) else a == b
+
+
+def _words(value) -> str:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return " ".join(("off", "on")[v] if isinstance(v, bool) else str(v) for v in values)
+
+
 def number(value: float | None) -> str:
     """Three digits, or a large whole number in full; '-' for none."""
     if value is None:
@@ -269,9 +289,7 @@ def command(lesson: Lesson, knobs: dict) -> str:
     """The command that repeats a run: every knob, so that it stays true when a default changes."""
     words = [f"minires lesson {lesson.number}"]
     for name, value in knobs.items():
-        values = value if isinstance(value, (list, tuple)) else [value]
-        texts = [("off", "on")[v] if isinstance(v, bool) else str(v) for v in values]
-        words += [f"--{dashed(name)}", *texts]
+        words += [f"--{dashed(name)}", _words(value)]
     return " ".join(words)
 
 

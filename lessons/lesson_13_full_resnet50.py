@@ -19,10 +19,10 @@ from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, 
 from minires.lessons.lesson_08_degradation import Losses
 from minires.lessons.terminal import run
 
-from minires import ops
 from minires.backend import choose_device, device_of, synchronize, to_device
 from minires.data import Dataset, make_signs
 from minires.errors import DataError
+from minires.fast.step import make_step
 from minires.instruments.bn_doctor import inputs, recalibrate
 from minires.instruments.gradflow import gradflow
 from minires.instruments.report import wilson
@@ -55,7 +55,8 @@ LESSON = Lesson(
     training images: as initialised and as trained. Branches start at a quarter of their strength, as in
     `minires train`.
 
-    The time of a step is forward, loss, backward and update of one batch that lies ready, the median of a few. On a
+    The time of a step is forward, loss, backward and update of one batch that lies ready, the way `fit` runs them
+    (layers brought together where that pays, on a GPU one recorded graph), the median of a few. On a
     GPU a small batch costs almost as much as a larger one: hundreds of small launches, each with its own delay. That is
     why the curves of CPU and GPU can cross. What a GPU gives here is measured where there is one, and nowhere else.
     """,
@@ -94,7 +95,7 @@ def measure(
     count    training images of the few steps
     epochs   how often they are seen, in batches of 32
     batches  batch sizes that are timed
-    repeats  timed steps at each size, after one that is not
+    repeats  timed steps at each size, after two that are not
     device   where to compute; auto takes a GPU that works, and then the CPU is timed too
     seed     of the few steps
     """
@@ -162,22 +163,21 @@ def _flows(classifier: Classifier, train: Dataset) -> dict:
 
 
 def _step_seconds(config, batch: int, device: str, repeats: int) -> float:
-    """Seconds of forward, loss, backward and update on a batch of noise: the median, after one step to warm up."""
+    """Seconds of a step as `fit` takes it on a batch of noise: the median, after two to warm up (or to record)."""
     model = ResNet(config).to(device)
     optimizer = Recipe().make_optimizer(model.params())
     rng = np.random.default_rng(0)
     x = to_device(rng.standard_normal((batch, *config.input_shape), np.float32), device)
     labels = to_device(rng.integers(config.classes, size=batch), device)
     times = []
-    for _ in range(1 + repeats):
-        synchronize(x)
-        start = time.perf_counter()
-        _, probs = ops.softmax_cross_entropy_forward(model.forward(x), labels)
-        model.backward(ops.softmax_cross_entropy_backward(probs, labels), need_dx=False)
-        optimizer.step(1e-4)
-        synchronize(x)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    with make_step(model, optimizer) as step:
+        for _ in range(2 + repeats):
+            synchronize(x)
+            start = time.perf_counter()
+            step(x, labels, 1e-4)
+            synchronize(x)
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
 
 
 def check(result: dict) -> list[Claim]:

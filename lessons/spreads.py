@@ -20,8 +20,9 @@ def kept(number: int) -> dict:
     return _read().get(str(number), {"records": []})
 
 
-def keep(number: int, *, record: dict | None = None, seconds: float | None = None) -> None:
-    """Keep a record {"command", "versions", "knobs", "claims"} in place of that for the same knobs, or the seconds.
+def keep(number: int, *, record: dict | None = None, seconds: float | None = None, answers: dict | None = None) -> None:
+    """Keep a record {"command", "versions", "knobs", "claims"} in place of that for the same knobs, or the seconds, or
+    the numbers of the lesson's answers, by name (answers.py).
 
     knobs: those that differ from the defaults. claims: text -> {"bound", "values": a number for each seed}.
     """
@@ -32,6 +33,8 @@ def keep(number: int, *, record: dict | None = None, seconds: float | None = Non
         lesson["records"] = sorted([record, *others], key=lambda r: len(r["knobs"]))
     if seconds is not None:
         lesson["seconds"] = round(seconds, 1)
+    if answers is not None:
+        lesson["answers"] = answers
     whole = dict(sorted((_read() | {str(number): lesson}).items(), key=lambda item: int(item[0])))
     text = json.dumps(whole, indent=1, ensure_ascii=False)
     write_text(FILE, re.sub(r"\[\s+([^]\[{}]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")

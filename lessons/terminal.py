@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from minires.lessons import shown, spreads
+from minires.lessons.answers import ANSWERS, answer
 from minires.lessons.harness import (
     Claim,
     Lesson,
     Outcome,
+    apart,
     at_least_one,
     command,
     conduct,
@@ -44,6 +46,9 @@ def run(lesson: Lesson, measure, check, plot, argv: list[str] | None = None) -> 
         if args["source"]:
             _show_source(lesson)
             return 0
+        if args["answers"]:
+            _answer(lesson)
+            return 0
         if args["repeat"] is not None:
             return _repeat(lesson, measure, check, knobs, args)
         if not args["json"]:
@@ -60,7 +65,7 @@ def run(lesson: Lesson, measure, check, plot, argv: list[str] | None = None) -> 
         text = {"lesson": lesson.number, "provenance": provenance(lesson, knobs), "claims": claims}
         print_json(text | {"result": outcome.result})
     else:
-        _conclude(lesson, outcome, knobs, args["out"] or default_picture(lesson))
+        _conclude(lesson, outcome, knobs, args["out"] or default_picture(lesson), apart(measure, knobs))
     for claim in outcome.failed:
         err.print(f"FAILS: {claim.text}: measured {number(claim.measured)}, bound {claim.bound}", style="red")
     return int(bool(outcome.failed))
@@ -128,6 +133,7 @@ def parser(lesson: Lesson, measure) -> Parser:
     keep = "note what --repeat gave, or else the seconds of this run, in the package's own table"
     p.add_argument("--keep", action="store_true", help=keep)
     p.add_argument("--source", action="store_true", help="print the code that the lesson is about")
+    p.add_argument("--answers", action="store_true", help="print the answers to its exercise, for those who tried it")
     return p
 
 
@@ -163,10 +169,12 @@ def _introduce(lesson: Lesson) -> None:
     _say(lesson.idea)
 
 
-def _conclude(lesson: Lesson, outcome: Outcome, knobs: dict, picture: Path) -> None:
+def _conclude(lesson: Lesson, outcome: Outcome, knobs: dict, picture: Path, elsewhere: str) -> None:
     out.print(claim_table(outcome.claims))
     out.print()
     _say_skipped(outcome.claims)
+    if elsewhere:
+        _say(elsewhere, "yellow")
     _say(f"Look for: {lesson.look_for}")
     _say(f"Wrong if: {lesson.wrong_if}")
     _say(f"Exercise: {lesson.exercise}")
@@ -195,6 +203,13 @@ def claim_table(claims: list[Claim]) -> Table:
         bound, spread = ("", "") if c.skipped else (c.bound, c.spread)
         table.add_row(readable(c.text), number(c.measured), bound, spread, verdict, style=style)
     return table
+
+
+def _answer(lesson: Lesson) -> None:
+    out.print(f"Lesson {lesson.number}: {lesson.title}", style="bold")
+    _say(f"Exercise: {lesson.exercise}", "italic")
+    _say(answer(lesson.number))
+    out.print(ANSWERS[lesson.number].note, style="dim")
 
 
 def _show_source(lesson: Lesson) -> None:

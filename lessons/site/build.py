@@ -6,10 +6,11 @@ from inspect import signature
 from pathlib import Path
 
 import numpy as np
-from minires.lessons.harness import discover, judged, load
-from minires.lessons.site import grid, pages
+from minires.lessons.exercises import exercises
+from minires.lessons.harness import apart, discover, judged, load
+from minires.lessons.site import classroom, grid, pages
 from minires.lessons.site.picture import Picture, picture
-from minires.lessons.site.prose import page_name
+from minires.lessons.site.prose import page_name, task_page
 from minires.lessons.site.results import Job, measured
 
 from minires.data import make_signs
@@ -41,29 +42,44 @@ def build(
     entries, failures = [], []
     for module in modules:
         lesson, result = module.LESSON, found[own[module]]
-        say(f"drawing lesson {lesson.number}")
+        say(f"drawing the page of lesson {lesson.number}")
         claims = judged(module.check, result["result"])
         failures += [f"lesson {lesson.number}: {c.text}: {c.measured}, bound {c.bound}" for c in claims if c.failed]
         drawn, phone = picture(module.plot(result["result"])), _for_phone(module.plot, result["result"])
-        explorer = (
-            grid.view(lesson.number, [found[job]["result"] for job in turned[module]]) if turned[module] else None
-        )
+        explorer = grid.view(lesson.number, [found[job]["result"] for job in turned[module]])
         for form, one in (("", drawn), ("_phone", phone)):
             if one is not None:
                 write_text(out / pages.picture_name(lesson.number, form), one.svg)
         others = [m.LESSON for m in modules]
         named = result | {"file": own[module].file}
-        seen = pages.figure(lesson, drawn, phone, {other.number for other in others})
+        elsewhere = apart(module.measure, own[module].knobs)
+        seen = pages.figure(lesson, drawn, phone, {other.number for other in others}, elsewhere)
         main = pages.lesson_page(lesson, named, claims, seen, explorer, others)
         text = pages.frame(f"{lesson.title} · minires", lesson.question, main, made=made)
         write_text(out / page_name(lesson.number), text)
         entries.append((lesson, claims, drawn))
+    say("writing the exercises and the guide for teachers")
+    numbers = {module.LESSON.number for module in modules}
+    for name, (title, about, main) in _classroom(numbers).items():
+        write_text(out / name, pages.frame(f"{title} · minires", about, main, made=made))
     say("recording a network for the stepper")
     _write_stepper(out / "stepper.html", "resnet8" if quick else STEPPED)
     description = "Lessons on residual networks: how gradients flow in them, and how fast they can be."
     index = pages.frame("minires: lessons on residual networks", description, pages.gallery(entries), made=made)
     write_text(out / "index.html", index)
     return failures
+
+
+def _classroom(numbers: set[int]) -> dict[str, tuple[str, str, str]]:
+    """File -> (title, description, main part) of the pages for a class."""
+    found = {
+        "exercises.html": ("Exercises", "Exercises that check themselves.", classroom.exercise_list(numbers)),
+        "teachers.html": ("For teachers", "The lessons in a class.", classroom.guide(numbers)),
+    }
+    for task in exercises():
+        page = (f"Exercise {task.number}", task.title, classroom.exercise_page(task, numbers))
+        found[task_page(task.number)] = page
+    return found
 
 
 def _for_phone(plot, result: dict) -> Picture | None:

@@ -8,13 +8,20 @@ What `Explorer.data` gives is drawn by explorer.js:
     cells     the controls' values, joined by '|' -> for each chart the curve that is shown, the faint ones behind
               it and a mark; the numbers as text, the sentence that says them, the command that repeats them
     strips    heat strips by the first two controls, or none
+    keys      what the looks of the curves mean
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from minires.lessons.harness import number
 from minires.lessons.site.words import tick
+
+# what the looks of the curves mean, where a page does not say it in its own words
+SMALLEST = 1e-16  # what is drawn of an error of 0
+KEYS = {"this": "this network", "band": "lowest to highest seed", "theory": "theory", "faint": "other settings"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Explorer:
 
     controls: Sequence[Control]
     charts: Sequence[Chart]
+    keys: dict = field(default_factory=dict)  # look -> its meaning, where it is not that of KEYS
     curves: dict = field(default_factory=dict)
     cells: dict = field(default_factory=dict)
     strips: dict = field(default_factory=dict)
@@ -92,6 +100,7 @@ class Explorer:
             "curves": self.curves,
             "cells": self.cells,
             "strips": self.strips,
+            "keys": KEYS | self.keys,
         }
 
     def _chart(self, index: int, chart: Chart) -> dict:
@@ -115,3 +124,36 @@ def _short(values) -> list[float]:
 def key(values: Sequence) -> str:
     """The name of a cell."""
     return "|".join(map(str, values))
+
+
+def with_range(values, form=number) -> str:
+    """'3.92 (3.87 … 3.99)': the mean, and the lowest and highest seed where there are several, kept on one line."""
+    values = np.asarray(values)
+    mean = form(float(values.mean()))
+    return mean if len(values) == 1 else f"{mean} ({form(float(values.min()))}\u00a0…\u00a0{form(float(values.max()))})"
+
+
+def two_digits(value: float) -> str:
+    """Of a logarithm or a cosine."""
+    return f"{value:.2f}"
+
+
+def band(curves: np.ndarray) -> tuple:
+    """Lowest and highest of the rows; none of a single one."""
+    return (curves.min(axis=0), curves.max(axis=0)) if len(curves) > 1 else (None, None)
+
+
+def seeds(result: dict) -> str:
+    """'5 seeds'."""
+    several = result["knobs"]["seeds"]
+    return "one seed" if several == 1 else f"{several} seeds"
+
+
+def slider(name: str, label: str, values, labels, start) -> Control:
+    """A control that is a slider."""
+    return Control(name, label, list(values), list(labels), start, slider=True)
+
+
+def logs(values) -> np.ndarray:
+    """log10, for a chart of powers; 0 is drawn as SMALLEST."""
+    return np.log10(np.maximum(values, SMALLEST))

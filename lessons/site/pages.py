@@ -6,13 +6,14 @@ import re
 from collections.abc import Collection, Sequence
 from importlib.resources import files
 
-from minires.lessons import shown
+from minires.lessons import shown, teaching
+from minires.lessons.answers import ANSWERS, answer
 from minires.lessons.harness import Claim, Lesson, number
 from minires.lessons.headlines import HEADLINES
 from minires.lessons.site.code import source
 from minires.lessons.site.explorer import key
 from minires.lessons.site.picture import Picture
-from minires.lessons.site.prose import command, inline, page_name, prose
+from minires.lessons.site.prose import command, inline, page_name, prose, task_page
 
 NARROW = "(max-width: 46rem)"  # as in style.css
 
@@ -43,33 +44,51 @@ def frame(title: str, description: str, main: str, *, made: dict) -> str:
 
 
 def lesson_page(
-    lesson: Lesson, record: dict, claims: list[Claim], seen: str, explorer: dict | None, others: Sequence[Lesson]
+    lesson: Lesson, record: dict, claims: list[Claim], seen: str, explorer: dict, others: Sequence[Lesson]
 ) -> str:
     """The page of one lesson, without its frame. seen: its `figure`; others: all lessons of the site in order."""
     pages = {other.number for other in others}
-    first, second = (explore(explorer), seen) if explorer else (seen, "")
     return fill(
         "lesson.html",
         number=str(lesson.number),
         title=inline(lesson.title),
         question=inline(lesson.question, pages),
-        first=first,
+        sliders=explore(explorer),
         idea=prose(lesson.idea, pages),
-        second=second,
+        picture=seen,
         claims=claim_table(claims),
         wrong_if=inline(lesson.wrong_if, pages),
         exercise=prose(lesson.exercise, pages),
+        answer=_answer(lesson, pages),
+        tasks=_tasks(lesson),
         next_try=html.escape(lesson.next_try),
         code="\n".join(_code(item, i == 0) for i, item in enumerate(lesson.shows)),
         sources="\n".join(f"<li>{inline(text)}</li>" for text in lesson.sources),
         facts=_facts(record, lesson),
         turn=_turn(lesson, others),
-        data=_embedded(explorer) if explorer else "",
+        data=_embedded(explorer),
     )
 
 
-def figure(lesson: Lesson, drawn: Picture, phone: Picture | None, pages: Collection[int]) -> str:
-    """The picture: whole on a wide screen. On a narrow one its panels below each other, or drawn for it: `phone`."""
+def _answer(lesson: Lesson, pages: Collection[int]) -> str:
+    """Folded, for those who tried it."""
+    note = f'<p class="note">{html.escape(ANSWERS[lesson.number].note)}</p>'
+    text = prose(answer(lesson.number), pages)
+    return f'<details class="answer"><summary>The answer</summary><div class="prose">{text}{note}</div></details>'
+
+
+def _tasks(lesson: Lesson) -> str:
+    """Links to the exercises that belong to the lesson."""
+    found = teaching.of_lesson(lesson.number)
+    links = "".join(f'<li><a href="{task_page(t.number)}">{t.number}. {html.escape(t.title)}</a></li>' for t in found)
+    return f'<p>To write and to mend:</p><ul class="tasks">{links}</ul>' if found else ""
+
+
+def figure(lesson: Lesson, drawn: Picture, phone: Picture | None, pages: Collection[int], elsewhere: str = "") -> str:
+    """The picture: whole on a wide screen. On a narrow one its panels below each other, or drawn for it: `phone`.
+
+    elsewhere: what `harness.apart` says of its knobs.
+    """
     file, kind, scrolls, panels = picture_name(lesson.number), "", "", ""
     image = _image(drawn, file, drawn.alt)
     if phone is not None:
@@ -85,7 +104,7 @@ def figure(lesson: Lesson, drawn: Picture, phone: Picture | None, pages: Collect
         scrolls = f' tabindex="0" role="group" aria-label="Picture of lesson {lesson.number}"'
     return (
         f'<figure class="picture wide{kind}"><div class="whole"{scrolls}>{image}</div>{panels}'
-        f"<figcaption><b>Look for:</b> {inline(lesson.look_for, pages)}</figcaption></figure>"
+        f"<figcaption><b>Look for:</b> {inline(lesson.look_for, pages)} {inline(elsewhere)}</figcaption></figure>"
     )
 
 
@@ -184,13 +203,13 @@ def explore(data: dict) -> str:
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>" for name, text in start["numbers"]
     )
     curves = data["curves"].values()
-    legend = {
-        "this": "this network",
-        "band": "lowest to highest seed" if any(curve["low"] for curve in curves) else "",
-        "theory": "theory" if any(curve["theory"] for curve in curves) else "",
-        "faint": "other settings, same depth",
+    drawn = {
+        "band": any(curve["low"] for curve in curves),
+        "theory": any(curve["theory"] for curve in curves),
+        "faint": any(any(cell["faint"]) for cell in data["cells"].values()),
     }
-    keys = "".join(f'<li><i class="{name}"></i>{text}</li>' for name, text in legend.items() if text)
+    legend = {look: said for look, said in data["keys"].items() if drawn.get(look, True)}
+    keys = "".join(f'<li><i class="{name}"></i>{text}</li>' for name, text in legend.items())
     return (
         f'<section class="explorer wide{" one" if len(data["charts"]) == 1 else ""}" aria-labelledby="turn">'
         '<h2 id="turn" class="unseen">Turn the knobs</h2>'

@@ -6,16 +6,22 @@ from collections.abc import Collection
 
 from minires.lessons.prose import paragraphs
 from minires.lessons.site.formula import formula
+from minires.lessons.sources import NAMED, address
 
 INLINE = re.compile(
     r"\$(?P<formula>[^$]+)\$(?P<after>[.,;:)?]*)|`(?P<code>[^`]+)`|\b(?P<lesson>[Ll]esson (?P<number>\d+))\b"
-    r"|(?P<hyphened>\w+-\d+\b)"
+    rf"|(?P<source>{NAMED.pattern})|(?P<hyphened>\w+-\d+\b)"
 )
 
 
 def page_name(number: int) -> str:
     """The file of a lesson's page."""
     return f"lesson-{number:02}.html"
+
+
+def task_page(number: int) -> str:
+    """The file of an exercise's page."""
+    return f"exercise-{number:02}.html"
 
 
 def command(text: str) -> str:
@@ -32,6 +38,8 @@ def inline(text: str, pages: Collection[int] = ()) -> str:
             return f'<span class="glued">{drawn}{found["after"]}</span>' if found["after"] else drawn
         if found["code"]:
             return f"<code>{command(found['code'])}</code>"
+        if found["source"]:
+            return source(found["source"])
         if found["hyphened"]:  # ResNet-50, 1e-5
             return f'<span class="glued">{found["hyphened"]}</span>'
         if int(found["number"]) in pages:
@@ -43,6 +51,11 @@ def inline(text: str, pages: Collection[int] = ()) -> str:
         parts += [html.escape(text[end : found.start()], quote=False), marked(found)]
         end = found.end()
     return "".join([*parts, html.escape(text[end:], quote=False)])
+
+
+def source(name: str) -> str:
+    """A link to a source that a text names."""
+    return f'<a href="{html.escape(address(name))}">{html.escape(name, quote=False)}</a>'
 
 
 def prose(text: str, pages: Collection[int] = ()) -> str:

@@ -59,6 +59,8 @@ def measured(jobs: list[Job], folder: Path, say: Callable[[str], None]) -> dict[
     """
     found = {job: record for job in jobs if (record := _kept(folder / job.file)) is not None}
     missing = [job for job in dict.fromkeys(jobs) if job not in found]
+    if missing:
+        say(f"measuring {len(missing)} settings: minutes in full, less with --quick")
     for done, (job, result, seconds) in enumerate(_results(missing), 1):
         record = {"source": _fingerprint(), "seconds": round(seconds, 1), "result": result}
         record |= {"lesson": job.number, "provenance": provenance(load(job.number).LESSON, job.knobs)}

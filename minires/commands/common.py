@@ -79,9 +79,10 @@ def add_device(p):
 
 
 def device(args) -> str:
-    """'cpu' or 'gpu'; says on stderr which, and why."""
+    """'cpu' or 'gpu'; a GPU is named on stderr. Why there is none, `minires doctor` says, and --device gpu fails."""
     chosen, reason = choose_device(args.device)
-    err.print(f"device: {chosen} ({reason})", style="dim")
+    if chosen == "gpu":
+        err.print(f"device: gpu ({reason})", style="dim")
     return chosen
 
 

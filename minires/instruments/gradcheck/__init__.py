@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from minires.backend import blas_threads
@@ -78,7 +79,9 @@ class Report(Shown):
         for check in self.checks:
             rows.setdefault(check.tensor, []).append(check)
         ranked = sorted(rows, key=lambda name: -max(c.error for c in rows[name]))[:most]
-        table = Table(title=f"{self.title}: {'right' if self.ok else 'WRONG'}", title_justify="left")
+        title = f"{self.title}: {'right' if self.ok else 'WRONG'}"
+        look = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+        table = Table(title=title, title_justify="left", **look)
         table.caption = f"{self.mode} mode, epsilon {self.epsilon:g}, tolerance {self.tolerance:g}" + (
             f", {self.layers} layers one by one" if self.layers else ""
         )
@@ -87,7 +90,8 @@ class Report(Shown):
         verdict = [] if self.ok else [{True: "ok", False: "WRONG"}]
         for heading in ["gradient of", "checks", "numeric", "analytic", "error", "worst at", *("" for _ in verdict)]:
             left = heading in ("gradient of", "worst at")
-            table.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+            # a name stays whole in 80 columns; what is long is a place, which may go on in the next line
+            table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "worst at")
         for name in (name for name in rows if name in ranked):
             worst = max(rows[name], key=lambda c: (not c.ok, c.error))
             numbers = f"{worst.numeric:.4g}", f"{worst.analytic:.4g}", f"{worst.error:.1e}"
