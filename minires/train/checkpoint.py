@@ -58,7 +58,7 @@ class Snapshot:
             copies = self.groups.setdefault(group, {})
             for name, array in arrays.items():
                 here = to_numpy(array)
-                if name not in copies:
+                if name not in copies or copies[name].shape != here.shape:
                     copies[name] = np.empty_like(here)
                 copies[name][...] = here
 
