@@ -114,7 +114,8 @@ def make_step(
     """The step that trains `model`, whose parameters `optimizer` holds, fastest on their device.
 
     by_layers: run exactly the modules of `model`, one after the other. So does every network with a part that is not
-    the library's own, or was changed, or is in evaluation mode without being frozen; the step's `how` says which. StateError where the network itself is in evaluation mode.
+    the library's own, or was changed, or is in evaluation mode without being frozen; the step's `how` says which.
+    StateError where the network itself is in evaluation mode.
     graph, tf32: on a GPU, see gpu/step.py; a CPU has neither.
     recompute: memory for time, for large images or batches (checkpointing.py); the same gradients to the bit.
     max_workspace: bytes that one op may take beside its arguments and results; None: as each op likes.

@@ -108,9 +108,7 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
 
 
 @compiled
-def conv2d_backward(
-    dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None
-):
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None):
     """(dx, dw, db) of `conv2d_forward`, each None unless needed. dw is written where one is given.
 
     With the columns X (recomputed, never kept) the forward is Y = X W + b, so

@@ -1,4 +1,4 @@
-"""Fine-tuning: a network that was trained on other classes, of which some parts rest and others learn at rates of their own.
+"""Fine-tuning: of a network that was trained on something else some parts rest, others learn at rates of their own.
 
     classifier = with_classes(load_classifier("runs/signs"), train.classes)
     fit(classifier, train, test, Recipe(freeze=("stem", "stage2"), rates={"head": 10}))
@@ -44,7 +44,7 @@ def _chosen(model: Module, names) -> list[tuple[str, list[Module]]]:
 
 
 def freeze(model: Module, recipe: Recipe, epoch: int) -> None:
-    """Freeze what `recipe` leaves as it is in this epoch (from 0), and what it named before no longer; training mode."""
+    """Freeze what `recipe` leaves as it is in this epoch (from 0), thaw what has had its epochs; training mode."""
     for name, modules in _chosen(model, recipe.freeze):
         until = recipe.freeze[name]
         for module in modules:
@@ -91,8 +91,9 @@ def _ids(modules) -> list[int]:
     return [id(p) for m in modules for p in m.params()]
 
 
-def describe(recipe: Recipe) -> list[str]:
-    """In words, what is frozen and at which rates the rest learns; nothing where all learns alike."""
+def describe(model: Module, recipe: Recipe) -> list[str]:
+    """In words, what is frozen and at which rates the rest learns; nothing where all learns alike. Errors as above."""
+    _chosen(model, [*recipe.freeze, *recipe.rates])
     frozen = [name + (f" for {epochs} epochs" if epochs else "") for name, epochs in recipe.freeze.items()]
     lines = [f"frozen, batch normalisation in evaluation mode: {', '.join(frozen)}"] if frozen else []
     rates = [f"{name} {factor:g}x" for name, factor in recipe.rates.items()]
@@ -125,14 +126,14 @@ def with_classes(source: Classifier, classes: tuple[str, ...], *, input_shape=No
     return Classifier(model, tuple(classes), source.preprocess)
 
 
-def describe_classes(source: Classifier, classes: tuple[str, ...]) -> str:
-    """In words, which classes of `source` a network for `classes` keeps."""
-    if tuple(classes) == source.classes:
+def describe_classes(before: tuple[str, ...], classes: tuple[str, ...]) -> str:
+    """In words, which of the classes `before` a network for `classes` keeps."""
+    if tuple(classes) == tuple(before):
         return f"all {len(classes)} classes are those of the weights: the classifier is kept"
-    kept = [name for name in classes if name in source.classes]
-    new = [name for name in classes if name not in source.classes]
+    kept = [name for name in classes if name in before]
+    new = [name for name in classes if name not in before]
     told = [f"kept: {_some(kept)}" if kept else "", f"new: {_some(new)}" if new else ""]
-    dropped = [name for name in source.classes if name not in classes]
+    dropped = [name for name in before if name not in classes]
     told.append(f"not used any more: {_some(dropped)}" if dropped else "")
     return "the classifier's classes: " + "; ".join(filter(None, told))
 

@@ -74,7 +74,7 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_steps_as_by_the_layers(names
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_gradients_are_those_of_the_network_that_is_not_frozen_but_normalises_alike(way):
-    """Freezing leaves out work, it changes no gradient: statistics at rest, all gradients computed, are the reference."""
+    """Freezing leaves out work, it changes no gradient: the reference computes all of them, its statistics at rest."""
     reference, model = network(), network()
     model.layers[0].freeze()
     model.layers[2].freeze()
@@ -94,7 +94,7 @@ def test_gradients_are_those_of_the_network_that_is_not_frozen_but_normalises_al
 
 
 def test_a_frozen_front_costs_its_forward_pass_alone(monkeypatch):
-    """No gradient gets there, nothing is kept there, and kernels at rest in the middle have no gradient of their own."""
+    """No gradient gets there, nothing is kept there; kernels at rest in the middle have no gradient of their own."""
     seen, backward = [], ops.conv2d_backward
     model = network(dtype=np.float32)
     model.layers[0].freeze()
@@ -129,10 +129,18 @@ def test_groups_step_as_pytorchs_do():
         (AdamW, torch.optim.AdamW, {}),
     ):
         rng = np.random.default_rng(1)
-        params = [nn.module.Param(n, rng.standard_normal(s), decay=len(s) > 1) for n, s in (("a", (3, 4)), ("b", (4,)), ("c", (2, 2)))]
+        params = [
+            nn.module.Param(n, rng.standard_normal(s), decay=len(s) > 1)
+            for n, s in (("a", (3, 4)), ("b", (4,)), ("c", (2, 2)))
+        ]
         twins = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in params]
         a, b, c = params
-        optimizer = ours([{"params": [b, a], "lr_scale": 0.1}, {"params": [c], "weight_decay": 0.3}], weight_decay=0.2, clip_norm=1.0, **options)
+        optimizer = ours(
+            [{"params": [b, a], "lr_scale": 0.1}, {"params": [c], "weight_decay": 0.3}],
+            weight_decay=0.2,
+            clip_norm=1.0,
+            **options,
+        )
         groups = [
             {"params": twins[:1], "lr": 0.01, "weight_decay": 0.2},
             {"params": twins[1:2], "lr": 0.01, "weight_decay": 0.0},
@@ -235,7 +243,10 @@ def test_a_network_frozen_by_hand_stays_so():
     one.model.layers[0].freeze()
     before = weights(one)
     fit(one, TRAIN, None, RECIPE)
-    assert_same({n: weights(one)[n] for n in frozen_names(one.model, ["stem"])}, {n: before[n] for n in frozen_names(one.model, ["stem"])})
+    assert_same(
+        {n: weights(one)[n] for n in frozen_names(one.model, ["stem"])},
+        {n: before[n] for n in frozen_names(one.model, ["stem"])},
+    )
     assert not one.model.layers[0].is_trainable()
     one.model.layers[0].freeze(False)
     fit(one, TRAIN, None, RECIPE)
@@ -245,7 +256,10 @@ def test_a_network_frozen_by_hand_stays_so():
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"freeze": ("stage1",)}, r"stage1: resnet8 has no such part: choose of stem, stage2, stage3, stage4, head, or"),
+        (
+            {"freeze": ("stage1",)},
+            r"stage1: resnet8 has no such part: choose of stem, stage2, stage3, stage4, head, or",
+        ),
         ({"rates": {"tail": 2.0}}, "tail: resnet8 has no such part"),
         ({"freeze": ("stem", "stage2", "stage3", "stage4", "head")}, "every part is frozen: leave one to train"),
     ],
@@ -272,12 +286,12 @@ def test_numbers_that_no_recipe_takes(settings, line):
 
 
 def test_a_recipe_says_what_rests_and_how_fast_the_rest_learns():
-    recipe = Recipe(freeze={"stem": None, "stage4": 2}, rates={"head": 10}, lr=0.01)
-    assert describe(recipe) == [
+    model, recipe = network(), Recipe(freeze={"stem": None, "stage4": 2}, rates={"head": 10}, lr=0.01)
+    assert describe(model, recipe) == [
         "frozen, batch normalisation in evaluation mode: stem, stage4 for 2 epochs",
         "learning rates: head 10x, all else 0.01",
     ]
-    assert describe(Recipe()) == []
+    assert describe(model, Recipe()) == []
 
 
 def test_classes_are_kept_by_name():
@@ -290,9 +304,9 @@ def test_classes_are_kept_by_name():
     head = {p.name for p in ours.params()}
     assert_same(*({n: a for n, a in c.model.state().items() if n not in head} for c in (source, new)))
     assert (new.preprocess, new.model.config.classes) == (source.preprocess, 3)
-    assert describe_classes(source, new.classes) == "the classifier's classes: kept: columns, rows; new: dots"
-    assert "all 2 classes are those of the weights" in describe_classes(source, source.classes)
-    assert "not used any more: columns" in describe_classes(source, ("rows", "dots"))
+    assert describe_classes(source.classes, new.classes) == "the classifier's classes: kept: columns, rows; new: dots"
+    assert "all 2 classes are those of the weights" in describe_classes(source.classes, source.classes)
+    assert "not used any more: columns" in describe_classes(source.classes, ("rows", "dots"))
     same = with_classes(source, source.classes)
     assert evaluate(same, TEST).loss == evaluate(source, TEST).loss
 

@@ -141,9 +141,7 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
     return y
 
 
-def conv2d_backward(
-    dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None
-):
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None):
     """As ops.conv2d_backward."""
     if algorithm is not None or not (dw is None or dw.flags.c_contiguous):
         return NotImplemented

@@ -58,8 +58,7 @@ class GpuStep(FusedStep):
         optimizer.check()
         check_mode(self.model)
         optimizer.steps += 1
-        for group, rates in zip(optimizer.groups, self.rates, strict=True):
-            kernels.set_rates(rates, optimizer.weights, *_rates(optimizer, group, lr))
+        _set_rates(optimizer, self.rates, lr)
         if any(v.data is not place for v, place in zip(self.states, self.places, strict=True)):
             self.places = [v.data for v in self.states]
             self.replay.forget()
@@ -72,23 +71,32 @@ def _compute(net, optimizer, metrics, rates, label_smoothing, x, labels):
     """One step, from the batch to the new weights."""
     logits = net.forward(x)
     net.backward(kernels.cross_entropy(logits, labels, metrics, label_smoothing=label_smoothing))
-    kernels.gradient_norm(optimizer.grads, metrics, rates[0], optimizer.clip_norm)
-    rates[1:, 3] = rates[0, 3]
+    _update(optimizer, metrics, rates)
+
+
+def _set_rates(optimizer, rates, lr):
+    """Into rates (groups, 4): what their updates need that changes with every step."""
     for group, row in zip(optimizer.groups, rates, strict=True):
-        _update(optimizer, group, row)
+        rate = lr * group.lr_scale
+        kernels.set_rates(row, optimizer.weights, *_corrected(optimizer, rate, optimizer.steps - group.began))
 
 
-def _rates(optimizer, group, lr):
-    """What an update needs that changes with every step."""
-    lr *= group.lr_scale
+def _corrected(optimizer, lr, t):
     if isinstance(optimizer, SGD):
         return (lr,)
-    (b1, b2), t = optimizer.betas, optimizer.steps - group.began
+    b1, b2 = optimizer.betas
     return lr, lr / (1 - b1**t), 1 / (1 - b2**t) ** 0.5
 
 
-def _update(o, group, rates):
-    """The whole of a group's update, in one kernel."""
+def _update(optimizer, metrics, rates):
+    """The whole of optimizer.step, a kernel for each group; the gradient's norm into metrics[2]."""
+    kernels.gradient_norm(optimizer.grads, metrics, rates[0], optimizer.clip_norm)
+    rates[1:, 3] = rates[0, 3]
+    for group, row in zip(optimizer.groups, rates, strict=True):
+        _update_group(optimizer, group, row)
+
+
+def _update_group(o, group, rates):
     decayed = group.decayed.stop - group.decayed.start
     decay = {"decayed": decayed, "decay": o.decay_of(group)}
     arrays = [array[group.span] for array in (o.weights, o.grads, *o.state.values())]
