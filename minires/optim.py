@@ -2,36 +2,78 @@
 
 All parameters become views into one array, all gradients into another, the state into a third: a step is a
 few passes over long rows instead of hundreds of small ones, and the norm, the clipping or a check for NaN is
-one line. Parameters with weight decay come first in the buffer, so that decay is a slice.
+one line. In each group, parameters with weight decay come first in the buffer, so that decay is a slice.
 """
 
+from dataclasses import dataclass
+
 from minires.backend import get_xp, row_chunks, to_numpy
-from minires.errors import CheckpointError, StateError
+from minires.errors import CheckpointError, ConfigError, StateError
 from minires.fast.dispatch import compiled
 from minires.nn.module import Param
 from minires.ranges import check
 
 
+@dataclass
+class Group:
+    """Parameters with settings of their own, a stretch of the buffer.
+
+    lr_scale: factor of the rate that `step` is given. weight_decay: None for the optimiser's.
+    began: steps that the optimiser took before the first of this group; Adam's corrections count from there.
+    """
+
+    params: list[Param]
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    began: int = 0
+    span = decayed = slice(0)  # in the buffer: all of it, and what decays
+
+    def __post_init__(self):
+        check(lr_scale=self.lr_scale, **({} if self.weight_decay is None else {"weight_decay": self.weight_decay}))
+
+
+def _groups(params) -> list[Group]:
+    """Of `Optimizer`'s argument, without what is frozen; none is empty, and no parameter is in two."""
+    params = list(params)
+    try:
+        by_group = bool(params) and isinstance(params[0], dict)
+        groups = [Group(**group) for group in params] if by_group else [Group(params)]
+    except TypeError as error:
+        raise ConfigError(f"a group of parameters: {error}: it has params, lr_scale, weight_decay, began") from None
+    for group in groups:
+        group.params = [p for p in group.params if p.trainable]
+    held = [p for group in groups for p in group.params]
+    if not held:
+        raise StateError("an optimiser needs at least one parameter that is not frozen")
+    if len({id(p) for p in held}) < len(held):
+        name = next(p.name for i, p in enumerate(held) if any(p is other for other in held[:i]))
+        raise ConfigError(f"{name} is in two groups of parameters: put it into one")
+    return [group for group in groups if group.params]
+
+
 class Optimizer:
     """Base: flat buffers, weight decay, clipping. Subclasses name their `slots` and update one piece.
 
-    params: `model.params()`; the model's arrays are rebound, so make the optimiser after `.to` or `.astype`.
+    params: `model.params()`; the model's arrays are rebound, so make the optimiser after `.to` or `.astype`. Or a
+        list of groups, {"params": [...], "lr_scale": 0.1, "weight_decay": 0}, see Group. What is frozen is left out.
     weight_decay: L2 strength; it spares batch normalisation and biases unless `decay_all`.
     clip_norm: the largest norm of the whole gradient, to which a larger one is scaled down, or None.
-    ConfigError for a number outside its range (ranges.py).
+    ConfigError for a number outside its range (ranges.py) or a parameter in two groups, StateError for no parameter.
     """
 
     slots: tuple[str, ...] = ()
 
-    def __init__(self, params: list[Param], *, weight_decay=0.0, decay_all=False, clip_norm=None):
-        if not params:
-            raise StateError("an optimiser needs at least one parameter")
+    def __init__(self, params: list[Param] | list[dict], *, weight_decay=0.0, decay_all=False, clip_norm=None):
         check(weight_decay=weight_decay, **({} if clip_norm is None else {"clip_norm": clip_norm}))
         self.weight_decay, self.clip_norm = weight_decay, clip_norm
-        self.params = sorted(params, key=lambda p: not (p.decay or decay_all))
+        self.groups, self.params, size = _groups(params), [], 0
+        for group in self.groups:
+            group.params = sorted(group.params, key=lambda p: not (p.decay or decay_all))
+            decayed = sum(p.data.size for p in group.params if p.decay or decay_all)
+            whole = sum(p.data.size for p in group.params)
+            group.span, group.decayed = slice(size, size + whole), slice(size, size + decayed)
+            self.params, size = self.params + group.params, size + whole
         xp, dtype = get_xp(self.params[0].data), self.params[0].data.dtype
-        size = sum(p.data.size for p in self.params)
-        self.decayed = sum(p.data.size for p in self.params if p.decay or decay_all)
         self.weights, self.grads = xp.empty(size, dtype), xp.zeros(size, dtype)
         self.state = {slot: xp.zeros(size, dtype) for slot in self.slots}
         self.steps = 0
@@ -62,21 +104,43 @@ class Optimizer:
             raise StateError("the model was moved or converted after its optimiser was made: make a new optimiser")
 
     def step(self, lr: float):
-        """Update every parameter from its gradient; returns the gradient's norm before clipping (0-d array)."""
+        """Update every parameter from its gradient, at the rate `lr` times its group's `lr_scale`.
+
+        Returns the norm of the whole gradient before clipping (0-d array).
+        """
         self.check()
         self.steps += 1
         xp = get_xp(self.grads)
         norm, scale = xp.sqrt(square_sum(self.grads)), 1.0
         if self.clip_norm is not None:
             scale = xp.minimum(1, self.clip_norm / (norm + 1e-12)).astype(self.grads.dtype)
-        for span, decay in ((slice(0, self.decayed), self.weight_decay), (slice(self.decayed, None), 0.0)):
-            state = {slot: array[span] for slot, array in self.state.items()}
-            self.update(self.weights[span], self.grads[span], state, lr=lr, decay=decay, scale=scale)
+        for group in self.groups:
+            rates = {"lr": lr * group.lr_scale, "scale": scale, "steps": self.steps - group.began}
+            rest = slice(group.decayed.stop, group.span.stop)
+            for span, decay in ((group.decayed, self.decay_of(group)), (rest, 0.0)):
+                state = {slot: array[span] for slot, array in self.state.items()}
+                self.update(self.weights[span], self.grads[span], state, decay=decay, **rates)
         return norm
 
-    def update(self, w, grad, state, *, lr, decay, scale):
-        """Change `w`, a run of the buffer, and its `state` in place, from `grad` * `scale`; `grad` is not written."""
+    def decay_of(self, group: Group) -> float:
+        """The group's weight decay."""
+        return self.weight_decay if group.weight_decay is None else group.weight_decay
+
+    def update(self, w, grad, state, *, lr, decay, scale, steps):
+        """Change `w`, a run of the buffer, and its `state` in place, from `grad` * `scale`; `grad` is not written.
+
+        steps: how many it has taken, this one included.
+        """
         raise NotImplementedError
+
+    def take_over(self, other: "Optimizer") -> None:
+        """Go on where `other`, of the same kind, stands: its steps, and its state of the parameters that both hold."""
+        self.steps = other.steps
+        theirs = {id(p): span for p, span in other._spans()}
+        for p, span in self._spans():
+            if id(p) in theirs:
+                for slot, array in self.state.items():
+                    array[span] = other.state[slot][theirs[id(p)]]
 
     def named_state(self) -> dict:
         """Name -> NumPy array of every slot, for a checkpoint; the order is that of the buffer."""
@@ -140,7 +204,7 @@ class SGD(Optimizer):
         super().__init__(params, **options)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def update(self, w, grad, state, **rates):
+    def update(self, w, grad, state, *, steps, **rates):
         sgd_update(w, grad, state["velocity"], momentum=self.momentum, nesterov=self.nesterov, **rates)
 
 
@@ -161,7 +225,7 @@ class Adam(Optimizer):
 
     def update(self, w, grad, state, **rates):
         settings = {"betas": self.betas, "epsilon": self.epsilon, "decoupled": self.decoupled}
-        adam_update(w, grad, state["m"], state["v"], steps=self.steps, **settings, **rates)
+        adam_update(w, grad, state["m"], state["v"], **settings, **rates)
 
 
 class AdamW(Adam):

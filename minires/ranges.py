@@ -57,7 +57,7 @@ SHARE = _number("a number of at least 0 and below 1", lambda v: 0 <= v < 1)
 RANGES = {
     # recipes, schedules, optimisers
     **dict.fromkeys(("epochs", "batch_size", "patience", "total"), COUNT),
-    **dict.fromkeys(("lr", "peak", "clip_norm", "epsilon"), POSITIVE),
+    **dict.fromkeys(("lr", "lr_scale", "head_lr", "peak", "clip_norm", "epsilon"), POSITIVE),
     **dict.fromkeys(("weight_decay", "warmup_epochs"), NOT_NEGATIVE),
     **dict.fromkeys(("momentum", "label_smoothing"), SHARE),
     "betas": _several("two numbers", SHARE, 2),

@@ -53,6 +53,28 @@ def add_network(p, arch_option=True, regime=True):
     p.add_argument("--init", default="he", choices=("he", "glorot"), help="initial weights (default: %(default)s)")
 
 
+def note_network(p, *more):
+    """After `add_network` and further options that define a network: what they are where nobody names one."""
+    names = ("arch", "variant", "preact", "no_skip", "no_bn", "init", *more)
+    p.set_defaults(unnamed={name: p.get_default(name) for name in names})
+
+
+def network_is_named(args) -> str:
+    """The first option that was given of those that define the network, as typed; "" where none was."""
+    given = (name for name, usual in args.unnamed.items() if getattr(args, name) != usual)
+    return next((f"--{name.replace('_', '-')}" for name in given), "")
+
+
+def add_preprocess(p):
+    """--preprocess, for weights of others."""
+    p.add_argument(
+        "--preprocess",
+        choices=("unit", "imagenet", "caffe"),
+        help="how images are prepared where the weights do not say it: unit (image / 255; usual for course), imagenet "
+        "(torchvision's mean and deviation; usual for v1.5), caffe (mean subtracted, BGR; usual for v1)",
+    )
+
+
 def network_options(args) -> dict:
     """The options of `minires.nn.resnet` that the user chose."""
     options = {"skip": not args.no_skip, "preact": args.preact, "norm": not args.no_bn, "init": args.init}

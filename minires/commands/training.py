@@ -8,10 +8,9 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
-from minires.commands import common
+from minires.commands import common, starting
 from minires.console import out, print_json
 from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
-from minires.nn import resnet
 
 # what may be given beside --resume: all else is in the run
 RESUMABLE = ("resume", "epochs", "data", "device", "recompute", "max_workspace", "by_layers", "check", "stall", "tf32")
@@ -32,17 +31,32 @@ def _stoppable():
 
 
 def train(args) -> int:
-    folder = Path(args.resume or args.out or f"runs/{args.arch}-{datetime.now():%Y%m%d-%H%M%S}")
     with _stoppable():
-        return _resume(args, folder) if args.resume else _train(args, folder)
+        if args.resume:
+            return _resume(args, _run_of(Path(args.resume)))
+        weights = starting.loaded(args)
+        return _train(args, Path(args.out or f"runs/{args.arch}-{datetime.now():%Y%m%d-%H%M%S}"), weights)
 
 
-def _train(args, folder) -> int:
+def _run_of(path: Path) -> Path:
+    """The folder of the run that is to go on, where its model.h5 was named; CheckpointError for any other file."""
+    if not path.is_file():
+        return path
+    if path.name == "model.h5" and (path.parent / "manifest.json").exists():
+        return path.parent
+    raise CheckpointError(
+        f"{path}: --resume goes on in a run's folder, and this is a file without one: start a new run from these "
+        f"weights with --weights {path}"
+    )
+
+
+def _train(args, folder, weights) -> int:
     from minires import run
-    from minires.train import Classifier, Recipe, fit
+    from minires.train import Recipe, fit
+    from minires.train.finetune import describe
     from minires.train.folder import locked
 
-    overrides = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
+    overrides = {f.name: getattr(args, f.name, None) for f in fields(Recipe)} | {"rates": starting.recipe_rates(args)}
     recipe = Recipe(**{k: v for k, v in overrides.items() if v is not None})
     if args.no_augment:
         recipe = replace(recipe, augment=None)
@@ -55,12 +69,13 @@ def _train(args, folder) -> int:
         parts = source.load()
         if parts[0] is None:
             raise DataError(f"{source.spec}: only a test part is there: give the training file too")
-        options = common.network_options(args) | {"last_gamma": args.last_gamma, "seed": recipe.seed}
-        model = resnet(args.arch, parts[0].shape, len(parts[0].classes), bn_momentum=args.bn_momentum, **options)
-        classifier = Classifier.for_data(model.to(common.device(args)), parts[0])
+        classifier, told = starting.begin(args, weights, parts[0], recipe.seed)
+        model = classifier.model.to(common.device(args))
+        for line in (*told, *describe(model, recipe)):
+            out.print(line)
         twin = "" if model.config.skip else ", no skips"
         out.print(
-            f"{args.arch} ({model.config.variant}{twin}): {sum(model.parameter_count()):,} parameters\n"
+            f"{model.config.arch} ({model.config.variant}{twin}): {sum(model.parameter_count()):,} parameters\n"
             f"{parts[0].source}: {len(parts[0]):,} training and {len(parts[1] or ()):,} test images, "
             f"{len(parts[0].classes)} classes\nrun folder: {folder}"
         )
@@ -246,6 +261,7 @@ def register(commands, command) -> None:
         metavar="X",
         help="where the last BN of each residual branch starts; 0 is zero-gamma, 1 the course's (default: 0.25)",
     )
+    starting.add_options(p)
     p.add_argument("--no-augment", action="store_true", help="train on the images as they are")
     p.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without a better test loss")
     p.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")

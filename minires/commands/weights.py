@@ -1,45 +1,30 @@
 """weights import, export, compare."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from minires.commands import common
 from minires.console import err, out, print_json
-from minires.errors import DataError
+from minires.errors import ConfigError, DataError
 from minires.nn import resnet
-
-# how each world prepares its images, as (mean, std) of image / 255
-PREPROCESS = {
-    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "caffe": ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255)),
-}
-USUAL = {"course": "unit", "v1": "caffe", "v1.5": "imagenet"}
 
 
 def import_(args) -> int:
-    from minires.train import Classifier, Preprocess
     from minires.train.checkpoint import save_checkpoint
-    from minires.weights import import_weights
+    from minires.weights import import_classifier, read_use
 
-    model = resnet(args.arch, args.input, args.classes, **common.network_options(args))
-    report = import_weights(model, args.file, skip_head=args.skip_head)
-    usual = args.preprocess or USUAL[model.config.variant]
-    note = f"images will be prepared as '{usual}'"
-    if usual == "caffe":
-        stem = model.layers[0].layers
-        kernel = next(m for m in stem if hasattr(m, "w")).w.data
-        kernel[...] = kernel[:, :, ::-1].copy()
-        note += "; those weights expect BGR, so the first kernel's input channels were turned round for RGB"
-    classifier = Classifier(
-        model,
-        tuple(map(str, range(args.classes))),
-        Preprocess(*(numbers[: args.input[2]] for numbers in PREPROCESS[usual])),
-    )
-    save_checkpoint(args.out, classifier)
+    target = _output(args)
+    use = read_use(args.file)
+    model = None
+    if use is None or use.config is None or common.network_is_named(args):
+        model = resnet(args.arch, args.input, args.classes, **common.network_options(args))
+    classifier, report = import_classifier(args.file, model, skip_head=args.skip_head, preprocess=args.preprocess)
+    save_checkpoint(target, classifier)
     if args.json:
-        print_json({**report.as_dict(), "preprocess": usual, "checkpoint": args.out})
+        told = {"classes": classifier.classes, **asdict(classifier.preprocess), "checkpoint": target}
+        print_json(report.as_dict() | told)
     else:
-        out.print(f"{report}\n{note}\nwrote {args.out}")
+        out.print(f"{report}\nwrote {target}")
     return 0
 
 
@@ -47,16 +32,28 @@ def export(args) -> int:
     from minires.train import load_classifier
     from minires.weights import export_weights
 
+    target = _output(args)
     classifier = load_classifier(args.run_folder, best=args.best)
-    export_weights(classifier.model, args.file)
+    export_weights(classifier, target)
+    mean, std = classifier.preprocess.mean, classifier.preprocess.std
     if args.json:
-        mean, std = classifier.preprocess.mean, classifier.preprocess.std
-        print_json({"file": args.file, "classes": classifier.classes, "mean": mean, "std": std})
+        print_json({"file": target, "classes": classifier.classes, "mean": mean, "std": std})
     else:
-        out.print(
-            f"wrote {args.file}; it expects (image / 255 - {classifier.preprocess.mean}) / {classifier.preprocess.std}"
-        )
+        out.print(f"wrote {target}, with its classes and preprocessing: it expects (image / 255 - {mean}) / {std}")
     return 0
+
+
+def _output(args) -> str:
+    """The file to write, of `--out FILE` or of the last position."""
+    if bool(args.out) == bool(args.target):
+        problem = f"both {args.target} and --out {args.out}" if args.out else "no name"
+        raise ConfigError(f"expected one name for the file to write, got {problem}: give --out FILE")
+    return args.out or args.target
+
+
+def _add_output(p, name: str) -> None:
+    p.add_argument("target", metavar="OUT", nargs="?", help="the same as --out")
+    p.add_argument("--out", metavar=name, help="the file to write")
 
 
 def compare(args) -> int:
@@ -98,27 +95,26 @@ def register(commands, command) -> None:
         "weights", help="Exchange weights with Keras, PyTorch and ONNX, and find where two networks part."
     ).add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    text = "Turn weights of Keras (.h5, .weights.h5, .keras) or PyTorch (.safetensors, .npz, .pth) into a checkpoint."
+    text = (
+        "Turn weights of Keras (.h5, .weights.h5, .keras), PyTorch (.safetensors, .npz, .pth) or of `weights export` "
+        "into a checkpoint. The latter say themselves what they are of; name the network of all others."
+    )
     example = "minires weights import resnet50.safetensors --variant v1.5 --input 224 --classes 1000 --out resnet50.h5"
     p = command(weights, "import", import_, text, example)
     p.add_argument("file", metavar="FILE")
     common.add_network(p)
     p.add_argument("--input", type=common.image_size, default=(64, 64, 3), metavar="HxWxC", help="default: 64x64x3")
     p.add_argument("--classes", type=int, default=6, metavar="K", help="default: %(default)s")
+    common.note_network(p, "input", "classes")
     p.add_argument("--skip-head", action="store_true", help="load all but the classifier, which starts afresh")
-    p.add_argument(
-        "--preprocess",
-        choices=PREPROCESS,
-        help="how predict prepares images: unit (image / 255; usual for course), imagenet (torchvision's mean and "
-        "deviation; usual for v1.5), caffe (mean subtracted, BGR; usual for v1)",
-    )
-    p.add_argument("--out", required=True, metavar="MODEL.h5")
+    common.add_preprocess(p)
+    _add_output(p, "MODEL.h5")
     p.add_argument("--json", action="store_true")
 
-    text = "Write a run's weights for Keras 3 (.weights.h5), PyTorch (.safetensors, .npz) or ONNX (.onnx)."
-    p = command(weights, "export", export, text, "minires weights export runs/photos photos.onnx")
+    text = "Write a run's weights for Keras 3 (.weights.h5), PyTorch (.safetensors, .npz, .pth) or ONNX (.onnx)."
+    p = command(weights, "export", export, text, "minires weights export runs/photos --out photos.onnx")
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
-    p.add_argument("file", metavar="OUT")
+    _add_output(p, "FILE")
     p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
     p.add_argument("--json", action="store_true")
 

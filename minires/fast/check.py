@@ -180,7 +180,8 @@ def _step(model, net, x, labels):
     probs = ops.softmax_cross_entropy_forward(logits, labels)[1]
     net.backward(ops.softmax_cross_entropy_backward(probs, labels), need_dx=False)
     statistics = {b.name: to_numpy(b.data) for b in model.buffers()}
-    return to_numpy(logits), statistics, {p.name: _projection(p.grad) for p in model.params()}
+    trained = [p for p in model.params() if p.trainable]
+    return to_numpy(logits), statistics, {p.name: _projection(p.grad) for p in trained}
 
 
 def _projection(gradient):

@@ -75,20 +75,23 @@ class FusedSequential(Sequential):
         last = self.layers[-1]
         return last.forward(x) if shortcut is None else last.forward(x, shortcut)
 
-    def backward_both(self, dy, onto=False):
+    def backward_both(self, dy, onto=False, need_dx=True):
         """(dx, dshortcut); onto: dx with dshortcut added."""
         dy, dshortcut = self.layers[-1].backward_both(dy)
-        return _backward(self.layers[:-1], dy, dshortcut if onto else None), dshortcut
+        return _backward(self.layers[:-1], dy, dshortcut if onto else None, need_dx), dshortcut
 
     def backward_onto(self, dy, add):
         """dx + add, into dx or where it is computed."""
         return _backward(self.layers, dy, add)
 
 
-def _backward(layers, dy, add):
-    """dx of layers, plus `add` where it is given: by the first layer, if it can."""
+def _backward(layers, dy, add, need_dx=True):
+    """dx of layers, plus `add` where it is given: by the first layer, if it can; None unless needed."""
     for layer in reversed(layers[1:]):
         dy = layer.backward(dy)
+    if not need_dx:
+        layers[0].backward(dy, need_dx=False)
+        return None
     if add is not None and hasattr(layers[0], "backward_onto"):
         return layers[0].backward_onto(dy, add)
     dx = layers[0].backward(dy)
@@ -111,9 +114,11 @@ class FusedBlock(Module):
 
     def backward(self, dy, need_dx=True):
         if self.shortcut is None:
-            return self.branch.backward(dy)
+            return self.branch.backward(dy, need_dx=need_dx)
         identity = self.shortcut == Block.IDENTITY
-        dx, dshortcut = self.branch.backward_both(dy, onto=identity)
+        dx, dshortcut = self.branch.backward_both(dy, onto=identity, need_dx=need_dx)
+        if not need_dx and not identity:
+            return self.shortcut.backward(dshortcut, need_dx=False)
         return dx if identity else self.shortcut.backward_onto(dshortcut, dx)
 
 

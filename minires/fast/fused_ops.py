@@ -7,7 +7,13 @@ from minires.backend import get_xp
 from minires.fast.dispatch import compiled
 from minires.ops.activation import add_forward, relu_backward, relu_forward
 from minires.ops.conv import conv2d_backward, conv2d_forward
-from minires.ops.norm import batchnorm_backward, batchnorm_forward, batchnorm_running, batchnorm_statistics
+from minires.ops.norm import (
+    batchnorm_backward,
+    batchnorm_eval_backward,
+    batchnorm_forward,
+    batchnorm_running,
+    batchnorm_statistics,
+)
 
 
 @compiled
@@ -34,13 +40,15 @@ def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
 
 
 @compiled
-def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None):
+def norm_add_relu_backward(
+    dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None, training=True
+):
     """(dx, g, dgamma, dbeta); g = dy where y > 0, else 0, is the gradient of the shortcut: None unless needed.
 
-    dgamma and dbeta are written where they are given.
+    dgamma and dbeta are written where they are given. training: False where mean and rstd do not depend on x.
     """
     g = relu_backward(dy, y) if relu else dy
-    dx, *sums = batchnorm_backward(g, x, gamma, mean, rstd)
+    dx, *sums = (batchnorm_backward if training else batchnorm_eval_backward)(g, x, gamma, mean, rstd)
     for out, value in zip((dgamma, dbeta), sums, strict=True):
         if out is not None:
             out[...] = value
@@ -48,9 +56,9 @@ def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=Tru
 
 
 @compiled
-def conv2d_backward_add(dy, x, w, add, *, stride=1, pad=0, dw=None):
+def conv2d_backward_add(dy, x, w, add, *, stride=1, pad=0, need_dw=True, dw=None):
     """(dx + add, dw, None): where two paths part, their gradients meet."""
-    dx, dw, _ = conv2d_backward(dy, x, w, stride=stride, pad=pad, need_db=False, dw=dw)
+    dx, dw, _ = conv2d_backward(dy, x, w, stride=stride, pad=pad, need_dw=need_dw, need_db=False, dw=dw)
     return add_forward(dx, add), dw, None
 
 

@@ -114,8 +114,8 @@ def make_step(
     """The step that trains `model`, whose parameters `optimizer` holds, fastest on their device.
 
     by_layers: run exactly the modules of `model`, one after the other. So does every network with a part that is not
-    the library's own, or was changed, or is in evaluation mode, such as a normalisation whose statistics are to stay;
-    the step's `how` says which. StateError where the network itself is in evaluation mode.
+    the library's own, or was changed, or is in evaluation mode without being frozen; the step's `how` says which.
+    StateError where the network itself is in evaluation mode.
     graph, tf32: on a GPU, see gpu/step.py; a CPU has neither.
     recompute: memory for time, for large images or batches (checkpointing.py); the same gradients to the bit.
     max_workspace: bytes that one op may take beside its arguments and results; None: as each op likes.
@@ -127,7 +127,7 @@ def make_step(
     check_mode(model)
     settings = {"recompute": recompute, "max_workspace": max_workspace}
     reason = "asked for" if by_layers else fuse.reason_against(model)
-    resting = [module.name for module in model.modules() if not module.training]
+    resting = [module.name for module in model.modules() if not (module.training or module.frozen)]
     if not reason and resting:
         reason = f"{resting[0]} is in evaluation mode"
     if not reason and communicator.current().size > 1:

@@ -6,7 +6,7 @@ from minires.fast.checkpointing import Checkpointed
 from minires.fast.fuse import Fuser
 from minires.fast.fused_ops import conv2d_backward_add, norm_add_relu_backward, norm_add_relu_forward, norm_statistics
 from minires.nn.layers import BatchNorm, Conv2d
-from minires.nn.module import Module, Param
+from minires.nn.module import Module, Param, Sequential, inference
 
 
 class FusedConv(Conv2d):
@@ -18,32 +18,42 @@ class FusedConv(Conv2d):
     def backward_onto(self, dy, add):
         """dx + add."""
         (x,) = self.saved()
-        dx, dw, _ = conv2d_backward_add(dy, x, self.w.data, add, **self.window, dw=self.w.grad)
+        wanted = {"need_dw": self.w.trainable, "dw": self.w.grad}
+        dx, dw, _ = conv2d_backward_add(dy, x, self.w.data, add, **self.window, **wanted)
         self.w.write_grad(dw)
         return dx
 
 
 class FusedNorm(Module):
-    """Batch normalisation in training, then the residual add and ReLU if asked for.
+    """Batch normalisation in training, or frozen, then the residual add and ReLU if asked for.
 
     `bias` is that of the convolution before it, which was left out: the mean takes it away again, so it
-    moves the running mean and nothing else, and its gradient is zero.
+    moves the running mean and nothing else, and its gradient is zero. Not so where the statistics rest.
     """
 
     def __init__(self, norm: BatchNorm, relu: bool, bias: Param | None):
         super().__init__(norm.name)
-        self.norm, self.relu, self.bias = norm, relu, bias
+        self.norm, self.relu, self.bias, self.rests = norm, relu, bias, norm.frozen
 
     def forward(self, x, shortcut=None):
-        norm, bias = self.norm, None if self.bias is None else self.bias.data
-        if not norm.training:
-            raise StateError(f"{norm.name} went into evaluation mode: call .train(), or make the step anew")
-        settings = {"epsilon": norm.epsilon, "unbiased": norm.unbiased, "bias": bias}
-        momentum = norm.momentum if norm.update_running_stats else 1.0  # they stay where they are
-        mean, rstd = norm_statistics(x, norm.mean.data, norm.var.data, momentum=momentum, **settings)
+        norm = self.norm
+        if norm.training == self.rests:
+            now = "training" if norm.training else "evaluation"
+            raise StateError(f"{norm.name} went into {now} mode: call .train(), or make the step anew")
+        mean, rstd = self._resting() if self.rests else self._statistics(x)
         y = norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
         self.save(x, y if self.relu else None, mean, rstd)
         return y
+
+    def _resting(self):
+        var = self.norm.var.data
+        return self.norm.mean.data, 1 / get_xp(var).sqrt(var + self.norm.epsilon)
+
+    def _statistics(self, x):
+        norm, bias = self.norm, None if self.bias is None else self.bias.data
+        settings = {"epsilon": norm.epsilon, "unbiased": norm.unbiased, "bias": bias}
+        momentum = norm.momentum if norm.update_running_stats else 1.0  # they stay where they are
+        return norm_statistics(x, norm.mean.data, norm.var.data, momentum=momentum, **settings)
 
     def backward(self, dy, need_dx=True):
         return self._backward(dy, False)[0]
@@ -56,6 +66,7 @@ class FusedNorm(Module):
         x, y, mean, rstd = self.saved()
         gamma, beta = self.norm.gamma, self.norm.beta
         options = {"relu": self.relu, "need_g": need_g, "dgamma": gamma.grad, "dbeta": beta.grad}
+        options["training"] = not self.rests
         dx, g, dgamma, dbeta = norm_add_relu_backward(dy, x, y, gamma.data, mean, rstd, **options)
         gamma.write_grad(dgamma)
         beta.write_grad(dbeta)
@@ -68,9 +79,9 @@ class _Trainer(Fuser):
         self.idle: list[Param] = []  # biases that no gradient reaches
 
     def normalised(self, conv, norm, relu):
-        if conv is None:
-            return [FusedNorm(norm, relu, None)]
-        self.idle += [] if conv.b is None else [conv.b]
+        if conv is None or norm.frozen:  # a mean that rests does not take the bias away
+            return [*([] if conv is None else [conv]), FusedNorm(norm, relu, None)]
+        self.idle += [] if conv.b is None or not conv.b.trainable else [conv.b]
         return [FusedConv(conv), FusedNorm(norm, relu, conv.b)]
 
     def block(self, block):
@@ -89,11 +100,19 @@ class Fused:
         model.release()
         trainer = _Trainer(recompute)
         self.net, self.idle = trainer.network(model), trainer.idle
-        self.forward = self.net.forward
+        first = next((i for i, layer in enumerate(self.net.layers) if layer.is_trainable()), 0)
+        self.frozen, self.rest = (Sequential(*part) for part in (self.net.layers[:first], self.net.layers[first:]))
+
+    def forward(self, x):
+        """The logits; what is frozen in front keeps nothing, for no gradient gets there."""
+        if self.frozen.layers:
+            with inference(self.frozen):
+                x = self.frozen.forward(x)
+        return self.rest.forward(x)
 
     def backward(self, dy, need_dx=False):
         """Write every parameter's gradient; dx only if asked for."""
-        dx = self.net.backward(dy, need_dx=need_dx)
+        dx = self.rest.backward(dy, need_dx=need_dx)
         for param in self.idle:
             param.write_grad(get_xp(param.data).zeros_like(param.data))
         return dx

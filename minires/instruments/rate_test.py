@@ -23,6 +23,7 @@ from minires.errors import ConfigError
 from minires.fast.step import make_step
 from minires.nn import Module
 from minires.nn.probe import untouched
+from minires.train import finetune
 from minires.train.classifier import Classifier
 from minires.train.recipe import Recipe
 
@@ -80,7 +81,7 @@ def rate_test(
         )
     rates, losses, lowest_mean = np.geomspace(lowest, highest, steps), [], math.inf
     wide = max(5, round(steps / math.log10(highest / lowest) / 2))  # steps in half a decade
-    with borrowed(classifier.model):
+    with borrowed(classifier.model), finetune.thawed(classifier.model, recipe):
         for x, labels, step in _steps(classifier, train, recipe):
             loss = float(step(x, labels, rates[len(losses)])[0])
             if not math.isfinite(loss):
@@ -110,10 +111,9 @@ def _read(rates, losses, smooth, wide) -> tuple[float | None, float | None]:
 def _steps(classifier, train, recipe):
     """(x, labels, step) for ever."""
     model = classifier.model
-    optimizer = recipe.make_optimizer(model.params())
+    optimizer = finetune.make_optimizer(model, recipe)
     device, dtype = device_of(optimizer.weights), optimizer.weights.dtype
     batches = Batches(train, recipe.batch_size, seed=recipe.seed, augment=recipe.augment)
-    model.train()
     with make_step(model, optimizer, label_smoothing=recipe.label_smoothing) as step:
         for images, labels, _ in chain.from_iterable(map(batches.epoch, count())):
             images, labels = to_device(images, device), to_device(labels, device)

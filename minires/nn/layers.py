@@ -43,7 +43,7 @@ class Conv2d(Module):
 
     def backward(self, dy, need_dx=True):
         (x,) = self.saved()
-        wanted = {"need_dx": need_dx, "need_db": self.b is not None, "dw": self.w.grad}
+        wanted = {"need_dx": need_dx, "need_dw": self.w.trainable, "need_db": self.b is not None, "dw": self.w.grad}
         dx, dw, db = ops.conv2d_backward(dy, x, self.w.data, **self.window, **wanted)
         self.w.write_grad(dw)
         if self.b is not None:

@@ -13,13 +13,19 @@ from minires.errors import DeviceError, StateError
 
 
 class Param:
-    """A trained array. `data` and `grad` have one shape; `decay` tells whether weight decay applies."""
+    """A trained array. `data` and `grad` have one shape; `decay` tells whether weight decay applies.
+
+    trainable: False where it is frozen (`Module.freeze`): it has no gradient then, and optimisers leave it out.
+    """
 
     def __init__(self, name: str, data, *, decay: bool = True):
         self.name, self.data, self.grad, self.decay = name, data, None, decay
+        self.trainable = True
 
     def write_grad(self, grad) -> None:
         """Keep the gradient of the last backward pass; into the optimiser's flat buffer where there is one."""
+        if not self.trainable:
+            return
         if self.grad is None:
             self.grad = grad
         elif grad is not self.grad:
@@ -42,6 +48,7 @@ class Module:
     def __init__(self, name: str = ""):
         self.name = name
         self.training = True
+        self.frozen = False
         self.save_for_backward = True  # whether forward saves for backward
         self._slot = None
 
@@ -128,14 +135,35 @@ class Module:
         return sum(p.data.size for p in self.params()), sum(b.data.size for b in self.buffers())
 
     def train(self, mode: bool = True) -> "Module":
-        """Training mode: batch normalisation uses the batch's statistics, dropout drops. Returns self."""
+        """Training mode: batch normalisation uses the batch's statistics, dropout drops. Returns self.
+
+        What is frozen stays in evaluation mode.
+        """
         for module in self.modules():
-            module.training = mode
+            module.training = mode and not module.frozen
         return self
 
     def eval(self) -> "Module":
         """Evaluation mode: running statistics, nothing dropped. Returns self."""
         return self.train(False)
+
+    def freeze(self, frozen: bool = True) -> "Module":
+        """Leave all below as it is from now on: no gradient, no update, evaluation mode. Returns self.
+
+        An optimiser and a training step are made after it. freeze(False): trainable again, after `.train()` in
+        training mode too.
+        """
+        for module in self.modules():
+            module.frozen = frozen
+            module.training &= not frozen
+        for p in self.params():
+            p.trainable = not frozen
+            p.grad = None if frozen else p.grad
+        return self
+
+    def is_trainable(self) -> bool:
+        """Whether a parameter here or below is trained."""
+        return any(p.trainable for p in self.params())
 
     def _convert(self, change) -> "Module":
         for v in self.params() + self.buffers():
@@ -203,8 +231,8 @@ class Sequential(Module):
         return x
 
     def backward(self, dy, need_dx: bool = True):
-        """dx, or None unless needed: then the walk ends at the first layer that has parameters."""
-        first = 0 if need_dx else next((i for i, m in enumerate(self.layers) if m.params()), 0)
+        """dx, or None unless needed: then the walk ends at the first layer that has parameters to train."""
+        first = 0 if need_dx else next((i for i, m in enumerate(self.layers) if m.is_trainable()), 0)
         for i in reversed(range(first, len(self.layers))):
             dy = self.layers[i].backward(dy, need_dx=need_dx or i > first)
         for layer in self.layers[:first]:

@@ -108,8 +108,8 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
 
 
 @compiled
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None):
-    """(dx, dw, db) of `conv2d_forward`; dx and db are None unless needed. dw is written where one is given.
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None):
+    """(dx, dw, db) of `conv2d_forward`, each None unless needed. dw is written where one is given.
 
     With the columns X (recomputed, never kept) the forward is Y = X W + b, so
     dW = X^T dY,  dX = dY W^T (scattered back by col2im),  db = the sum of dY's rows.
@@ -126,11 +126,13 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw
     whole = dw if dw is not None and dw.flags.c_contiguous else xp.empty(w.shape, w.dtype)
     flat, dparts = whole.reshape(R * S * C, O), []
     for images in _image_chunks(padded, (R, S), stride):
-        rows, columns = dy[images].reshape(-1, O), im2col(padded[images], (R, S), stride)
-        if images.start == 0:
-            xp.matmul(columns.T, rows, out=flat)
-        else:
-            flat += columns.T @ rows
+        rows = dy[images].reshape(-1, O)
+        if need_dw:
+            columns = im2col(padded[images], (R, S), stride)
+            if images.start == 0:
+                xp.matmul(columns.T, rows, out=flat)
+            else:
+                flat += columns.T @ rows
         if need_dx and not turn:
             dcolumns = rows @ w.reshape(R * S * C, O).T
             dparts.append(col2im(dcolumns, padded[images].shape, (R, S), stride))
@@ -141,6 +143,6 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw
     elif need_dx:
         dpadded = dparts[0] if len(dparts) == 1 else xp.concatenate(dparts)
         dx = zero_pad2d_backward(dpadded, pads)
-    if dw is not None and dw is not whole:
+    if need_dw and dw is not None and dw is not whole:
         dw[...] = whole
-    return dx, whole, channel_sum(dy) if need_db else None
+    return dx, whole if need_dw else None, channel_sum(dy) if need_db else None

@@ -15,6 +15,7 @@ _HOMES = {
         "evaluate",
         "predict_logits",
     ),
+    "minires.train.finetune": ("with_classes",),
     "minires.train.loop": (
         "fit",
         "resume",

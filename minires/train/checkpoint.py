@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from minires.backend import get_xp, to_numpy
@@ -58,7 +59,7 @@ class Snapshot:
             copies = self.groups.setdefault(group, {})
             for name, array in arrays.items():
                 here = to_numpy(array)
-                if name not in copies:
+                if name not in copies or copies[name].shape != here.shape:
                     copies[name] = np.empty_like(here)
                 copies[name][...] = here
 
@@ -98,6 +99,17 @@ def load_checkpoint(path: Path, model: ResNet | None = None) -> Checkpoint:
         return _read(file, header, path, model)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is one of `save_checkpoint`; CheckpointError for HDF5 that is damaged."""
+    if not h5py.is_hdf5(path):
+        return False
+    try:
+        with open_hdf5(path, "weights") as file:
+            return "minires" in file.attrs
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+
+
 def read_header(path: Path) -> dict:
     """All but the arrays: architecture, classes, preprocessing, the state of training; CheckpointError as above."""
     with _opened(path) as (_, header):
@@ -134,10 +146,10 @@ def _header(file) -> dict:
 
 
 def _read(file, header, path, model) -> Checkpoint:
-    classes, preprocess = _read_use(header)
+    classes, preprocess = read_use(header)
     weights, slots = ({name: group[name] for name in group} for group in (file["weights"], file["optimizer"]))
     numbers = sum(array.size for array in weights.values())
-    rebuilt = model or _build(Config(**header["architecture"]), numbers)
+    rebuilt = model or build(Config(**header["architecture"]), numbers)
     if header["format"] > 1 and (other := parts.difference(header["modules"], rebuilt, by_hand=model is not None)):
         raise CheckpointError(
             f"{path}: holds another network than this one ({other}): put it together as it was, and give it to "
@@ -152,7 +164,7 @@ def _read(file, header, path, model) -> Checkpoint:
     return Checkpoint(Classifier(rebuilt, classes, preprocess), optimizer, dict(header["training"]))
 
 
-def _read_use(header: dict) -> tuple[tuple, Preprocess]:
+def read_use(header: dict) -> tuple[tuple, Preprocess]:
     """Classes and preprocessing, if they fit the network."""
     classes, wanted = header["classes"], header["architecture"]["classes"]
     if len(classes) != wanted or not all(isinstance(name, str) for name in classes):
@@ -164,7 +176,7 @@ def _read_use(header: dict) -> tuple[tuple, Preprocess]:
     return tuple(classes), preprocess
 
 
-def _build(config: Config, numbers: int) -> ResNet:
+def build(config: Config, numbers: int) -> ResNet:
     """The network, its kernels zeros; its widths are no larger than a file of so many numbers can fill."""
     height, width, channels = config.input_shape
     if max(config.classes, channels, *(config.widths or ())) > numbers or height * width > MAX_PIXELS:

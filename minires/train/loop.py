@@ -24,12 +24,12 @@ from minires.fast.check import IMAGES, Agreement
 from minires.fast.gpu import kernels
 from minires.fast.step import make_step
 from minires.nn.probe import first_nonfinite
-from minires.train import folder, stops
+from minires.train import finetune, folder, stops
 from minires.train.checkpoint import Checkpoint, Snapshot, load_checkpoint
 from minires.train.classifier import Classifier, evaluate
 from minires.train.progress import Progress, Reporter
 from minires.train.recipe import Recipe
-from minires.train.watch import USUAL, Watch
+from minires.train.watch import USUAL, Ticking, Watch
 
 # Steps between two looks at the loss on a GPU: each look waits for the device.
 LOOK_EVERY = 10
@@ -51,7 +51,7 @@ def fit(
 ) -> Progress:
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
 
-    All of its layers are put in training mode first.
+    All of its layers are put in training mode first, but for what is frozen: by the recipe, or by `Module.freeze`.
     out: a folder for `model.h5` (the state after the last epoch, or where Ctrl-C stopped it), `best.h5` (the
     epoch of the lowest test loss) and `history.jsonl`; written while the next epoch trains, whole when `fit` returns.
     ways: how a step is computed, for make_step: `by_layers=True`, exactly the modules; `recompute=True`,
@@ -61,8 +61,9 @@ def fit(
     Raises DivergedError, naming the layer, when a value is not finite, DisagreementError where that comparison fails,
     CheckpointError where another training has the folder, stops.Stopped (a KeyboardInterrupt) after Ctrl-C or SIGTERM.
     """
-    with _alone_in(out):
-        run = _Run(classifier, train, test, recipe or Recipe(), Progress(), out, reporter, check, stall, ways)
+    recipe = recipe or Recipe()
+    with _alone_in(out), finetune.thawed(classifier.model, recipe):
+        run = _Run(classifier, train, test, recipe, Progress(), out, reporter, check, stall, ways)
         return run.go(anew=True)
 
 
@@ -94,9 +95,11 @@ def resume(
             recipe, progress.stopped = replace(recipe, epochs=epochs), ""
         if progress.stopped or progress.epoch >= recipe.epochs:
             return checkpoint.classifier, progress
-        run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, check, stall, ways)
-        run.optimizer.load_state(checkpoint.optimizer, checkpoint.training["steps"])
-        return checkpoint.classifier, run.go()
+        with finetune.thawed(checkpoint.classifier.model, recipe):
+            run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, check, stall, ways)
+            run.optimizer.load_state(checkpoint.optimizer, checkpoint.training["steps"])
+            run.go()
+        return checkpoint.classifier, progress
 
 
 def reopen(out: Path, train: Dataset, model=None) -> tuple[Checkpoint, Recipe, Progress]:
@@ -139,21 +142,26 @@ class _Run:
         first = communicator.current().rank == 0  # of the ranks, one saves and speaks
         self.out = Path(out) if out is not None and first else None
         self.reporter = reporter if reporter and first else Reporter()
-        self.optimizer = recipe.make_optimizer(self.model.params())
-        self.device = device_of(self.optimizer.weights)
-        there = "gpu" if kernels.available(self.optimizer.weights) else "cpu"
+        weights = self.model.params()[0].data
+        self.device, there = device_of(weights), "gpu" if kernels.available(weights) else "cpu"
         self.batches = Batches(train, recipe.batch_size, seed=recipe.seed, augment=recipe.augment, device=there)
         self.schedule = recipe.make_schedule(len(self.batches))
-        self.model.train()
-        self.train_step = make_step(self.model, self.optimizer, label_smoothing=recipe.label_smoothing, **ways)
-        self.by_layers = ways.get("by_layers", False)
-        agreement = self.check() if check else Agreement(skipped="not asked for")
-        progress.check = asdict(agreement)
+        self.ways, self.checks, self.optimizer = ways, check, None
+        self.prepare()
         self.fingerprint = train.fingerprint() if self.out else ""
         self.pending = []  # (loss, right answers, gradient norm, images) still on the device
         self.x = None  # the latest batch
         self.snapshot, self.saving = Snapshot(), None
         self.stall, self.kept = stall, ""  # what model.h5 holds, in words
+
+    def prepare(self):
+        """The optimiser and the step of what trains from this epoch on."""
+        before, recipe, p = self.optimizer, self.recipe, self.progress
+        self.optimizer = finetune.make_optimizer(self.model, recipe, p.epoch, len(self.batches))
+        self.train_step = make_step(self.model, self.optimizer, label_smoothing=recipe.label_smoothing, **self.ways)
+        p.check = asdict(self.check() if self.checks else Agreement(skipped="not asked for"))
+        if before:
+            self.optimizer.take_over(before)
 
     def check(self) -> Agreement:
         """Whether the step does what the layers say; while the optimiser's state still takes no memory."""
@@ -328,9 +336,9 @@ class _Run:
         return next((f"the gradient of {name}" for name in bad), "")
 
     def evaluated(self):
-        test = _Ticking(self.test, self.doing)
+        test = Ticking(self.test, self.doing)
         try:
-            return evaluate(self.classifier, test, by_layers=self.by_layers)
+            return evaluate(self.classifier, test, by_layers=self.ways.get("by_layers", False))
         except DivergedError:
             raise self.diverged("the test images give numbers that are not finite") from None
 
@@ -367,22 +375,7 @@ class _Run:
         patience = self.recipe.patience
         if self.test is not None and patience and p.epoch - p.best_epoch >= patience:
             p.stopped = f"no better test loss for {patience} epochs"
+        if finetune.changes(self.recipe, p.epoch):
+            self.prepare()
         self.save_aside(better)
         self.reporter.epoch(row, p)
-
-
-class _Ticking:
-    """A data set that tells the watchdog of each part that is read."""
-
-    def __init__(self, dataset, doing):
-        self.dataset, self.doing = dataset, doing
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getattr__(self, name):
-        return getattr(self.dataset, name)
-
-    def images(self, index):
-        self.doing("test")
-        return self.dataset.images(index)

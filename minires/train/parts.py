@@ -10,7 +10,7 @@ from minires.nn import Module
 from minires.nn.module import Buffer, Param
 
 # what differs from one use of the same network to the next
-_MODES = {"name", "training", "save_for_backward", "update_running_stats"}
+_MODES = {"name", "training", "frozen", "save_for_backward", "update_running_stats"}
 
 
 def describe(model: Module) -> list[dict]:

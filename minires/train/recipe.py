@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from minires.data.augment import Augment
 from minires.errors import ConfigError
 from minires.optim import OPTIMIZERS, Optimizer
-from minires.ranges import check_fields
+from minires.ranges import COUNT, POSITIVE, check_fields
 from minires.train.schedule import KINDS, Schedule, usual_warmup
 
 # optimiser -> learning rate and weight decay, for batches of 32
@@ -32,6 +32,9 @@ class Recipe:
     # it mirrors only images whose classes allow it
     augment: Augment | None = field(default_factory=lambda: Augment(0.05, 5, 0.05, flip=True))
     patience: int | None = None  # epochs without a better test loss before stopping
+    # fine-tuning (finetune.py); a part is "stem", "stage2", ..., "head", or a block or layer by its name
+    freeze: dict = field(default_factory=dict)  # part -> epochs for which it stays as it is, None: all; or their names
+    rates: dict = field(default_factory=dict)  # part -> factor of the learning rate
     seed: int = 0
 
     def __post_init__(self):
@@ -45,6 +48,14 @@ class Recipe:
         if self.schedule not in KINDS:
             raise ConfigError(f"unknown schedule {self.schedule!r}: choose one of {', '.join(KINDS)}")
         check_fields(self)
+        if not isinstance(self.freeze, dict):
+            object.__setattr__(self, "freeze", dict.fromkeys(self.freeze))
+        for part, epochs in self.freeze.items():
+            if not (epochs is None or COUNT.holds(epochs)):
+                raise ConfigError(f"freeze: {part}: expected epochs, {COUNT.words}, or None, got {epochs!r}")
+        for part, factor in self.rates.items():
+            if not POSITIVE.holds(factor):
+                raise ConfigError(f"rates: {part}: expected {POSITIVE.words}, got {factor!r}: or freeze that part")
         if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise ConfigError(
                 f"a warm-up of {self.warmup_epochs:g} epochs fills the whole run of {self.epochs}: shorten it, "
@@ -52,6 +63,7 @@ class Recipe:
             )
 
     def make_optimizer(self, params) -> Optimizer:
+        """The optimiser of `params`, or of groups of them; that of a network's parts is `finetune.make_optimizer`."""
         options = {k: getattr(self, k) for k in ("weight_decay", "decay_all", "clip_norm")}
         if self.optimizer == "sgd":
             options |= {"momentum": self.momentum, "nesterov": self.nesterov}

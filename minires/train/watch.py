@@ -95,6 +95,23 @@ class Watch:
         )
 
 
+class Ticking:
+    """A data set that tells the watchdog of each part that is read."""
+
+    def __init__(self, dataset, doing):
+        self.dataset, self.doing = dataset, doing
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
+
+    def images(self, index):
+        self.doing("test")
+        return self.dataset.images(index)
+
+
 def say(text: str) -> None:
     with suppress(Exception):  # stderr may be closed; the run is not to suffer for it
         print(f"minires: {text}", file=sys.stderr, flush=True)

@@ -1,15 +1,19 @@
 """Weights from and for other worlds: Keras, PyTorch, ONNX; and what explains a difference between two networks.
 
 report = import_weights(model, "resnet50.safetensors")
-export_weights(model, "resnet50.weights.h5")
+export_weights(classifier, "photos.safetensors")
+classifier, report = import_classifier("photos.safetensors")
 print(compare(model, torch_activations(twin, x), x))
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from minires.errors import ConfigError
+from minires.errors import CheckpointError, ConfigError
 from minires.nn import ResNet
+from minires.train.checkpoint import build, is_checkpoint
+from minires.train.classifier import Classifier, Preprocess
 from minires.weights.compare import (
     Comparison,
     activations,
@@ -18,13 +22,23 @@ from minires.weights.compare import (
     load_activations,
     torch_activations,
 )
-from minires.weights.keras import read_keras, write_keras
+from minires.weights.keras import keras_use, read_keras, write_keras
 from minires.weights.mapping import ImportReport, fit
-from minires.weights.onnx import to_onnx, write_onnx
+from minires.weights.onnx import is_onnx, onnx_use, read_onnx, to_onnx, write_onnx
 from minires.weights.presets import PRESETS, Preset
-from minires.weights.torch import file_kind, read_torch, state_dict, write_npz, write_safetensors
+from minires.weights.torch import (
+    file_kind,
+    read_torch,
+    state_dict,
+    torch_use,
+    write_npz,
+    write_pth,
+    write_safetensors,
+)
+from minires.weights.use import PREPROCESS, USUAL, Use, from_text, to_text
 
 __all__ = [
+    "PREPROCESS",
     "PRESETS",
     "Comparison",
     "ImportReport",
@@ -32,32 +46,91 @@ __all__ = [
     "activations",
     "compare",
     "export_weights",
+    "import_classifier",
     "import_weights",
+    "is_checkpoint",
     "keras_activations",
     "load_activations",
+    "read_use",
     "state_dict",
     "to_onnx",
     "torch_activations",
 ]
 
-WRITERS = {".weights.h5": write_keras, ".safetensors": write_safetensors, ".npz": write_npz, ".onnx": write_onnx}
+WRITERS = {
+    ".weights.h5": write_keras,
+    ".safetensors": write_safetensors,
+    ".npz": write_npz,
+    ".pth": write_pth,
+    ".onnx": write_onnx,
+}
 
 
 def import_weights(model: ResNet, path: str | os.PathLike, *, skip_head: bool = False) -> ImportReport:
-    """Load weights that Keras or PyTorch wrote into `model`, in place and in its precision.
+    """Load weights that Keras, PyTorch or `export_weights` wrote into `model`, in place and in its precision.
 
     What the file is, its content tells. Every array must have its place, else CheckpointError and the model is
     as it was. `skip_head` leaves the classifier alone, for a file with other classes or with none.
     """
     path = Path(path)
-    found = read_torch(path) if file_kind(path) else read_keras(path, model)
+    if is_onnx(path):
+        found = read_onnx(path, model)
+    else:
+        found = read_torch(path) if file_kind(path) else read_keras(path, model)
     return fit(model, found, path, skip_head=skip_head)
 
 
-def export_weights(model: ResNet, path: str | os.PathLike) -> None:
-    """Write as the name ends: .weights.h5 (Keras 3), .safetensors or .npz (PyTorch), .onnx (the whole network)."""
+def read_use(path: str | os.PathLike) -> Use | None:
+    """Classes, preprocessing and architecture that a file of weights carries along; None where it does not."""
     path = Path(path)
+    read = onnx_use if is_onnx(path) else torch_use if file_kind(path) else keras_use
+    return from_text(read(path), path)
+
+
+def import_classifier(
+    path: str | os.PathLike, model: ResNet | None = None, *, skip_head: bool = False, preprocess: str | None = None
+) -> tuple[Classifier, ImportReport]:
+    """A network that is ready to use, from a file of weights; its report says how images will be prepared.
+
+    model: takes the weights; None where the file says itself which network it is of, as those of `export_weights` do.
+    preprocess: a name in PREPROCESS; None: the file's own, else what is usual for the variant.
+    Classes are the file's own, else numbers. CheckpointError as `import_weights`, or where a model is needed.
+    """
+    path = Path(path)
+    use = read_use(path)
+    if model is None:
+        if use is None or use.config is None:
+            raise CheckpointError(
+                f"{path}: does not say which network it is of: build it (--arch, --variant, --input, --classes), "
+                "as it was trained"
+            )
+        model = build(use.config, path.stat().st_size)
+        model = ResNet(use.config) if skip_head else model  # only so is there a head to begin with
+    report = import_weights(model, path, skip_head=skip_head)
+    config = model.config
+    if use and not preprocess:
+        usual, prepared, note = "file", use.preprocess, f"images will be prepared as the file says: {use.preprocess}"
+    else:
+        usual = preprocess or USUAL[config.variant]
+        prepared = Preprocess(*(numbers[: config.input_shape[2]] for numbers in PREPROCESS[usual]))
+        note = f"images will be prepared as '{usual}'"
+        if usual == "caffe":
+            kernel = next(m for m in model.modules() if hasattr(m, "w")).w.data
+            kernel[...] = kernel[:, :, ::-1].copy()
+            note += "; those weights expect BGR, so the first kernel's input channels were turned round for RGB"
+    named = use and len(use.classes) == config.classes and not skip_head
+    classes = use.classes if named else tuple(map(str, range(config.classes)))
+    return Classifier(model, classes, prepared), replace(report, notes=(*report.notes, note), preprocess=usual)
+
+
+def export_weights(source: ResNet | Classifier, path: str | os.PathLike) -> None:
+    """Write as the name ends: .weights.h5 (Keras 3), .safetensors, .npz or .pth (PyTorch), .onnx (the whole network).
+
+    source: a classifier, whose preprocessing and classes the file then carries along (use.py), or a bare network.
+    """
+    path = Path(path)
+    model, use = (source.model, to_text(source)) if isinstance(source, Classifier) else (source, "")
     for suffix, write in WRITERS.items():
         if path.name.endswith(suffix):
-            return write(model, path)
+            return write(model, path, use)
     raise ConfigError(f"{path}: the name must end in one of {', '.join(WRITERS)}: they say what to write")

@@ -25,6 +25,7 @@ from minires.nn import BatchNorm, Block, Conv2d, Dense, ResNet
 from minires.nn.resnet import KERAS_NAMES, VARIANTS
 from minires.weights.archives import check_archive
 from minires.weights.mapping import Found, layer_list, variant_of
+from minires.weights.use import KEY
 
 WHAT = "a weights file (Keras .h5 or .keras, .safetensors, .npz, .pth)"
 ROLES = {
@@ -95,6 +96,18 @@ def read_keras(path: Path, model: ResNet | None = None) -> Found:
             found.add(f"{layer.name}.{role}", array, variable)
     found.notes += differences
     return found
+
+
+def keras_use(path: Path) -> str | None:
+    """What the file carries along of use.py, as text: a `.weights.h5` of ours does."""
+    if not path.is_file() or zipfile.is_zipfile(path):
+        return None
+    try:
+        with open_hdf5(path, WHAT) as file:
+            words = file.attrs.get(KEY)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    return words if isinstance(words, str) else None
 
 
 def _starts_like_zip(path: Path) -> bool:
@@ -239,7 +252,7 @@ def _differences(config: dict, model: ResNet) -> list[str]:
     ]
 
 
-def write_keras(model: ResNet, path: Path) -> None:
+def write_keras(model: ResNet, path: Path, use: str = "") -> None:
     """A `.weights.h5` that `model.load_weights` of Keras 3 loads into a model of the same architecture.
 
     Keras finds layers by class and order alone: the model must call Add([x, shortcut]), as the course does,
@@ -247,6 +260,8 @@ def write_keras(model: ResNet, path: Path) -> None:
     """
     counts = dict.fromkeys(KINDS, 0)
     with atomic_hdf5(path) as file:
+        if use:
+            file.attrs[KEY] = use
         for m in keras_order(model, VARIANTS[model.config.variant].names is KERAS_NAMES):
             group, roles = KINDS[type(m)]
             suffix = f"_{counts[type(m)]}" if counts[type(m)] else ""

@@ -48,6 +48,7 @@ class ImportReport:
     unused: tuple[str, ...]
     missing: tuple[str, ...]
     notes: tuple[str, ...]
+    preprocess: str = ""  # of `import_classifier`: "file", where the file says it, or a name in PREPROCESS
 
     def as_dict(self) -> dict:
         """Everything as plain types, for JSON."""

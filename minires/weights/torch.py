@@ -1,4 +1,4 @@
-"""Weights in torchvision's names: `.safetensors` and `.npz` both ways, `.pth` through torch itself.
+"""Weights in torchvision's names: `.safetensors`, `.npz` and, through torch itself, `.pth`, each both ways.
 
 torch keeps kernels (O, C, R, S) and matrices (O, C), so a transpose is the whole translation; our names of
 variant v1.5 are torchvision's but for the last part. A `.pth` is a pickle, which can run any program when it
@@ -6,6 +6,8 @@ is opened: torch's own loader of plain tensors opens it, never we.
 """
 
 import zipfile
+from collections import OrderedDict
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from minires.nn.resnet import TORCH_NAMES, VARIANTS
 from minires.seal import BLANK, seal, sealed
 from minires.weights.archives import check_archive, read_npz
 from minires.weights.mapping import Found, layer_list
+from minires.weights.use import KEY
 
 # our name -> torch's; which of two a "weight" is, the layer's running_mean tells
 ROLES = {
@@ -46,10 +49,19 @@ def from_torch_layout(array: np.ndarray) -> np.ndarray:
 
 def read_torch(path: Path) -> Found:
     """The arrays of a `.safetensors`, `.npz` or `.pth` file in torchvision's names."""
+    return _carefully(lambda kind: translate(_READERS.get(kind, _read_pth)(path), f"PyTorch {kind}"), path)
+
+
+def torch_use(path: Path) -> str | None:
+    """What the file carries along of use.py, as text."""
+    return _carefully(lambda kind: _WORDS[kind](path), path)
+
+
+def _carefully(read, path: Path):
+    """read(kind); whatever a damaged file makes others raise is one line."""
     kind = file_kind(path)
-    reader = {".npz": read_npz, ".safetensors": _read_safetensors}.get(kind, _read_pth)
     try:
-        return translate(reader(path), f"PyTorch {kind}")
+        return read(kind)
     except DataError as error:
         raise CheckpointError(str(error)) from None
     except MiniresError:
@@ -103,14 +115,22 @@ def _common_prefix(names: list[str]) -> str:
     return prefix
 
 
-def _read_safetensors(path: Path) -> dict:
+@contextmanager
+def _open_safetensors(path: Path):
+    """(the file, its metadata)."""
     _require_safetensors(path)
     from safetensors import safe_open
 
     whole = sealed(path)
     with safe_open(path, framework="np") as file:
-        if "seal" in (file.metadata() or {}) and not whole:
+        words = file.metadata() or {}
+        if not whole and ("seal" in words or KEY in words):
             raise CheckpointError(f"{path}: the seal that it was written with is damaged: use another copy")
+        yield file, words
+
+
+def _read_safetensors(path: Path) -> dict:
+    with _open_safetensors(path) as (file, _):
         try:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
         except TypeError as error:
@@ -123,7 +143,23 @@ def _require_safetensors(path: Path) -> None:
         raise ConfigError(f"{path}: needs the package safetensors: pip install 'minires[torch-files]', or use .npz")
 
 
-def _read_pth(path: Path) -> dict:
+def _safetensors_words(path: Path) -> str | None:
+    with _open_safetensors(path) as (_, words):
+        return words.get(KEY, "")[len(BLANK) :]  # the seal stands in front
+
+
+def _npz_words(path: Path) -> str | None:
+    check_archive(path)
+    with zipfile.ZipFile(path) as archive:
+        return archive.comment.rpartition(BLANK.partition(":")[0].encode())[0].decode()  # the seal stands behind
+
+
+def _pth_words(path: Path) -> str | None:
+    words = getattr(_load_pth(path), "_metadata", {}).get(KEY)
+    return words if isinstance(words, str) else None
+
+
+def _load_pth(path: Path):
     try:
         import torch
     except ImportError:
@@ -134,12 +170,18 @@ def _read_pth(path: Path) -> dict:
     if zipfile.is_zipfile(path):
         check_archive(path, contents=True)  # torch does not look at the checksums
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds: unpickling, archive, memory
         problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path}: PyTorch does not open it as plain weights ({problem}): save model.state_dict() alone"
         ) from None
+
+
+def _read_pth(path: Path) -> dict:
+    content = _load_pth(path)
+    import torch
+
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -179,23 +221,47 @@ def state_dict(model: ResNet) -> dict[str, np.ndarray]:
     return arrays
 
 
-def write_safetensors(model: ResNet, path: Path) -> None:
+def write_safetensors(model: ResNet, path: Path, use: str = "") -> None:
     """The `state_dict` as `.safetensors`."""
     _require_safetensors(path)
     from safetensors.numpy import save_file
 
     arrays = state_dict(model)
     with atomic_path(path) as temporary:
-        save_file(arrays, temporary, metadata={"format": "pt", "seal": BLANK})
+        words = (
+            {KEY: BLANK + use} if use else {"seal": BLANK}
+        )  # their order is anyone's: the seal must be near the start
+        save_file(arrays, temporary, metadata={"format": "pt", **words})
         seal(temporary)
 
 
-def write_npz(model: ResNet, path: Path) -> None:
-    """The `state_dict` as `.npz`."""
-    arrays = state_dict(model)
+def write_npz(model: ResNet, path: Path, use: str = "") -> None:
+    """The `state_dict` as `.npz`. CheckpointError where `use` is too long for it."""
+    arrays, comment = state_dict(model), (use + BLANK).encode()
+    if len(comment) > zipfile.ZIP_MAX_COMMENT:
+        raise CheckpointError(f"{path}: an .npz has no room for so many names of classes: export to .safetensors")
     with atomic_path(path) as temporary:
         with temporary.open("wb") as file:
             np.savez(file, **arrays)
         with zipfile.ZipFile(temporary, "a") as archive:
+            archive.comment = comment
+        seal(temporary)
+
+
+def write_pth(model: ResNet, path: Path, use: str = "") -> None:
+    """The `state_dict` as torch saves it, for `model.load_state_dict(torch.load(path))`; needs PyTorch."""
+    try:
+        import torch
+    except ImportError:
+        raise ConfigError(f"{path}: only PyTorch writes .pth, and it is not installed: use .safetensors") from None
+    arrays = OrderedDict((name, torch.from_numpy(array)) for name, array in state_dict(model).items())
+    arrays._metadata = OrderedDict({"": {"version": 1}} | ({KEY: use} if use else {}))
+    with atomic_path(path) as temporary:
+        torch.save(arrays, temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
             archive.comment = BLANK.encode()
         seal(temporary)
+
+
+_READERS = {".npz": read_npz, ".safetensors": _read_safetensors, ".pth": _read_pth}
+_WORDS = {".npz": _npz_words, ".safetensors": _safetensors_words, ".pth": _pth_words}

@@ -38,6 +38,9 @@ OPTIONS = {
     "--label-smoothing": ("0.1", "recipe label_smoothing", 0.1),
     "--no-augment": (None, "recipe augment", None),
     "--patience": ("4", "recipe patience", 4),
+    "--freeze": ("stem,stage2:1", "recipe freeze", {"stem": None, "stage2": 1}),
+    "--rates": ("stage3=0.5x", "recipe rates", {"stage3": 0.5, "head": 3.0}),
+    "--head-lr": ("3x", "recipe rates", {"stage3": 0.5, "head": 3.0}),
     "--seed": ("7", "recipe seed", 7),
     "--recompute": (None, "way recompute", True),
     "--max-workspace": ("3", "way max_workspace", 3 * 2**20),
@@ -48,6 +51,7 @@ OPTIONS = {
 }
 ELSEWHERE = {
     *("-h", "--help", "--out", "--resume"),
+    *("--weights", "--preprocess"),  # test_starting.py
     *("--no-flip", "--no-skip", "--no-bn", "--check", "--tf32"),  # the other side of these, or what a CPU has not
 }
 

@@ -134,6 +134,25 @@ def test_fit_and_evaluate_by_kernels(optimizer, kernels_run):
     assert [progress.history[0][k] for k in TOLD] == pytest.approx([expected[k] for k in TOLD], rel=1e-7)
 
 
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_frozen_parts_and_groups_by_kernels(optimizer, graph, kernels_run):
+    """Frozen in front, in the middle, for an epoch; the rest at rates of its own: as on the CPU, frozen to the bit."""
+    freeze, rates = {"stem": None, "stage3": None, "stage2": 1}, {"head": 3.0, "stage4": 0.5}
+    recipe = Recipe(epochs=2, batch_size=6, optimizer=optimizer, clip_norm=2.0, freeze=freeze, rates=rates)
+    here, there = (classifier(np.float64, device) for device in ("cpu", "gpu"))
+    before = {name: array.copy() for name, array in here.model.state().items()}
+    expected = fit(here, TRAIN, TEST, recipe)
+    with kernels_run():
+        progress = fit(there, TRAIN, TEST, recipe, graph=graph)
+    assert progress.how.startswith("CUDA kernels")
+    for ours, theirs in zip(progress.history, expected.history, strict=True):
+        assert [ours[k] for k in TOLD] == pytest.approx([theirs[k] for k in TOLD], rel=1e-7)
+    state = fetched(there.model.state(), kernels_run)
+    frozen = {v.name for i in (0, 2) for v in there.model.layers[i].params() + there.model.layers[i].buffers()}
+    assert {name for name in state if np.array_equal(state[name], before[name])} == frozen
+
+
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("kind", NETWORKS, ids=str)
 def test_inference_by_kernels_is_that_of_the_layers(kind, n, kernels_run):

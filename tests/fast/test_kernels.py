@@ -13,7 +13,7 @@ from minires.data import ArrayDataset, Augment, Batches
 from minires.data.augment import warp
 from minires.errors import ShapeError
 from minires.fast.gpu import kernels
-from minires.fast.gpu.step import _rates, _update
+from minires.fast.gpu.step import _set_rates, _update
 from minires.geometry import pair
 from minires.nn import Param
 from minires.optim import OPTIMIZERS
@@ -90,6 +90,10 @@ def test_convolution(N, H, W, C, O, kernel, stride, pad, workspace, dtype, kerne
     for before, after in zip((dy, x, w), fetched(there, kernels_run), strict=True):
         assert np.array_equal(before, after)
     assert kernels.conv2d_backward(*there, **window, need_dx=False, need_db=False)[::2] == (None, None)
+    dx, dw, db = kernels.conv2d_backward(*there, **window, need_dw=False)
+    assert dw is None
+    for ours, theirs in zip(fetched((dx, db), kernels_run), expected[::2], strict=True):
+        assert_equal(ours, theirs, 5)
 
 
 def test_the_workspace_is_kept_to(monkeypatch, kernels_run):
@@ -265,25 +269,28 @@ UPDATES = [("sgd", {"nesterov": False}), ("sgd", {"nesterov": True}), ("adam", {
 
 @both
 @pytest.mark.parametrize("clip_norm", [None, 0.5, 1e3])  # none, one that clips, one that no gradient reaches
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize(("name", "options"), UPDATES)
-def test_updates_are_the_optimisers(name, options, clip_norm, dtype, kernels_run):
-    """Three steps over decayed and spared parameters; the gradient's norm is told."""
+def test_updates_are_the_optimisers(name, options, grouped, clip_norm, dtype, kernels_run):
+    """Three steps over decayed and spared parameters, in groups too; the gradient's norm is told."""
     drawn = draw(0, (40, 9), (30,), dtype=dtype)
 
     def made(arrays):
         params = [Param(f"p{i}", array.copy(), decay=i == 0) for i, array in enumerate(arrays)]
+        if grouped:
+            first = {"params": params[1:], "lr_scale": 0.3, "began": -2}
+            params = [first, {"params": params[:1], "lr_scale": 2.0, "weight_decay": 0.2}]
         return OPTIMIZERS[name](params, weight_decay=0.1, clip_norm=clip_norm, **options)
 
     here, there = made(drawn), made(sent(drawn))
-    rates, metrics = sent((np.zeros(4), np.zeros(3)))
+    rates, metrics = sent((np.zeros((len(here.groups), 4)), np.zeros(3)))
     for step in range(3):
         (gradient,) = draw(step + 1, here.grads.shape, dtype=dtype)
         here.grads[...], there.grads[...] = gradient, sent(gradient)
         norm = here.step(0.1)
         there.steps += 1
-        kernels.set_rates(rates, there.weights, *_rates(there, 0.1))
-        kernels.gradient_norm(there.grads, metrics, rates, there.clip_norm)
-        _update(there, rates)
+        _set_rates(there, rates, 0.1)
+        _update(there, metrics, rates)
         assert fetched(metrics, kernels_run)[2] == pytest.approx(norm, rel=10 * TOLERANCE[np.dtype(dtype)])
     assert_equal(fetched(there.weights, kernels_run), here.weights, 20)
     for slot, array in here.state.items():

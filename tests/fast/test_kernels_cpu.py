@@ -211,6 +211,9 @@ def test_normalisation_is_the_loops(shape, dtype, seed, add, relu):
     for need_g in (True, False):
         result = fused.norm_add_relu_backward(dy, x, y, gamma, mean, rstd, relu=relu, need_g=need_g)
         assert_same(result, (dx, g if need_g else None, dgamma, dbeta))
+    resting = fused.norm_add_relu_backward(dy, x, y, gamma, mean, rstd, relu=relu, training=False)
+    dx, *sums = naive.batchnorm_eval_backward(g, x, gamma, mean, rstd)
+    assert_same(resting, (dx, g, *sums))
 
 
 @few

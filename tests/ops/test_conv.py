@@ -83,6 +83,16 @@ def test_the_input_gradient_is_left_out_on_request(case):
 
 
 @given(convolutions())
+def test_the_kernels_gradient_is_left_out_on_request(case):
+    x, w, _, dy, options = case
+    for backward in (ops.conv2d_backward, ops.conv2d_backward.as_read):
+        dx, dw, db = backward(dy, x, w, **options, need_dw=False)
+        assert dw is None
+        expected = backward(dy, x, w, **options)
+        assert_same((dx, db), expected[::2])
+
+
+@given(convolutions())
 def test_small_workspace_changes_nothing(case):
     """One image at a time gives what the whole batch gives."""
     x, w, b, dy, options = case

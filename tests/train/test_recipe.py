@@ -26,6 +26,8 @@ OTHER = {
     "warmup_epochs": ("sgd", 0.5),
     "label_smoothing": ("sgd", 0.2),
     "augment": ("sgd", None),
+    "freeze": ("sgd", {"stage2": 1}),
+    "rates": ("sgd", {"head": 3.0}),
     "seed": ("sgd", 1),
 }
 

@@ -160,17 +160,20 @@ def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, p
     return y
 
 
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None, add=None):
+def conv2d_backward(
+    dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None, add=None
+):
     conv = _convolution(x, w, stride, pad, algorithm)
     if conv is None or not fit((dy, conv.shape), (add, x.shape), (dw, w.shape)) or not (dw is None or dw.flags.carray):
         return NotImplemented
     dy, x, w = whole(dy), whole(x), whole(w)
-    dw = like(w) if dw is None else dw
-    conv.weights(x, dy, dw)
+    if need_dw:
+        dw = like(w) if dw is None else dw
+        conv.weights(x, dy, dw)
     dx = like(x) if need_dx else None
     if need_dx:
         conv.run(dy, w, dx, back=True, add=None if add is None else whole(add))
-    return dx, dw, channel_sum(dy) if need_db else None
+    return dx, dw if need_dw else None, channel_sum(dy) if need_db else None
 
 
 def conv2d_backward_add(dy, x, w, add, **options):

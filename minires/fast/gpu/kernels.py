@@ -141,27 +141,27 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
     return y
 
 
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None):
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None):
     """As ops.conv2d_backward."""
     if algorithm is not None or not (dw is None or dw.flags.c_contiguous):
         return NotImplemented
     xp, stride = get_xp(x), pair(stride)
     dy, x = _contiguous(dy, x)
     columns, O = _Columns(x, w, stride, pad), w.shape[3]
-    dw = xp.empty(w.shape, w.dtype) if dw is None else dw
-    flat, dflat = w.reshape(columns.length, O), dw.reshape(columns.length, O)
+    dw = xp.empty(w.shape, w.dtype) if dw is None and need_dw else dw
+    flat, dflat = w.reshape(columns.length, O), dw.reshape(columns.length, O) if need_dw else None
     dx = xp.empty(x.shape, x.dtype) if need_dx else None
     for images in columns.pieces:
         rows, fields = dy[images].reshape(-1, O), columns.of(x[images])
-        if images.start == 0:
+        if need_dw and images.start == 0:
             matmul(fields.T, rows, dflat)
-        else:
+        elif need_dw:
             dflat += matmul(fields.T, rows, xp.empty(dflat.shape, dflat.dtype))
         if need_dx and columns.none:
             matmul(rows, flat.T, dx.reshape(-1, columns.length))
         elif need_dx:
             columns.back(matmul(rows, flat.T, fields), dx[images])
-    return dx, dw, dy.reshape(-1, O).sum(axis=0) if need_db else None
+    return dx, dw if need_dw else None, dy.reshape(-1, O).sum(axis=0) if need_db else None
 
 
 def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0):
@@ -250,7 +250,9 @@ def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
     return y
 
 
-def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None):
+def norm_add_relu_backward(
+    dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None, training=True
+):
     """As fused_ops.norm_add_relu_backward."""
     xp, channels = get_xp(x), _Channels(x)
     (dy,) = _contiguous(dy)
@@ -260,7 +262,7 @@ def norm_add_relu_backward(dy, x, y, gamma, mean, rstd, *, relu=True, need_g=Tru
     channels.end("norm_sums_end", *partials, rstd, dgamma, dbeta, np.int32(channels.C))
     keep = need_g and relu
     dx, g = (xp.empty(x.shape, x.dtype) if needed else NULL for needed in (True, keep))
-    m = x.dtype.type(channels.m)
+    m = x.dtype.type(channels.m if training else np.inf)  # what flows through the statistics is divided by it
     channels.walk("norm_backward", dy, x, gate, gamma, mean, rstd, dgamma, dbeta, dx, g, *channels.sizes, m)
     return dx, g if keep else dy if need_g else None, dgamma, dbeta
 
@@ -333,7 +335,7 @@ def gradient_norm(grads, metrics, rates, clip_norm=None):
 
 
 def update_sgd(weights, grads, velocity, rates, *, decayed, decay, momentum, nesterov):
-    """As train.optim.SGD, over the whole buffer; `decayed`: how many numbers from the start decay."""
+    """As optim.SGD, over a stretch of the buffer; `decayed`: how many numbers from the start decay."""
     real = weights.dtype.type
     sizes = map(np.uint64, (weights.size, decayed))
     numbers = real(decay), real(momentum), np.int32(nesterov)
@@ -342,7 +344,7 @@ def update_sgd(weights, grads, velocity, rates, *, decayed, decay, momentum, nes
 
 
 def update_adam(weights, grads, m, v, rates, *, decayed, decay, decoupled, betas, epsilon):
-    """As train.optim.Adam and AdamW, over the whole buffer."""
+    """As optim.Adam and AdamW, over a stretch of the buffer."""
     real, (b1, b2) = weights.dtype.type, betas
     sizes = map(np.uint64, (weights.size, decayed))
     numbers = np.float64(decay), np.int32(decoupled), *map(real, (b1, b2, 1 - b1, 1 - b2, epsilon))

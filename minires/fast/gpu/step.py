@@ -32,7 +32,7 @@ class GpuStep(FusedStep):
         for param in self.net.idle:
             param.grad[...] = 0  # once: nothing here writes it
         self.net.idle = []
-        self.metrics, self.rates = xp.zeros(3, "f8"), xp.zeros(4, "f8")
+        self.metrics, self.rates = xp.zeros(3, "f8"), xp.zeros((len(optimizer.groups), 4), "f8")
         random = any(isinstance(m, Dropout) and m.rate for m in model.modules())
         reason = "dropout draws its masks on the host" if random else ""
         # with no way back to us: the memory of a step that is let go must not wait for the garbage collector
@@ -58,7 +58,7 @@ class GpuStep(FusedStep):
         optimizer.check()
         check_mode(self.model)
         optimizer.steps += 1
-        kernels.set_rates(self.rates, optimizer.weights, *_rates(optimizer, lr))
+        _set_rates(optimizer, self.rates, lr)
         if any(v.data is not place for v, place in zip(self.states, self.places, strict=True)):
             self.places = [v.data for v in self.states]
             self.replay.forget()
@@ -71,24 +71,38 @@ def _compute(net, optimizer, metrics, rates, label_smoothing, x, labels):
     """One step, from the batch to the new weights."""
     logits = net.forward(x)
     net.backward(kernels.cross_entropy(logits, labels, metrics, label_smoothing=label_smoothing))
-    kernels.gradient_norm(optimizer.grads, metrics, rates, optimizer.clip_norm)
-    _update(optimizer, rates)
+    _update(optimizer, metrics, rates)
 
 
-def _rates(optimizer, lr):
-    """What an update needs that changes with every step."""
+def _set_rates(optimizer, rates, lr):
+    """Into rates (groups, 4): what their updates need that changes with every step."""
+    for group, row in zip(optimizer.groups, rates, strict=True):
+        rate = lr * group.lr_scale
+        kernels.set_rates(row, optimizer.weights, *_corrected(optimizer, rate, optimizer.steps - group.began))
+
+
+def _corrected(optimizer, lr, t):
     if isinstance(optimizer, SGD):
         return (lr,)
-    (b1, b2), t = optimizer.betas, optimizer.steps
+    b1, b2 = optimizer.betas
     return lr, lr / (1 - b1**t), 1 / (1 - b2**t) ** 0.5
 
 
-def _update(o, rates):
-    """The whole of optimizer.update, in one kernel."""
-    decay = {"decayed": o.decayed, "decay": o.weight_decay}
+def _update(optimizer, metrics, rates):
+    """The whole of optimizer.step, a kernel for each group; the gradient's norm into metrics[2]."""
+    kernels.gradient_norm(optimizer.grads, metrics, rates[0], optimizer.clip_norm)
+    rates[1:, 3] = rates[0, 3]
+    for group, row in zip(optimizer.groups, rates, strict=True):
+        _update_group(optimizer, group, row)
+
+
+def _update_group(o, group, rates):
+    decayed = group.decayed.stop - group.decayed.start
+    decay = {"decayed": decayed, "decay": o.decay_of(group)}
+    arrays = [array[group.span] for array in (o.weights, o.grads, *o.state.values())]
     if isinstance(o, SGD):
         momentum = {"momentum": o.momentum, "nesterov": o.nesterov}
-        kernels.update_sgd(o.weights, o.grads, o.state["velocity"], rates, **decay, **momentum)
+        kernels.update_sgd(*arrays, rates, **decay, **momentum)
     else:
         betas = {"betas": o.betas, "epsilon": o.epsilon, "decoupled": o.decoupled}
-        kernels.update_adam(o.weights, o.grads, o.state["m"], o.state["v"], rates, **decay, **betas)
+        kernels.update_adam(*arrays, rates, **decay, **betas)
