@@ -52,20 +52,21 @@ def _train(args, folder) -> int:
             raise CheckpointError(
                 f"{folder}: already holds a run: choose another --out, or go on with --resume {folder}"
             )
-        parts = source.load()
-        if parts[0] is None:
-            raise DataError(f"{source.spec}: only a test part is there: give the training file too")
+        parts = common.parts(source)
+        if parts.train is None:
+            raise DataError(f"{source.spec}: only a test part is there: give the training part too")
+        shape, classes = parts.train.shape, len(parts.train.classes)
         options = common.network_options(args) | {"last_gamma": args.last_gamma, "seed": recipe.seed}
-        model = resnet(args.arch, parts[0].shape, len(parts[0].classes), bn_momentum=args.bn_momentum, **options)
-        classifier = Classifier.for_data(model.to(common.device(args)), parts[0])
+        model = resnet(args.arch, shape, classes, bn_momentum=args.bn_momentum, **options)
+        classifier = Classifier.for_data(model.to(common.device(args)), parts.train)
         twin = "" if model.config.skip else ", no skips"
         out.print(
             f"{args.arch} ({model.config.variant}{twin}): {sum(model.parameter_count()):,} parameters\n"
-            f"{parts[0].source}: {len(parts[0]):,} training and {len(parts[1] or ()):,} test images, "
-            f"{len(parts[0].classes)} classes\nrun folder: {folder}"
+            f"{classes} classes, {shape[0]}x{shape[1]} pixels\nrun folder: {folder}"
         )
         run.begin(folder, classifier, source, parts, recipe)
-        progress = fit(classifier, *parts, recipe, out=folder, **_ways(args))
+        held = {"validation": parts.validation, "out": folder}
+        progress = fit(classifier, parts.train, parts.test, recipe, **held, **_ways(args))
         return _finish(folder, classifier, parts, progress)
 
 
@@ -81,9 +82,9 @@ def _resume(args, folder) -> int:
         raise ConfigError(f"{option}: --resume goes on as the run began: leave it out, or start a run of its own")
     source = run.data_source(folder, args.data)
     with locked(folder):
-        parts = source.load()
-        ways = {"device": common.device(args), **_ways(args)}
-        classifier, progress = resume(folder, *parts, epochs=args.epochs, **ways)
+        parts = common.parts(source)
+        ways = {"device": common.device(args), "validation": parts.validation, **_ways(args)}
+        classifier, progress = resume(folder, parts.train, parts.test, epochs=args.epochs, **ways)
         return _finish(folder, classifier, parts, progress)
 
 
@@ -105,8 +106,8 @@ def report(args) -> int:
     folder = Path(args.run_folder)
     source = run.data_source(folder, args.data)
     with _stoppable(), locked(folder):
-        parts = source.load()
-        checkpoint, recipe, progress = reopen(folder, parts[0])
+        parts = common.parts(source)
+        checkpoint, recipe, progress = reopen(folder, parts.train)
         checkpoint.classifier.model.to(common.device(args))
         if progress.epoch < recipe.epochs and not progress.stopped:
             out.print(f"not trained to its end: {progress.where} of {recipe.epochs}: minires train --resume {folder}")
@@ -119,7 +120,7 @@ def _finish(folder, classifier, parts, progress) -> int:
 
     later = f"{progress.where} is saved; for the report: minires report {folder}"
     try:
-        result = run.finish(folder, classifier, parts[1], parts[0], progress)
+        result = run.finish(folder, classifier, parts.test, parts.train, progress)
     except Stopped as stopped:
         stopped.told = True
         out.print(f"stopped; {later}")
@@ -127,8 +128,9 @@ def _finish(folder, classifier, parts, progress) -> int:
     except MiniresError as error:
         raise type(error)(f"{error}; {later}") from None
     if result is not None:
+        chosen = f"epoch {progress.best_epoch}, chosen by the validation loss: " * (progress.judge == "validation")
         out.print(
-            f"test accuracy {result.accuracy:.2%}: {result.mistakes} mistakes in {len(result.labels)} images "
+            f"{chosen}test accuracy {result.accuracy:.2%}: {result.mistakes} mistakes in {len(result.labels)} images "
             f"(loss {result.loss:.3f})",
             style="bold",
         )
@@ -149,15 +151,12 @@ def evaluate(args) -> int:
     from minires.train import evaluate as measure
 
     classifier = _load(args)
-    if args.data is None:
-        source = run.data_source(args.run_folder)
-    else:
-        args.size = args.size or classifier.model.config.input_shape[0]
-        source = common.source(args)
-    parts = dict(zip(("train", "test"), source.load(), strict=True))
-    dataset = parts[args.part]
+    parts = run.data_for(args.run_folder, classifier, None if args.data is None else common.source(args))
+    common.tell(parts)
+    dataset = getattr(parts, args.part)
     if dataset is None:
-        raise DataError(f"{source.spec}: there is no {args.part} part: choose the other with --part")
+        there = " or ".join(parts.named())
+        raise DataError(f"{args.data or args.run_folder}: there is no {args.part} part: choose --part {there}")
     result = measure(classifier, dataset, by_layers=args.by_layers)
     predictions = result.probs.argmax(axis=1)
     per_class = {
@@ -289,7 +288,7 @@ def register(commands, command) -> None:
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
     common.add_data(p, None)
     _add_by_layers(p)
-    p.add_argument("--part", choices=("train", "test"), default="test", help="default: %(default)s")
+    p.add_argument("--part", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
     p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
     p.add_argument("--json", action="store_true")
     common.add_device(p)
