@@ -8,7 +8,8 @@ import os
 import platform
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +18,15 @@ import numpy as np
 
 import minires
 from minires.backend import choose_device, device_of, thread_count, to_device
-from minires.data.dataset import Dataset, load
+from minires.data.dataset import Dataset
+from minires.data.source import Parts, load_parts
 from minires.errors import CheckpointError, DataError
 from minires.fast import cpu
 from minires.files import write_text
 from minires.instruments.gradflow import gradflow
 from minires.instruments.report import write_report
 from minires.ranges import check_fields
+from minires.train.checkpoint import load_classifier
 from minires.train.classifier import Classifier, Evaluation, evaluate
 from minires.train.progress import Progress
 
@@ -44,9 +47,14 @@ class DataSource:
             object.__setattr__(self, "spec", os.path.abspath(os.path.expanduser(self.spec)))
 
     def load(self) -> tuple[Dataset | None, Dataset | None]:
-        return load(
-            self.spec, size=self.size, seed=self.split_seed, test_fraction=self.test_fraction, flip_ok=self.flip
-        )
+        """Training and test part."""
+        parts = self.parts()
+        return parts.train, parts.test
+
+    def parts(self, **options) -> Parts:
+        """All parts, and what they were taken for; options: further ones of `load_parts`."""
+        split = {"seed": self.split_seed, "test_fraction": self.test_fraction}
+        return load_parts(self.spec, size=self.size, flip_ok=self.flip, **split, **options)
 
 
 def environment(device: str) -> dict:
@@ -77,9 +85,10 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def begin(out: Path, classifier: Classifier, source: DataSource, parts, recipe) -> dict:
+def begin(out: Path, classifier: Classifier, source: DataSource, parts: Parts, recipe) -> dict:
     """Write the manifest of a run that starts now; returns it."""
-    train, test = parts
+    train = parts.train
+    held = {"train": train, "test": parts.test} | ({"validation": parts.validation} if parts.validation else {})
     config = asdict(classifier.model.config)
     trained, kept = classifier.model.parameter_count()
     manifest = {
@@ -95,10 +104,10 @@ def begin(out: Path, classifier: Classifier, source: DataSource, parts, recipe) 
             **asdict(source),
             "source": train.source,
             "classes": train.classes,
-            "train images": len(train),
-            "train fingerprint": train.fingerprint(),
-            "test images": 0 if test is None else len(test),
-            "test fingerprint": None if test is None else test.fingerprint(),
+            **{f"{name} images": 0 if part is None else len(part) for name, part in held.items()},
+            **{f"{name} fingerprint": None if part is None else part.fingerprint() for name, part in held.items()},
+            "read as": parts.notes,
+            "chooses the epoch": "test" if parts.validation is None else "validation",
         },
         **environment(device_of(classifier.model.params()[0].data)),
     }
@@ -107,13 +116,22 @@ def begin(out: Path, classifier: Classifier, source: DataSource, parts, recipe) 
 
 
 def finish(out: Path, classifier: Classifier, test: Dataset | None, train: Dataset, progress: Progress) -> Evaluation:
-    """Evaluate once more, complete the manifest and write the report; the evaluation is of the test set if any."""
+    """Evaluate once more, complete the manifest and write the report; the evaluation is of the test set if any.
+
+    Where a validation part chose the epoch, it is that epoch's network that is measured, as `load_classifier` gives it.
+    """
     manifest = read_manifest(out)
+    if progress.judge == "validation" and progress.best_epoch:
+        device = device_of(classifier.model.params()[0].data)
+        classifier = load_classifier(out)
+        classifier.model.to(device)
     result = None if test is None else evaluate(classifier, test)
     manifest |= {"step": progress.how, "check": progress.check}
     manifest["seconds"] = round(sum(row["seconds"] for row in progress.history), 1)
     if result is not None:
         manifest["result"] = {"test accuracy": result.accuracy, "test loss": result.loss, "mistakes": result.mistakes}
+        if progress.judge == "validation":
+            manifest["result"] |= {"epoch": progress.best_epoch, "chosen by": "the lowest validation loss"}
     write_text(out / "manifest.json", json.dumps(manifest, indent=2))
     index = np.arange(min(len(train), manifest["recipe"]["batch_size"]))
     weights = classifier.model.params()[0].data
@@ -144,6 +162,27 @@ def read_manifest(out: Path) -> dict:
         raise CheckpointError(f"{path}: no such file: give the folder of a run, or say what --data to use") from None
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: damaged ({error}): say what --data to use") from None
+
+
+def data_for(out: Path, classifier: Classifier, source: DataSource | None = None) -> Parts:
+    """The data to measure the classifier of the run, or file, `out` on: its own, or what `source` says.
+
+    Data of others without parts are not split: all of them are the test part. The run's own, wherever they lie now, are
+    split as they were for training.
+    """
+    if source is None:
+        return data_source(out).parts()
+    if source.size is None:
+        source = replace(source, size=classifier.model.config.input_shape[0])
+    if replace(source, spec="builtin", size=64, flip=None) != DataSource():
+        return source.parts(classes=classifier.classes)  # a split was asked for
+    with suppress(CheckpointError, DataError, KeyError):  # a file without a run, or other data
+        parts = replace(data_source(out, source.spec), size=source.size).parts()
+        facts = read_manifest(out)["data"]
+        if len(parts.train or ()) == facts["train images"] and parts.train.fingerprint() == facts["train fingerprint"]:
+            line = f"{source.spec}: the data of the run itself, split as they were for training"
+            return replace(parts, notes=(line, *parts.notes))
+    return source.parts(whole=True, classes=classifier.classes)
 
 
 def data_source(out: Path, spec: str | None = None) -> DataSource:

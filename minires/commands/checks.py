@@ -135,7 +135,8 @@ def bn_doctor(args) -> int:
         args.size = args.size or classifier.model.config.input_shape[0]
         source = common.source(args)
     with err.status("reading the images, and evaluating three times ..."):
-        train, test = source.load()
+        parts = common.parts(source)
+        train, test = parts.train, parts.test
         dataset = train if test is None else test
         found = examine(classifier, dataset, train=train, updates=checkpoint.training.get("steps"))
     if args.json:

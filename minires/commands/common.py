@@ -88,9 +88,14 @@ def variant_option(args) -> dict:
 
 def add_data(p, default):
     """The options that say which images to use; `source` reads them."""
-    text = "builtin, an HDF5 file, or a folder of images (default: %(default)s)"
-    p.add_argument("--data", default=default, metavar="DATA", help=text if default else text.split(" (")[0])
-    p.add_argument("--size", type=int, metavar="PIXELS", help="resize the images to this side (default: 64)")
+    text = "builtin, a folder of images, a table (.csv), HDF5, CIFAR, idx, .npz, .npy or .mat (default: %(default)s)"
+    p.add_argument("--data", default=default, metavar="DATA", help=text if default else text.rpartition(" (")[0])
+    p.add_argument(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="resize the images to this side (default: as stored; image files to 64)",
+    )
     p.add_argument("--split-seed", type=int, default=0, help="how a folder is split into train and test (default: 0)")
     p.add_argument("--test-fraction", type=float, default=0.15, help="share of a folder for the test (default: 0.15)")
 
@@ -108,10 +113,23 @@ def device(args) -> str:
     return chosen
 
 
+def parts(source):
+    """All parts of a DataSource; says on stderr what was taken for what."""
+    found = source.parts()
+    tell(found)
+    return found
+
+
+def tell(parts) -> None:
+    """Say on stderr what was taken for what."""
+    for line in parts.notes:
+        err.print(line, style="dim")
+
+
 def source(args):
     """The DataSource that the options of `add_data` describe."""
     from minires.run import DataSource
 
     return DataSource(
-        args.data or "builtin", args.size or 64, args.split_seed, args.test_fraction, getattr(args, "flip", None)
+        args.data or "builtin", args.size, args.split_seed, args.test_fraction, getattr(args, "flip", None)
     )

@@ -1,9 +1,16 @@
 """data make, show, convert, fetch."""
 
+import argparse
+from itertools import combinations
 from pathlib import Path
 
+from rich.table import Column, Table
+
 from minires.commands import common
-from minires.console import out
+from minires.console import err, out, print_json
+
+ROWS = 60  # classes in a picture
+SOME = 5  # examples that are named
 
 
 def data_make(args) -> int:
@@ -15,16 +22,43 @@ def data_make(args) -> int:
 
 
 def data_show(args) -> int:
+    import numpy as np
+
+    from minires.data import Subset
+    from minires.data.names import listed
+    from minires.instruments.look import look
     from minires.instruments.plots import plot_samples
     from minires.instruments.style import save_picture
 
-    train, test = common.source(args).load()
-    part = train or test
-    save_picture(plot_samples(part, note=f"{part.source}, {len(part):,} images"), Path(args.out))
-    for name, each in (("train", train), ("test", test)):
-        if each is not None:
-            counts = ", ".join(f"{k}: {(each.labels == i).sum()}" for i, k in enumerate(each.classes))
-            out.print(f"{name}: {len(each):,} images {each.shape[0]}x{each.shape[1]} ({counts})")
+    args.data = args.place or args.data
+    source = common.source(args)
+    with err.status("reading every image ..."):
+        found = look(source.parts())
+    name, part = next(iter(found.parts.named().items()))
+    shown = np.unique(part.labels)[:ROWS]
+    fine = [i for i in np.flatnonzero(np.isin(part.labels, shown)) if i not in found.bad.get(name, ())]
+    save_picture(plot_samples(Subset(part, fine), note=f"{part.source}, {len(part):,} images"), Path(args.out))
+    if args.json:
+        print_json(found.as_dict() | {"picture": str(Path(args.out).resolve())})
+        return 0
+    counts = found.counts()
+    table = Table("class", *(Column(part, justify="right") for part in counts), title=source.spec)
+    for each in part.classes:
+        table.add_row(each, *(f"{of[each]:,}" for of in counts.values()))
+    table.add_section()
+    table.add_row("all", *(f"{sum(of.values()):,}" for of in counts.values()))
+    out.print(table)
+    for line in found.parts.notes:
+        out.print(line)
+    out.print(f"images: {part.shape[0]}x{part.shape[1]} pixels as they are read")
+    for one, other in combinations(counts, 2):
+        pairs = [pair for pair in found.alike if pair[0] == other and pair[2] == one]
+        total = sum(counts[other].values())
+        out.print(f"{len(pairs):,} of {total:,} {other} images are in the {one} part too, or nearly")
+        for _, copy, _, original, cosine in pairs[:SOME]:
+            out.print(f"  {copy} is {original} ({cosine:.2f})")
+    for what, names in found.odd.items():
+        out.print(f"{len(names):,} {what}: {listed(names, SOME)}")
     out.print(f"picture: {Path(args.out).resolve()}")
     return 0
 
@@ -32,7 +66,8 @@ def data_show(args) -> int:
 def data_convert(args) -> int:
     from minires.data import convert
 
-    convert(args.folder, args.file, size=args.size, seed=args.split_seed, test_fraction=args.test_fraction)
+    options = {"size": args.size, "seed": args.split_seed, "test_fraction": args.test_fraction, "flip_ok": args.flip}
+    convert(args.data, args.file, **options, tell=lambda line: err.print(line, style="dim"))
     out.print(f"wrote {args.file}")
     return 0
 
@@ -54,18 +89,21 @@ def register(commands, command) -> None:
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--seed", type=int, default=0)
 
-    text = "Count a data set's images and draw some of each class."
-    p = command(data, "show", data_show, text, "minires data show --data photos/ --out photos.png")
+    text = "Look at a data set: samples, classes, sizes, odd files, test images that training sees too."
+    p = command(data, "show", data_show, text, "minires data show photos/ --out photos.png")
+    p.add_argument("place", nargs="?", metavar="DATA", help="as --data")
     common.add_data(p, "builtin")
     common.add_picture(p, "samples.png")
+    p.add_argument("--json", action="store_true")
 
-    text = "Turn a folder of images into one HDF5 file."
+    text = "Turn data of any kind that is read into one sealed HDF5 file: folder, table, CIFAR, idx, .npz, .npy, .mat."
     p = command(data, "convert", data_convert, text, "minires data convert photos/ photos.h5 --size 64")
-    p.add_argument("folder")
+    p.add_argument("data", metavar="DATA")
     p.add_argument("file", metavar="OUT.h5")
-    p.add_argument("--size", type=int, default=64)
+    p.add_argument("--size", type=int, help="resize to this side (default: as stored; image files to 64)")
     p.add_argument("--split-seed", type=int, default=0)
     p.add_argument("--test-fraction", type=float, default=0.15)
+    p.add_argument("--flip", action=argparse.BooleanOptionalAction, help="whether a mirrored image keeps its class")
 
     text = "Download the Sign Language Digits photographs (2,062 images, ten classes)."
     p = command(data, "fetch", data_fetch, text, "minires data fetch digits data/")

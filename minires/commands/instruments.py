@@ -37,7 +37,7 @@ def gradflow(args) -> int:
     if args.depth and args.size is None:
         args.size = 32
     with err.status("reading the images ..."):
-        part, _ = common.source(args).load()
+        part = common.parts(common.source(args)).train
         index = np.random.default_rng(args.seed).permutation(len(part))[: args.batch_size]
         x, labels = Preprocess.measure(part)(part.images(index)), part.labels[index]
     note = f"minires {' '.join(sys.argv[1:])}"

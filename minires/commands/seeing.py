@@ -80,7 +80,7 @@ def landscape(args) -> int:
             else:
                 args.size = args.size or model.config.input_shape[0]
                 source = common.source(args)
-            dataset = dict(zip(("train", "test"), source.load(), strict=True))[args.part]
+            dataset = getattr(common.parts(source), args.part)
             if dataset is None or dataset.classes != classifier.classes:
                 raise DataError(
                     f"{source.spec}: no {args.part} images of the classes {', '.join(classifier.classes)}: "

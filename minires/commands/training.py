@@ -66,21 +66,21 @@ def _train(args, folder, weights) -> int:
             raise CheckpointError(
                 f"{folder}: already holds a run: choose another --out, or go on with --resume {folder}"
             )
-        parts = source.load()
-        if parts[0] is None:
-            raise DataError(f"{source.spec}: only a test part is there: give the training file too")
-        classifier, told = starting.begin(args, weights, parts[0], recipe.seed)
-        model = classifier.model.to(common.device(args))
+        parts = common.parts(source)
+        if parts.train is None:
+            raise DataError(f"{source.spec}: only a test part is there: give the training part too")
+        classifier, told = starting.begin(args, weights, parts.train, recipe.seed)
+        model, (height, width, _) = classifier.model.to(common.device(args)), parts.train.shape
         for line in (*told, *describe(model, recipe)):
             out.print(line)
         twin = "" if model.config.skip else ", no skips"
         out.print(
             f"{model.config.arch} ({model.config.variant}{twin}): {sum(model.parameter_count()):,} parameters\n"
-            f"{parts[0].source}: {len(parts[0]):,} training and {len(parts[1] or ()):,} test images, "
-            f"{len(parts[0].classes)} classes\nrun folder: {folder}"
+            f"{len(parts.train.classes)} classes, {height}x{width} pixels\nrun folder: {folder}"
         )
         run.begin(folder, classifier, source, parts, recipe)
-        progress = fit(classifier, *parts, recipe, out=folder, **_ways(args))
+        held = {"validation": parts.validation, "out": folder}
+        progress = fit(classifier, parts.train, parts.test, recipe, **held, **_ways(args))
         return _finish(folder, classifier, parts, progress)
 
 
@@ -96,9 +96,9 @@ def _resume(args, folder) -> int:
         raise ConfigError(f"{option}: --resume goes on as the run began: leave it out, or start a run of its own")
     source = run.data_source(folder, args.data)
     with locked(folder):
-        parts = source.load()
-        ways = {"device": common.device(args), **_ways(args)}
-        classifier, progress = resume(folder, *parts, epochs=args.epochs, **ways)
+        parts = common.parts(source)
+        ways = {"device": common.device(args), "validation": parts.validation, **_ways(args)}
+        classifier, progress = resume(folder, parts.train, parts.test, epochs=args.epochs, **ways)
         return _finish(folder, classifier, parts, progress)
 
 
@@ -120,8 +120,8 @@ def report(args) -> int:
     folder = Path(args.run_folder)
     source = run.data_source(folder, args.data)
     with _stoppable(), locked(folder):
-        parts = source.load()
-        checkpoint, recipe, progress = reopen(folder, parts[0])
+        parts = common.parts(source)
+        checkpoint, recipe, progress = reopen(folder, parts.train)
         checkpoint.classifier.model.to(common.device(args))
         if progress.epoch < recipe.epochs and not progress.stopped:
             out.print(f"not trained to its end: {progress.where} of {recipe.epochs}: minires train --resume {folder}")
@@ -134,7 +134,7 @@ def _finish(folder, classifier, parts, progress) -> int:
 
     later = f"{progress.where} is saved; for the report: minires report {folder}"
     try:
-        result = run.finish(folder, classifier, parts[1], parts[0], progress)
+        result = run.finish(folder, classifier, parts.test, parts.train, progress)
     except Stopped as stopped:
         stopped.told = True
         out.print(f"stopped; {later}")
@@ -142,8 +142,9 @@ def _finish(folder, classifier, parts, progress) -> int:
     except MiniresError as error:
         raise type(error)(f"{error}; {later}") from None
     if result is not None:
+        chosen = f"epoch {progress.best_epoch}, chosen by the validation loss: " * (progress.judge == "validation")
         out.print(
-            f"test accuracy {result.accuracy:.2%}: {result.mistakes} mistakes in {len(result.labels)} images "
+            f"{chosen}test accuracy {result.accuracy:.2%}: {result.mistakes} mistakes in {len(result.labels)} images "
             f"(loss {result.loss:.3f})",
             style="bold",
         )
@@ -164,15 +165,12 @@ def evaluate(args) -> int:
     from minires.train import evaluate as measure
 
     classifier = _load(args)
-    if args.data is None:
-        source = run.data_source(args.run_folder)
-    else:
-        args.size = args.size or classifier.model.config.input_shape[0]
-        source = common.source(args)
-    parts = dict(zip(("train", "test"), source.load(), strict=True))
-    dataset = parts[args.part]
+    parts = run.data_for(args.run_folder, classifier, None if args.data is None else common.source(args))
+    common.tell(parts)
+    dataset = getattr(parts, args.part)
     if dataset is None:
-        raise DataError(f"{source.spec}: there is no {args.part} part: choose the other with --part")
+        there = " or ".join(parts.named())
+        raise DataError(f"{args.data or args.run_folder}: there is no {args.part} part: choose --part {there}")
     result = measure(classifier, dataset, by_layers=args.by_layers)
     predictions = result.probs.argmax(axis=1)
     per_class = {
@@ -305,7 +303,7 @@ def register(commands, command) -> None:
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
     common.add_data(p, None)
     _add_by_layers(p)
-    p.add_argument("--part", choices=("train", "test"), default="test", help="default: %(default)s")
+    p.add_argument("--part", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
     p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
     p.add_argument("--json", action="store_true")
     common.add_device(p)

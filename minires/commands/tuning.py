@@ -15,7 +15,7 @@ def lr_find(args) -> int:
     from minires.train import Classifier, Recipe
 
     recipe = Recipe(optimizer=args.optimizer, batch_size=args.batch_size, seed=args.seed)
-    train, _ = common.source(args).load()
+    train = common.parts(common.source(args)).train
     options = common.network_options(args) | {"last_gamma": args.last_gamma, "seed": args.seed}
     model = resnet(args.arch, train.shape, len(train.classes), **options).to(common.device(args))
     limits = {"lowest": args.lowest, "highest": args.highest, "steps": args.steps}

@@ -9,6 +9,7 @@ import numpy as np
 
 from minires.backend import to_device
 from minires.background import Background
+from minires.data.arrays import as_dataset
 from minires.data.augment import Augment, warp
 from minires.data.dataset import Dataset
 from minires.errors import DataError
@@ -44,9 +45,9 @@ class Batches:
         ):
             if value < least:
                 raise DataError(f"{name}: expected a whole number of at least {least}, got {value}")
-        self.dataset, self.batch_size = dataset, batch_size
+        self.dataset, self.batch_size = as_dataset(dataset), batch_size
         self.seed, self.shuffle, self.prefetch, self.device = seed, shuffle, prefetch, device
-        self.augment = augment and replace(augment, flip=augment.flip and dataset.flip_ok)
+        self.augment = augment and replace(augment, flip=augment.flip and self.dataset.flip_ok)
         self.wait_seconds = 0.0
         self.reader = None  # the thread that prepares, once there is one
 

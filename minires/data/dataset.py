@@ -1,12 +1,10 @@
-"""The one interface that training, evaluation and the lessons use for images, and `load` that picks a source.
+"""The one interface that training, evaluation and the lessons use for images.
 
 A data set is labels in memory and images on demand: uint8, NHWC, RGB.
 """
 
-import copy
 import hashlib
 import operator
-import os
 from functools import cached_property
 from pathlib import Path
 
@@ -45,6 +43,10 @@ class Dataset:
         """Images (n, H, W, 3) uint8 at the positions `index` (n,), in that order, repeats allowed."""
         raise NotImplementedError
 
+    def paths(self) -> list[Path] | None:
+        """The file of each image, in order; None where images have no files of their own."""
+        return None
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) of class names, shape, labels and all pixels in order, read in chunks.
 
@@ -79,9 +81,9 @@ class ArrayDataset(Dataset):
 
 
 class Subset(Dataset):
-    """The images of `dataset` at the positions `index` (n,), in that order; nothing is copied."""
+    """The images of `dataset` at the positions `index` (n,), in that order; nothing is copied. source: if another."""
 
-    def __init__(self, dataset: Dataset, index: np.ndarray):
+    def __init__(self, dataset: Dataset, index: np.ndarray, source: str = ""):
         self.dataset = dataset
         self.index = np.asarray(index, dtype=np.int64)
         if self.index.size == 0:
@@ -89,11 +91,15 @@ class Subset(Dataset):
         if self.index.min() < 0 or self.index.max() >= len(dataset):
             raise DataError(f"{dataset.source}: subset positions must be in 0..{len(dataset) - 1}")
         self.labels = dataset.labels[self.index]
-        self.classes, self.source = dataset.classes, dataset.source
+        self.classes, self.source = dataset.classes, source or dataset.source
         self.shape, self.flip_ok = dataset.shape, dataset.flip_ok
 
     def images(self, index):
         return self.dataset.images(self.index[np.asarray(index, dtype=np.intp)])
+
+    def paths(self):
+        paths = self.dataset.paths()
+        return paths and [paths[i] for i in self.index]
 
 
 class Resized(Dataset):
@@ -105,63 +111,15 @@ class Resized(Dataset):
         self.source, self.flip_ok = dataset.source, dataset.flip_ok
         self.shape = (*size, 3)
 
+    def paths(self):
+        return self.dataset.paths()
+
     def images(self, index):
         height, width, _ = self.shape
         out = np.empty((len(index), *self.shape), np.uint8)
         for row, image in zip(out, self.dataset.images(index), strict=True):
             row[:] = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         return out
-
-
-def load(
-    spec: str | os.PathLike,
-    *,
-    size: int | tuple[int, int] | None = None,
-    seed: int = 0,
-    test_fraction: float = 0.15,
-    flip_ok: bool | None = None,
-) -> tuple[Dataset | None, Dataset | None]:
-    """Training and test part of the data that `spec` names.
-
-    spec   "builtin": drawn hand signs, always the same 1,080 + 120
-           an HDF5 file in the SIGNS layout: one of a train/test pair (the other is found beside it), or both
-           a folder: one that holds such a pair, one with train/ and test/ inside, or an image folder, which
-           is split by `seed` with `test_fraction` of each class for the test
-    size   side or (height, width) in pixels; None keeps what is stored (image folders: 64)
-    flip_ok  overrides whether a mirrored image keeps its class (builtin and SIGNS: yes; image folders: no)
-
-    A part that does not exist is None. Raises DataError for a path or data that cannot be used.
-    """
-    # these modules build on this one
-    from minires.data import folder, signs, synthetic
-
-    size = None if size is None else as_size(size)
-    if str(spec) == "builtin":
-        train, test = synthetic.make_signs()
-    elif not (path := Path(spec).expanduser()).exists():
-        raise DataError(f"{spec}: no such file or folder: give 'builtin', an HDF5 file (.h5) or a folder of images")
-    elif not path.is_dir() and not path.is_file():
-        raise DataError(f"{spec}: expected a file or a folder, got a device or a pipe: give the data themselves")
-    elif path.is_dir() and not (path := signs.find_in(path) or path).is_file():
-        train, test = folder.load_folder(path, size=size or (64, 64), seed=seed, test_fraction=test_fraction)
-    else:
-        train, test = signs.load_signs(path)
-    return tuple(part and _finish(part, size, flip_ok, is_train=part is train) for part in (train, test))
-
-
-def _finish(part: Dataset, size: tuple[int, int] | None, flip_ok: bool | None, is_train: bool) -> Dataset:
-    present = np.unique(part.labels)
-    if is_train and len(present) < 2:
-        raise DataError(
-            f"{part.source}: expected images of at least two classes to train on, got only "
-            f"'{part.classes[present[0]]}': add images of another class"
-        )
-    if size not in (None, part.shape[:2]):
-        part = Resized(part, size)
-    if flip_ok is not None:
-        part = copy.copy(part)
-        part.flip_ok = flip_ok
-    return part
 
 
 def chunks(count: int, size: int = _CHUNK):

@@ -1,75 +1,53 @@
-"""Folders of images: found, split, decoded on demand, and converted to one HDF5 file.
+"""Folders of images: found, split and decoded on demand.
 
-Two layouts: one folder a class (`cat/1.jpg`), or flat with the class before the last underscore
-(`cat_1.jpg`).
+Two layouts: one folder a class (`cat/1.jpg`), or flat with the class before the last underscore (`cat_1.jpg`). Either
+may lie in folders of parts (`train/cat/1.jpg`).
 """
 
 import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from minires.data.dataset import Dataset, Subset, as_size, check_labels
-from minires.data.images import EXTENSIONS, read_image
-from minires.data.signs import write_signs
+from minires.data.images import EXTENSIONS, is_image, read_image
+from minires.data.names import PARTS, listed, natural_key, part_of, split_names
 from minires.errors import DataError
 from minires.files import atomic_path, refused
 from minires.ranges import check
 
-_HELD_OUT_NAMES = ("test", "val", "valid", "validation")
+_HIDDEN = (".", "__MACOSX")
 
 
-class ImageFolder(Dataset):
-    """The images under `root`, resized to `size` (side or (H, W)) when read.
+class ImageFiles(Dataset):
+    """Image files below `root`, resized to `size` (side or (H, W)) when read; `files`: (path relative to it, class).
 
-    Hidden files and files that are no images by their extension are left out and counted in `skipped`.
-    Images are ordered by class (natural order: 2 before 10), then by path, the same on every platform;
-    `files` are their paths relative to `root`, with forward slashes. Decoded images stay in memory up to
-    `cache_bytes`, so that a small set is decoded once. Other `classes` than those found may be given, as a
-    test folder needs the training folder's.
-
-    Raises DataError for a folder without images, for names without a class and for a class without images (where
-    `classes` are given, `source` tells of it); a damaged image is named when it is read.
+    Decoded images stay in memory up to `cache_bytes`, so that a small set is decoded once. A damaged image is named
+    when it is read; DataError for a class that is not among `classes`.
     """
 
-    def __init__(
-        self,
-        root: str | os.PathLike,
-        size: int | tuple[int, int] = 64,
-        *,
-        classes: Iterable[str] | None = None,
-        flip_ok: bool = False,
-        cache_bytes: int = 256 * 2**20,
-    ):
-        self.root = Path(root)
-        self.shape = (*as_size(size), 3)
-        self.flip_ok = flip_ok
-        by_class, empty, self.skipped = _scan(self.root)
-        found = sorted(by_class, key=natural_key)
-        if empty and classes is None:
-            raise DataError(
-                f"{self.root / empty[0]}: expected images of a class ({', '.join(sorted(EXTENSIONS))}), got none: "
-                f"put some in, remove the folder, or leave it out by the name .{empty[0]}"
-            )
-        self.classes = tuple(found if classes is None else classes)
-        unknown = [name for name in found if name not in self.classes]
+    def __init__(self, root: Path, files, size=64, *, classes, name="", flip_ok=False, cache_bytes: int = 256 * 2**20):
+        self.root, self.source, self.flip_ok = Path(root), name or str(root), flip_ok
+        self.shape, self.classes = (*as_size(size), 3), tuple(classes)
+        position = {label: i for i, label in enumerate(self.classes)}
+        unknown = sorted({label for _, label in files} - set(position), key=natural_key)
         if unknown:
             raise DataError(
-                f"{self.root}: expected the classes {', '.join(self.classes)}, got also '{unknown[0]}': "
-                "use the same class names in every part"
+                f"{self.source}: expected the classes {listed(self.classes)}, got also "
+                f"{listed(map(repr, unknown))}: use the same class names in every part"
             )
-        self.files = tuple(file for name in found for file in by_class[name])
-        labels = [self.classes.index(name) for name in found for _ in by_class[name]]
-        self.labels = check_labels(labels, len(self.files), self.classes, str(self.root))
-        notes = [f"{self.skipped} other file{'s' * (self.skipped > 1)} skipped"] if self.skipped else []
-        notes += [f"none of {', '.join(empty)}"] if empty else []
-        self.source = f"{self.root} ({', '.join(notes)})" if notes else f"{self.root}"
+        self.files = tuple(file for file, _ in files)
+        self.labels = check_labels([position[label] for _, label in files], len(files), self.classes, self.source)
         self._cache: dict[int, np.ndarray] = {}
         self._cache_limit = cache_bytes // int(np.prod(self.shape))
+
+    def paths(self):
+        return [self.root / file for file in self.files]
 
     def images(self, index):
         out = np.empty((len(index), *self.shape), np.uint8)
@@ -84,21 +62,138 @@ class ImageFolder(Dataset):
         return out
 
 
-def load_folder(
-    root: str | os.PathLike, *, size: int | tuple[int, int] = 64, seed: int = 0, test_fraction: float = 0.15
-) -> tuple[Dataset, Dataset | None]:
-    """Training and test part of an image folder: its own train/ and test/ (or val/), else a stratified split.
+class ImageFolder(ImageFiles):
+    """The images under `root`, by class: one folder each, or, flat, before the last underscore of the name.
 
-    The test part is None when `test_fraction` is 0.
+    Hidden files and files that are no images are left out and counted by their kind in `skipped`, which `source` tells.
+    Images are ordered by class (natural order: 2 before 10), then by path, the same on every platform;
+    `files` are their paths relative to `root`, with forward slashes. Other `classes` than those found may be given, as
+    a test folder needs the training folder's.
+
+    Raises DataError for a folder without images, for names without a class and for a class without images (where
+    `classes` are given, `source` tells of it).
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        size: int | tuple[int, int] = 64,
+        *,
+        classes: Iterable[str] | None = None,
+        flip_ok: bool = False,
+        cache_bytes: int = 256 * 2**20,
+    ):
+        root = Path(root)
+        by_class, empty, self.skipped = _scan(root)
+        found = sorted(by_class, key=natural_key)
+        if empty and classes is None:
+            raise DataError(
+                f"{root / empty[0]}: expected images of a class ({', '.join(sorted(EXTENSIONS))}), got none: "
+                f"put some in, remove the folder, or leave it out by the name .{empty[0]}"
+            )
+        files = [(file, name) for name in found for file in by_class[name]]
+        options = {"flip_ok": flip_ok, "cache_bytes": cache_bytes}
+        super().__init__(root, files, size, classes=found if classes is None else classes, **options)
+        missing = [name for name in self.classes if name not in by_class]
+        notes = [f"left out: {_counted(self.skipped)}"] if self.skipped else []
+        notes += [f"none of {', '.join(missing)}"] if missing else []
+        if notes:
+            self.source += f" ({'; '.join(notes)})"
+
+
+def load_folder(
+    root: str | os.PathLike, *, size: int | tuple[int, int] = 64, classes: Iterable[str] | None = None
+) -> tuple[dict[str | None, Dataset], list[str]]:
+    """({part: data set}, lines on what was taken for what) of an image folder; the part None where it is not split.
+
+    Parts are folders of their own (train/cat/1.jpg, by any usual name) or lie in each class's (cat/train/1.jpg).
+    DataError where two readings are as likely.
     """
     root = Path(root)
-    held_out = [root / name for name in _HELD_OUT_NAMES if (root / name).is_dir()]
-    if (root / "train").is_dir() and held_out:
-        train = ImageFolder(root / "train", size)
-        return train, ImageFolder(held_out[0], size, classes=train.classes)
-    whole = ImageFolder(root, size)
-    train_index, test_index = stratified_split(whole.labels, test_fraction, seed)
-    return Subset(whole, train_index), Subset(whole, test_index) if test_index.size else None
+    below = [folder.name for folder in _folders(root) if has_images(folder)]
+    named = split_names(below)
+    others = [name for name in below if name not in named]
+    by_part = {part: [name for name in named if named[name] == part] for part in named.values()}
+    if others and not ("train" in by_part and all(_has_classes(root / name, 2) for name in by_part["train"])):
+        lines = [f"{root / name} is taken for a class, like {listed(others, 3)} beside it" for name in named]
+        by_part = {}
+    else:
+        lines = [f"{root / name} is left out: beside {listed(named)} it is no part of the data" for name in others]
+    for part, names in by_part.items():
+        if len(names) > 1:
+            raise DataError(f"{root}: several folders for the {part} part ({', '.join(names)}): keep or name one")
+    if not by_part:
+        return _by_classes(root, size, classes), lines
+    found: dict[str | None, Dataset] = {}
+    for part in (part for part in PARTS if part in by_part):
+        folder = root / by_part[part][0]
+        if part != "train" and not _has_classes(folder):
+            lines.append(f"{folder} is left out: its images have no classes, so nothing can be measured on them")
+            continue
+        found[part] = ImageFolder(_inner(folder), size, classes=classes)
+        classes = found[part].classes
+    if not found:
+        raise DataError(
+            f"{root}: expected a folder a class in {listed(named)}, got none: put the images of each in one"
+        )
+    if set(found) == {"train"}:  # nothing is held out yet
+        found = {None: found["train"]}
+    return found, lines
+
+
+def wrapped(root: Path, classes=None) -> Path | None:
+    """The one folder in `root` that holds all the data, as in archive/photos/cat; None where it holds them itself."""
+    folders = _folders(root)
+    below = [path for path in folders if has_images(path)] or folders
+    if len(below) != 1 or split_names([below[0].name]) or below[0].name in (classes or ()):
+        return None
+    if any(path.is_file() and is_image(path) for path in root.iterdir()):
+        return None
+    inner = [path.name for path in _folders(below[0]) if has_images(path)]
+    holds = len(inner) > 1 or split_names(inner) or not has_images(root) or wrapped(below[0], classes)
+    return below[0] if holds else None
+
+
+def _by_classes(root: Path, size, classes) -> dict[str | None, Dataset]:
+    """A folder of classes, split where each of them holds folders of parts."""
+    whole = ImageFolder(root, size, classes=classes)
+    inner = [file.split("/")[1] if file.count("/") > 1 else "" for file in whole.files]
+    named = split_names(inner)
+    if set(inner) != set(named):
+        return {None: whole}
+    parts = np.array([named[name] for name in inner])
+    return {part: Subset(whole, np.flatnonzero(parts == part), f"{root}/*/{part}") for part in PARTS if part in parts}
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders in `root` that are not hidden, in natural order."""
+    found = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(_HIDDEN)]
+    return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def has_images(root: Path) -> bool:
+    """Whether an image lies anywhere below."""
+    return any(_found(root))
+
+
+def _found(root: Path):
+    for place, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
+        yield from (Path(place) / name for name in names if not name.startswith(".") and is_image(Path(place) / name))
+
+
+def _inner(folder: Path) -> Path:
+    """`folder`, or the one in it that holds all, as in seg_train/seg_train."""
+    below = [path for path in _folders(folder) if has_images(path)]
+    twin = len(below) == 1 and part_of(below[0].name) == part_of(folder.name) and part_of(folder.name)[0]
+    return below[0] if twin else folder
+
+
+def _has_classes(folder: Path, least: int = 1) -> bool:
+    """Whether images lie in so many folders there, or all are named with one of so many classes."""
+    folder = _inner(folder)
+    flat = {class_in(path.name) for path in _found(folder)}
+    return sum(map(has_images, _folders(folder))) >= least or ("" not in flat and len(flat) >= least)
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -174,66 +269,57 @@ def content_hash(root: str | os.PathLike, files: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def convert(
-    directory: str | os.PathLike,
-    out: str | os.PathLike,
-    *,
-    size: int | tuple[int, int] = 64,
-    seed: int = 0,
-    test_fraction: float = 0.15,
-    flip_ok: bool = False,
-) -> Path:
-    """Convert an image folder to one HDF5 file in the SIGNS layout; returns its path.
+def class_in(name: str) -> str:
+    """The class that a file's name says: before its last underscore, else before a number; "" for none.
 
-    Images are decoded and written in chunks, so the folder may be larger than memory; `out` appears only
-    when it is complete. Raises DataError as `load_folder` and `write_signs` do.
+    cat_1.jpg, cat_a.jpg, cat.1.jpg, cat-1.jpg and 'cat (1).jpg' are all 'cat'.
     """
-    out = Path(out)
-    if out.suffix.lower() not in (".h5", ".hdf5"):
-        raise DataError(f"{out}: expected a file name that ends in .h5 or .hdf5: add the ending")
-    whole = ImageFolder(directory, size, flip_ok=flip_ok, cache_bytes=0)
-    train_index, test_index = stratified_split(whole.labels, test_fraction, seed)
-    write_signs(out, Subset(whole, train_index), Subset(whole, test_index) if test_index.size else None)
-    return out
+    stem = Path(name).stem
+    said = stem.rpartition("_")[0] or (re.fullmatch(r"(.*?\w)(?:[ .-]+\d+| ?\(\d+\))", stem) or [""] * 2)[1]
+    return said.strip()
 
 
-def natural_key(name: str) -> tuple:
-    """Sorting key that puts "2" before "10"; equal numbers ("1", "01") by spelling."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if i % 2 else (0, part.casefold()) for i, part in enumerate(parts)], name
+def _counted(kinds: Counter) -> str:
+    """'3 .heic, 1 .txt': the commonest first."""
+    return ", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items(), key=lambda each: (-each[1], each[0])))
 
 
-def _scan(root: Path) -> tuple[dict[str, list[str]], list[str], int]:
-    """Relative paths of the images of each class, sorted; classes without one; how many other files were left out."""
+def _scan(root: Path) -> tuple[dict[str, list[str]], list[str], Counter]:
+    """Relative paths of the images of each class, sorted; classes without one; how many of each kind were left out."""
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of images, but there is no such folder: check the path")
-    images, skipped, classes = [], 0, []
+    images, skipped, classes = [], Counter(), []
 
     def closed(error):
         raise refused(error.errno, error.filename, "read")
 
     for place, folders, names in os.walk(root, followlinks=True, onerror=closed):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
         classes = classes or [*folders]
         for name in names:
-            if name.startswith(".") or Path(name).suffix.lower() not in EXTENSIONS:
-                skipped += 1
-            else:
+            if name.startswith("."):
+                skipped["hidden"] += 1
+            elif is_image(Path(place) / name):
                 images.append((Path(place) / name).relative_to(root).as_posix())
+            else:
+                skipped[Path(name).suffix or "without an ending"] += 1
     if not images:
+        found = f" ({_counted(skipped)})" if skipped else ""
         raise DataError(
-            f"{root}: expected images ({', '.join(sorted(EXTENSIONS))}), got none among {skipped} files: "
-            "put one folder a class here"
+            f"{root}: expected images ({', '.join(sorted(EXTENSIONS))}), got none among {skipped.total()} files"
+            f"{found}: put one folder a class here"
         )
     nested = [file for file in images if "/" in file]
     by_class: dict[str, list[str]] = {}
     for file in sorted(nested or images):
-        name, separator, _ = file.partition("/") if nested else Path(file).stem.rpartition("_")
-        if not separator or not name:
+        name = file.partition("/")[0] if nested else class_in(file)
+        if not name:
             raise DataError(
                 f"{root / file}: expected a class before the last underscore, as in cat_1.jpg: "
                 "rename it, or put one folder a class"
             )
         by_class.setdefault(name, []).append(file)
+    if nested and len(nested) < len(images):
+        skipped["beside the classes' folders"] = len(images) - len(nested)
     empty = sorted(set(classes) - set(by_class), key=natural_key) if nested else []
-    return by_class, empty, skipped + len(images) - sum(map(len, by_class.values()))
+    return by_class, empty, skipped

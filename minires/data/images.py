@@ -11,16 +11,31 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from minires.data.dataset import as_size
 from minires.errors import DataError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+    | ({".avif"} if features.check("avif") else set())
+)
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 2**29
 _PNG = b"\x89PNG\r\n\x1a\n"
+_FIRST_BYTES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP", re.DOTALL)
 _SPARE = 16  # bytes that a JPEG's decoder may read beyond its data
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is one by its ending, or has none and begins as JPEG, PNG, GIF or WebP do."""
+    if path.suffix:
+        return path.suffix.lower() in EXTENSIONS
+    try:
+        with path.open("rb") as raw:
+            return bool(_FIRST_BYTES.match(raw.read(12)))
+    except OSError:
+        return False
 
 
 def read_image(path: str | os.PathLike, size: int | tuple[int, int] | None = None) -> np.ndarray:

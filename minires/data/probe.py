@@ -93,8 +93,12 @@ def _array_bytes(array: h5d.DatasetID, here: str) -> int:
     return 0 if len(shape) == 4 and kind.get_size() == 1 else size
 
 
-def in_child(look: Callable, source, size: int) -> None:
-    """`look(source, size)` in a forked process with limits on time and memory; DataError for whatever it ends with."""
+def in_child(look: Callable, source, size: int, *, seconds: float = 0, memory: int = 0) -> None:
+    """`look(source, size)` in a forked process with limits on time and memory; DataError for whatever it ends with.
+
+    seconds, memory (bytes beside what it has): SECONDS and MEMORY unless given.
+    """
+    seconds, memory = seconds or SECONDS, memory or MEMORY
     if not hasattr(os, "fork"):
         return look(source, size)
     end, start = os.pipe()
@@ -103,30 +107,30 @@ def in_child(look: Callable, source, size: int) -> None:
         child = os.fork()
     if child == 0:
         try:
-            os.write(start, _outcome(look, source, size).encode()[:4096])
+            os.write(start, _outcome(look, source, size, memory).encode()[:4096])
         finally:
             os._exit(0)
     try:
         os.close(start)
-        said = os.read(end, 4096).decode(errors="replace") if select.select([end], [], [], SECONDS)[0] else None
+        said = os.read(end, 4096).decode(errors="replace") if select.select([end], [], [], seconds)[0] else None
     finally:
         os.close(end)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
     if said is None:
-        raise DataError(f"a look through it takes more than {SECONDS} s, as on a damaged HDF5 file")
+        raise DataError(f"a look through it takes more than {seconds:g} s, as on a damaged file")
     if not said:
-        raise DataError(f"the HDF5 library breaks down on it ({signal.strsignal(os.WTERMSIG(status))})")
+        raise DataError(f"the library that reads it breaks down on it ({signal.strsignal(os.WTERMSIG(status))})")
     if said != _FINE:
         raise DataError(said)
 
 
-def _outcome(look: Callable, source, size: int) -> str:
+def _outcome(look: Callable, source, size: int, memory: int) -> str:
     """What the child says: _FINE, or what is wrong."""
     try:
         faulthandler.disable()
-        _limit_memory()
+        _limit_memory(memory)
         look(source, size)
         return _FINE
     except MiniresError as error:
@@ -148,7 +152,7 @@ def damage(error: BaseException, size: int) -> str:
     return f"it is a damaged HDF5 file ({message})"
 
 
-def _limit_memory() -> None:
+def _limit_memory(most: int) -> None:
     try:
         import resource
 
@@ -156,4 +160,4 @@ def _limit_memory() -> None:
     except (ImportError, OSError):
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + most,) * 2)

@@ -4,14 +4,14 @@ A pair `train_signs.h5`, `test_signs.h5` (or one file with all keys):
 
     train_set_x  uint8 (N, H, W, 3)     train_set_y  int64 (N,)     list_classes  (C,) integers or bytes
     test_set_x   uint8 (M, H, W, 3)     test_set_y   int64 (M,)
+
+One file may hold validation_set_x and _y too.
 """
 
 import math
 import os
-import shutil
-import tempfile
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import h5py
@@ -19,12 +19,14 @@ import numpy as np
 
 from minires.data.dataset import Dataset, check_images, check_labels, chunks
 from minires.data.hdf5 import atomic_hdf5, open_hdf5
+from minires.data.names import PARTS
 from minires.data.probe import MAX_CHUNK
+from minires.data.rows import Rows, pixel_scale, spill
 from minires.errors import DataError
 
 _WHAT = "a SIGNS data file"
 _SUFFIXES = (".h5", ".hdf5")
-_NAMES = {"train": "train_signs.h5", "test": "test_signs.h5"}
+_NAMES = {part: f"{part}_signs.h5" for part in PARTS}
 
 
 class SignsDataset(Dataset):
@@ -49,67 +51,50 @@ class SignsDataset(Dataset):
             self.classes = _class_names(_dataset(file, "list_classes", self.path)[()], self.path)
             self.labels = check_labels(labels[()], len(images), self.classes, f"{self.path}: {part}_set_y")
             self.flip_ok = bool(file.attrs.get("flip_ok", True))  # the course's hands: the other hand
-            self._scale = None if images.dtype == np.uint8 else _float_scale(images, where)
+            self._scale = None if images.dtype == np.uint8 else pixel_scale(_slabs(images), where)
             # where the images begin in the file; None where they do not lie there as they are
             self._start = images.id.get_offset() if images.chunks is None and self._scale is None else None
             if self._start is None:
                 self.source += " (unpacked to a temporary file)"
-        self._unpacked, self._lock = None, threading.Lock()
+        self._pixels, self._lock = None, threading.Lock()
 
     def images(self, index):
-        positions = np.asarray(index, dtype=np.intp)
-        out = np.empty((len(positions), *self.shape), np.uint8)
-        size, together = math.prod(self.shape), (np.diff(positions) == 1).all()
-        with self._opened() as (raw, start):
-            for row, position in [(out, positions[0])] if together and len(out) else zip(out, positions, strict=True):
-                raw.seek(start + int(position) * size)
-                if not 0 <= position < len(self) or raw.readinto(row) != row.nbytes:
-                    raise DataError(f"{self.source}: no image at position {position}, the file may have been changed")
-        return out
+        return self._rows()[index]
 
-    @contextmanager
-    def _opened(self):
-        """A file in which the images lie one after the other, and where they begin."""
-        if self._start is not None:
-            with self.path.open("rb", buffering=0) as raw:
-                yield raw, self._start
-            return
+    def _rows(self) -> Rows:
+        """The images as they lie in the file, or unpacked."""
         with self._lock:
-            if self._unpacked is None:
-                self._unpacked = self._unpack()
-            yield self._unpacked, 0
+            if self._pixels is None:
+                source, start = (self._unpack(), 0) if self._start is None else (self.path, self._start)
+                self._pixels = Rows(source, start, (len(self), *self.shape), name=self.source)
+            return self._pixels
 
     def _unpack(self):
         with open_hdf5(self.path, _WHAT) as file:
-            stored, folder = file[self._key], tempfile.gettempdir()
-            needed, free = len(stored) * math.prod(self.shape), shutil.disk_usage(folder).free
-            if needed > free:
-                raise DataError(
-                    f"{self.path}: its images take {needed:,} bytes unpacked, and {folder} has {free:,} left: "
-                    "set TMPDIR to a larger disk, or store them uncompressed"
-                )
-            raw = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the data set
-            for pixels in _slabs(stored):
-                pixels = pixels if self._scale is None else np.rint(pixels * self._scale).astype(np.uint8)
-                try:
-                    raw.write(pixels)
-                    raw.flush()
-                except OSError as error:
-                    raise DataError(f"{self.path}: cannot be unpacked to {folder} ({error.strerror})") from None
-        return raw
+            stored = file[self._key]
+            return spill(map(self._as_bytes, _slabs(stored)), len(stored) * math.prod(self.shape), self.path)
+
+    def _as_bytes(self, pixels):
+        return pixels if self._scale is None else np.rint(pixels * self._scale).astype(np.uint8)
 
 
 def load_signs(path: str | os.PathLike) -> tuple[SignsDataset | None, SignsDataset | None]:
-    """Training and test part of a SIGNS file; what it does not hold is read from the file beside it.
+    """Training and test part of a SIGNS file, None for one that is nowhere; as `read_signs`."""
+    parts = read_signs(path)
+    return parts.get("train"), parts.get("test")
 
-    The other file has the same name with "train" for "test" or the reverse. A part found nowhere is None.
-    Raises DataError as `SignsDataset` does, and where the two parts differ in classes or image shape.
+
+def read_signs(path: str | os.PathLike) -> dict[str, SignsDataset]:
+    """{part: data} of a SIGNS file; of training and test part what it does not hold is read from the file beside it.
+
+    The other file has the same name with "train" for "test" or the reverse.
+    Raises DataError as `SignsDataset` does, and where the parts differ in classes or image shape.
     """
     path = Path(path)
     other = _other_name(path)
     parts = {}
     for candidate in (path, other):
-        if candidate is None or len(parts) == 2 or not candidate.is_file():
+        if candidate is None or {"train", "test"} <= set(parts) or not candidate.is_file():
             continue
         with open_hdf5(candidate, _WHAT) as file:
             keys = sorted(file)
@@ -121,18 +106,18 @@ def load_signs(path: str | os.PathLike) -> tuple[SignsDataset | None, SignsDatas
             )
         for part in held:
             parts.setdefault(part, SignsDataset(candidate, part))
-    train, test = parts.get("train"), parts.get("test")
-    if train and test:
+    first, *others = parts.values()
+    for other in others:
         for name, ours, theirs in (
-            ("classes", train.classes, test.classes),
-            ("image shape", train.shape, test.shape),
+            ("classes", first.classes, other.classes),
+            ("image shape", first.shape, other.shape),
         ):
             if ours != theirs:
                 raise DataError(
-                    f"{test.source}: expected the same {name} as {train.source}, {ours}, got {theirs}: "
+                    f"{other.source}: expected the same {name} as {first.source}, {ours}, got {theirs}: "
                     "use two files of one data set"
                 )
-    return train, test
+    return {part: parts[part] for part in PARTS if part in parts}
 
 
 def find_in(folder: Path) -> Path | None:
@@ -147,21 +132,24 @@ def find_in(folder: Path) -> Path | None:
     return None
 
 
-def write_signs(target: str | os.PathLike, train: Dataset | None, test: Dataset | None = None) -> tuple[Path, ...]:
+def write_signs(
+    target: str | os.PathLike, train: Dataset | None, test: Dataset | None = None, validation: Dataset | None = None
+) -> tuple[Path, ...]:
     """Write the parts in the SIGNS layout, images streamed in chunks, and return the files written.
 
-    A `target` that ends in .h5 or .hdf5 is one file for both parts; any other is a folder, created if
+    A `target` that ends in .h5 or .hdf5 is one file for all parts; any other is a folder, created if
     needed, for `train_signs.h5` and `test_signs.h5`. Files are replaced only when all is written. Raises
     DataError where the parts' classes or shapes differ, or the disk refuses (full, no permission).
     """
     target = Path(target)
-    parts = {name: part for name, part in (("train", train), ("test", test)) if part is not None}
+    given = {"train": train, "validation": validation, "test": test}
+    parts = {name: part for name, part in given.items() if part is not None}
     if not parts:
         raise DataError(f"{target}: expected a training or a test part to write, got neither")
     if len({(part.classes, part.shape) for part in parts.values()}) > 1:
         raise DataError(
-            f"{target}: expected both parts with the same classes and image shape, got "
-            f"{train.classes} {train.shape} and {test.classes} {test.shape}"
+            f"{target}: expected all parts with the same classes and image shape, got "
+            f"{' and '.join(f'{part.classes} {part.shape}' for part in parts.values())}"
         )
     one_file = target.suffix.lower() in _SUFFIXES
     if not one_file:
@@ -215,22 +203,6 @@ def _slabs(images: h5py.Dataset):
         )
     for start in range(0, len(images), rows):
         yield images[start : start + rows]
-
-
-def _float_scale(images: h5py.Dataset, where: str) -> float:
-    """The factor that brings float pixels to 0..255: 255 when none is above 1, else 1."""
-    low, high, seen = np.inf, -np.inf, 0
-    for pixels in _slabs(images):
-        finite = np.isfinite(pixels).all(axis=(1, 2, 3))
-        if not finite.all():
-            bad = seen + np.argmin(finite)
-            raise DataError(f"{where}: expected finite pixels, got NaN or infinity first in image {bad}: repair it")
-        low, high, seen = min(low, pixels.min()), max(high, pixels.max()), seen + len(pixels)
-    if low < 0 or high > 255:
-        raise DataError(
-            f"{where}: expected float pixels in 0..1 or 0..255, got {low:g}..{high:g}: undo the normalisation"
-        )
-    return 255.0 if high <= 1 else 1.0
 
 
 def _other_name(path: Path) -> Path | None:

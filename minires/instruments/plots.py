@@ -167,15 +167,16 @@ def plot_gradient_norms(flow: GradFlow, *, note: str = "", narrow: bool = False)
 
 
 def plot_curves(history: list[dict], *, note: str = "", narrow: bool = False) -> Figure:
-    """Loss and accuracy by epoch, of the training set and, where it was measured, the test set.
+    """Loss and accuracy by epoch, of the training set and, where it was measured, the test or validation set.
 
-    history: rows with epoch, train_loss, train_accuracy and maybe test_loss, test_accuracy (None: not measured).
+    history: rows with epoch, train_loss, train_accuracy and maybe test_loss, test_accuracy (None: not measured), or
+    validation_loss, validation_accuracy.
     """
     _need(history, "history", "one row an epoch")
     fig, axes = figure("Training", panels=2, narrow=narrow, note=note)
     epochs = [row["epoch"] for row in history]
     for ax, quantity, title in zip(axes, ("loss", "accuracy"), ("Loss (cross-entropy)", "Accuracy"), strict=True):
-        for part, color, marker in (("train", BLUE, "o"), ("test", ORANGE, "s")):
+        for part, color, marker in (("train", BLUE, "o"), ("test", ORANGE, "s"), ("validation", ORANGE, "s")):
             values = np.array([row.get(f"{part}_{quantity}") for row in history], float)  # None becomes NaN
             if np.isfinite(values).any():
                 size = 5 if len(history) <= 30 else 0

@@ -70,7 +70,8 @@ def write_report(
 ) -> Path:
     """Write `out`/report.html and `out`/pictures/*.png; returns the path of the report.
 
-    history   rows with epoch, train_loss, train_accuracy, and maybe test_loss, test_accuracy, seconds
+    history   rows with epoch, train_loss, train_accuracy, and maybe test_loss, test_accuracy, seconds; or
+              validation_loss, validation_accuracy, where a validation part chose the epoch that was tested
     manifest  facts of the run; seed and command go into every picture's corner
     labels    int (N,) of the test set, probs float (N, K), images index (n,) -> uint8 (n, H, W, 3); each None
               without a test set, and the report says so
@@ -177,6 +178,7 @@ def _numbers(history, manifest) -> str:
         "Training accuracy": _when(last.get("train_accuracy"), "{:.1%}"),
         "Training loss": _when(last.get("train_loss"), "{:.4f}"),
         "Test loss": _when(last.get("test_loss"), "{:.4f}"),
+        "Validation loss": _when(last.get("validation_loss"), "{:.4f}"),
         "Images a second": _when(last.get("images_per_second"), "{:,.0f}"),
         "Training time": _duration(seconds) if seconds else None,
     }
@@ -188,9 +190,11 @@ def _curves(history, show) -> str:
     last = history[-1]
     alt = f"Loss and accuracy over {len(history)} epochs, ending at a training loss of {last['train_loss']:.4f}."
     text = ""
-    losses = [(row["test_loss"], row["epoch"]) for row in history if _finite(row.get("test_loss"))]
-    if losses:
-        text = f"<p>The test loss was lowest, {min(losses)[0]:.4f}, after epoch {min(losses)[1]}.</p>"
+    for part in ("test", "validation"):
+        losses = [(row[f"{part}_loss"], row["epoch"]) for row in history if _finite(row.get(f"{part}_loss"))]
+        if losses:
+            then = ", which chose that epoch: the test images were measured once, with it" * (part == "validation")
+            text = f"<p>The {part} loss was lowest, {min(losses)[0]:.4f}, after epoch {min(losses)[1]}{then}.</p>"
     return _section("Training", text + show("curves", alt, plots.plot_curves, history))
 
 

@@ -226,25 +226,29 @@ def spoilt(name: str, array: np.ndarray) -> str | None:
 
 
 def load_classifier(path: Path, *, best: bool = False, model: ResNet | None = None) -> Classifier:
-    """The network in a file or a run's folder (its last epoch, or the best), with classes and preprocessing.
+    """The network in a file or a run's folder, with classes and preprocessing.
 
+    Of a folder that is the last epoch, or the best one where `best` is asked for or a validation part chose it.
     model: as in `load_checkpoint`, a network with layers of one's own.
     """
     path = Path(path)
     if path.is_dir():
-        name = "best.h5" if best and not _is_best(path / "model.h5") else "model.h5"
+        progress = _progress(path / "model.h5")
+        best = best or progress.get("judge") == "validation"
+        # where the last epoch is the best one a kill may have come before `best.h5` was made the same
+        name = "best.h5" if best and not (progress and last_is_best(progress)) else "model.h5"
         if not (path / name).exists():
             raise CheckpointError(f"{path}: no {name} in this folder: give a run folder that training wrote")
         path = path / name
     return load_checkpoint(path, model).classifier
 
 
-def _is_best(path: Path) -> bool:
-    """Whether a run's last epoch is its best: then a kill may have come before `best.h5` was made the same."""
+def _progress(path: Path) -> dict:
+    """Where the run stood that wrote a checkpoint; nothing where that cannot be read."""
     try:
-        return last_is_best(read_header(path)["training"].get("progress", {}))
+        return read_header(path)["training"].get("progress", {})
     except CheckpointError:
-        return False
+        return {}
 
 
 def last_is_best(progress: dict) -> bool:

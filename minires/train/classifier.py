@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires.backend import device_of, get_xp, to_device, to_numpy
+from minires.data.arrays import as_dataset
 from minires.data.dataset import Dataset, chunks
 from minires.errors import DataError, DivergedError
 from minires.fast.inference import Predictor
@@ -27,7 +28,8 @@ class Preprocess:
 
     @classmethod
     def measure(cls, dataset: Dataset) -> "Preprocess":
-        """The mean and standard deviation of each channel over the whole data set."""
+        """The mean and standard deviation of each channel over the whole data set, or pair (images, labels)."""
+        dataset = as_dataset(dataset)
         count, total, squares = 0, 0.0, 0.0
         for index in chunks(len(dataset)):
             pixels = dataset.images(index).reshape(-1, dataset.shape[2]) / 255
@@ -82,7 +84,8 @@ class Classifier:
 
     @classmethod
     def for_data(cls, model: ResNet, train: Dataset) -> "Classifier":
-        """For training on `train`, whose statistics become the preprocessing."""
+        """For training on `train`, a data set or a pair (images, labels): its statistics become the preprocessing."""
+        train = as_dataset(train)
         if len(train.classes) != model.config.classes:
             raise DataError(
                 f"{train.source}: {len(train.classes)} classes, but the network was built for "
@@ -131,8 +134,10 @@ class Evaluation:
 def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers=False) -> Evaluation:
     """Loss and accuracy on `dataset`, whose classes must be the classifier's. by_layers: see fast/inference.py.
 
+    dataset: or a pair (images, labels) of NumPy arrays, labels by name or number.
     DataError for other classes, DivergedError where the network gives a number that is not finite.
     """
+    dataset = as_dataset(dataset, classifier.classes)
     if dataset.classes != classifier.classes:
         raise DataError(
             f"{dataset.source}: its classes are {', '.join(dataset.classes)}, the network was trained on "

@@ -16,6 +16,7 @@ import numpy as np
 
 from minires.backend import device_of, get_xp, to_device
 from minires.background import Background
+from minires.data.arrays import as_dataset
 from minires.data.batches import Batches
 from minires.data.dataset import Dataset
 from minires.errors import CheckpointError, ConfigError, DivergedError
@@ -43,6 +44,7 @@ def fit(
     test: Dataset | None = None,
     recipe: Recipe | None = None,
     *,
+    validation: Dataset | None = None,
     out: Path | None = None,
     reporter: Reporter | None = None,
     check: bool = True,
@@ -52,8 +54,11 @@ def fit(
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
 
     All of its layers are put in training mode first, but for what is frozen: by the recipe, or by `Module.freeze`.
+    train, test, validation: data sets, or NumPy pairs (images, labels). After each epoch `test` is measured;
+    with `validation` that is measured instead and chooses the epoch, and `test` is not looked at: `evaluate` it once.
     out: a folder for `model.h5` (the state after the last epoch, or where Ctrl-C stopped it), `best.h5` (the
-    epoch of the lowest test loss) and `history.jsonl`; written while the next epoch trains, whole when `fit` returns.
+    epoch of the lowest test loss, or validation loss) and `history.jsonl`; written while the next epoch trains, whole
+    when `fit` returns.
     ways: how a step is computed, for make_step: `by_layers=True`, exactly the modules; `recompute=True`,
     `max_workspace=BYTES`, for less memory; on a GPU `graph=False`, `tf32=True`.
     check: before the first step, compare what will run with the layers as they stand, in float64 (fast/check.py).
@@ -63,7 +68,10 @@ def fit(
     """
     recipe = recipe or Recipe()
     with _alone_in(out), finetune.thawed(classifier.model, recipe):
-        run = _Run(classifier, train, test, recipe, Progress(), out, reporter, check, stall, ways)
+        progress = Progress(judge="test" if validation is None else "validation")
+        held = test if validation is None else validation
+        train, held = (as_dataset(data, classifier.classes) for data in (train, held))
+        run = _Run(classifier, train, held, recipe, progress, out, reporter, check, stall, ways)
         return run.go(anew=True)
 
 
@@ -72,6 +80,7 @@ def resume(
     train: Dataset,
     test: Dataset | None = None,
     *,
+    validation: Dataset | None = None,
     epochs=None,
     device="cpu",
     reporter=None,
@@ -87,6 +96,10 @@ def resume(
     with _alone_in(out):
         checkpoint, recipe, progress = reopen(out, train, model)
         checkpoint.classifier.model.to(device)
+        if progress.judge == "validation" and validation is None:
+            raise CheckpointError(f"{out}: its epoch is chosen by a validation part: give validation=, that part")
+        held = test if progress.judge == "test" else validation
+        train, held = (as_dataset(data, checkpoint.classifier.classes) for data in (train, held))
         if epochs is not None and epochs < progress.epoch:
             raise CheckpointError(
                 f"{out}: this run has {progress.epoch} epochs already: give as many or more, or start a new run"
@@ -96,7 +109,7 @@ def resume(
         if progress.stopped or progress.epoch >= recipe.epochs:
             return checkpoint.classifier, progress
         with finetune.thawed(checkpoint.classifier.model, recipe):
-            run = _Run(checkpoint.classifier, train, test, recipe, progress, out, reporter, check, stall, ways)
+            run = _Run(checkpoint.classifier, train, held, recipe, progress, out, reporter, check, stall, ways)
             run.optimizer.load_state(checkpoint.optimizer, checkpoint.training["steps"])
             run.go()
         return checkpoint.classifier, progress
@@ -114,6 +127,7 @@ def reopen(out: Path, train: Dataset, model=None) -> tuple[Checkpoint, Recipe, P
         checkpoint = load_checkpoint(path, model)
         if not checkpoint.training:
             raise CheckpointError(f"{path}: holds weights but no training state: start a new run")
+        train = as_dataset(train, checkpoint.classifier.classes)
         if checkpoint.training.get("data") != train.fingerprint():
             raise CheckpointError(f"{path}: was trained on other data than {train.source}: give the data of that run")
         try:
@@ -340,7 +354,7 @@ class _Run:
         try:
             return evaluate(self.classifier, test, by_layers=self.ways.get("by_layers", False))
         except DivergedError:
-            raise self.diverged("the test images give numbers that are not finite") from None
+            raise self.diverged(f"the {self.progress.judge} images give numbers that are not finite") from None
 
     def end_epoch(self):
         """Evaluate and save; all of the epoch is still to do where a stop comes before that."""
@@ -362,8 +376,8 @@ class _Run:
             if result is None:
                 return
             if not math.isfinite(result.loss):
-                raise self.diverged(f"the test loss is {result.loss:.4g}")
-            row |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
+                raise self.diverged(f"the {p.judge} loss is {result.loss:.4g}")
+            row |= {f"{p.judge}_loss": result.loss, f"{p.judge}_accuracy": result.accuracy}
             better = result.loss < p.best_loss
             p.best_loss = min(p.best_loss, result.loss)
         p.history.append(row)
@@ -374,7 +388,7 @@ class _Run:
             p.best_epoch = p.epoch
         patience = self.recipe.patience
         if self.test is not None and patience and p.epoch - p.best_epoch >= patience:
-            p.stopped = f"no better test loss for {patience} epochs"
+            p.stopped = f"no better {p.judge} loss for {patience} epochs"
         if finetune.changes(self.recipe, p.epoch):
             self.prepare()
         self.save_aside(better)

@@ -32,6 +32,7 @@ class Progress:
     stopped: str = ""  # why training ended, if it did
     how: str = ""  # in which way the latest steps were computed
     check: dict = field(default_factory=dict)  # how far that is from the layers, see fast/check.py
+    judge: str = "test"  # the part that chooses the epoch: "validation" where there is one
 
     @property
     def where(self) -> str:
@@ -105,11 +106,13 @@ class ConsoleReporter(Reporter):
             )
 
     def epoch(self, row, p):
-        test = f"  test loss {row['test_loss']:.3f}  accuracy {row['test_accuracy']:.1%}" if "test_loss" in row else ""
+        held = ""
+        if f"{p.judge}_loss" in row:
+            held = f"  {p.judge} loss {row[f'{p.judge}_loss']:.3f}  accuracy {row[f'{p.judge}_accuracy']:.1%}"
         self.last = time.perf_counter()
         self.console.print(
             f"epoch {row['epoch']}/{self.epochs}  {_clock(row['seconds'])}  {row['images_per_second']:.0f} images/s"
-            f"  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}{test}",
+            f"  train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}{held}",
         )
         if p.how != self.how:
             self.how = p.how

@@ -59,8 +59,9 @@ def test_hidden_files_and_non_images_are_left_out_and_counted(tmp_path):
         write_image((tmp_path / name).with_suffix(".png")).rename(tmp_path / name)
     folder = ImageFolder(tmp_path)
     assert (len(folder), folder.classes) == (10, ("a", "b"))
-    assert folder.skipped == 4  # whole hidden folders are not looked into
-    assert "4 other files skipped" in folder.source
+    assert folder.skipped == {"hidden": 1, ".txt": 1, ".db": 1, "beside the classes' folders": 1}
+    assert "left out: " in folder.source  # whole hidden folders are not looked into
+    assert "1 .txt" in folder.source
 
 
 def test_folders_that_are_split_already(tmp_path):
