@@ -85,6 +85,8 @@ def resume(
     """
     with _alone_in(out):
         checkpoint, recipe, progress = reopen(out, train, model)
+        if reporter and communicator.current().rank == 0:
+            reporter.save(Path(out), progress)
         checkpoint.classifier.model.to(device)
         if epochs is not None and epochs < progress.epoch:
             raise CheckpointError(
@@ -192,6 +194,7 @@ class _Run:
 
     def write(self, better, where):
         """The snapshot's files, in the thread `saver`."""
+        self.reporter.save(self.out, Progress(**self.snapshot.header["training"]["progress"]))
         folder.commit(self.out, self.snapshot, better)
         self.kept = where
 
@@ -284,6 +287,7 @@ class _Run:
         count, here = len(images), communicator.share(len(images))
         images, labels = (to_device(part[here], self.device) for part in (images, labels))
         self.x = self.classifier.preprocess(images, self.optimizer.weights.dtype)
+        self.reporter.batch(self.train_step, self.x, labels)
         metrics = self.train_step(self.x, labels, self.schedule(self.optimizer.steps))
         self.pending.append((*metrics, count))
         if self.device == "cpu" or len(self.pending) >= LOOK_EVERY:
@@ -356,6 +360,7 @@ class _Run:
             if not math.isfinite(result.loss):
                 raise self.diverged(f"the test loss is {result.loss:.4g}")
             row |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
+            row |= dict(zip(("test_accuracy_low", "test_accuracy_high"), result.interval, strict=True))
             better = result.loss < p.best_loss
             p.best_loss = min(p.best_loss, result.loss)
         p.history.append(row)
