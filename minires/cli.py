@@ -21,10 +21,12 @@ def parser():
     from minires.commands import (
         bench,
         checks,
+        comparing,
         datasets,
         exercises,
         instruments,
         lessons,
+        predicting,
         seeing,
         site,
         stepping,
@@ -44,7 +46,7 @@ def parser():
         return p
 
     seen = (instruments, seeing, stepping, checks)
-    for module in (training, tuning, *seen, datasets, weights, lessons, exercises, site, bench):
+    for module in (training, predicting, comparing, tuning, *seen, datasets, weights, lessons, exercises, site, bench):
         module.register(commands, command)
     return root
 

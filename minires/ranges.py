@@ -78,7 +78,7 @@ RANGES = {
     # instruments, benchmarks, lessons
     **dict.fromkeys(("span", "seconds", "stall", "lowest", "highest"), POSITIVE),
     **dict.fromkeys(("images", "points", "patch", "stride", "number", "max_workspace"), COUNT),
-    **dict.fromkeys(("batch", "steps", "rounds"), COUNT),
+    **dict.fromkeys(("batch", "steps", "rounds", "watch", "top"), COUNT),
     "warmup": NATURAL,
     **dict.fromkeys(("seeds", "repeat", "repeats", "directions", "count", "depth", "deep", "shallow"), COUNT),
     **dict.fromkeys(("width", "channels", "block", "batches"), COUNT),

@@ -19,16 +19,21 @@ import numpy as np
 import minires
 from minires.backend import choose_device, device_of, thread_count, to_device
 from minires.data.dataset import Dataset
+from minires.data.hdf5 import atomic_hdf5, open_hdf5
 from minires.data.source import Parts, load_parts
 from minires.errors import CheckpointError, DataError
 from minires.fast import cpu
 from minires.files import write_text
 from minires.instruments.gradflow import gradflow
+from minires.instruments.maps import gradcam
 from minires.instruments.report import write_report
+from minires.instruments.watch import read_film
 from minires.ranges import check_fields
 from minires.train.checkpoint import load_classifier
 from minires.train.classifier import Classifier, Evaluation, evaluate
 from minires.train.progress import Progress
+
+PREDICTIONS = "predictions.h5"
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,8 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def begin(out: Path, classifier: Classifier, source: DataSource, parts: Parts, recipe) -> dict:
-    """Write the manifest of a run that starts now; returns it."""
+def begin(out: Path, classifier: Classifier, source: DataSource, parts: Parts, recipe, *, log=(), watch=None) -> dict:
+    """Write the manifest of a run that starts now; returns it. log, watch: how it is seen, see `seen`."""
     train = parts.train
     held = {"train": train, "test": parts.test} | ({"validation": parts.validation} if parts.validation else {})
     config = asdict(classifier.model.config)
@@ -98,6 +103,8 @@ def begin(out: Path, classifier: Classifier, source: DataSource, parts: Parts, r
         "arch": config["arch"],
         "variant": config["variant"],
         "parameters": trained + kept,
+        **({"log": list(log)} if log else {}),
+        **({"watch": watch} if watch else {}),
         "architecture": config,
         "recipe": asdict(recipe),
         "data": {
@@ -129,9 +136,11 @@ def finish(out: Path, classifier: Classifier, test: Dataset | None, train: Datas
     manifest |= {"step": progress.how, "check": progress.check}
     manifest["seconds"] = round(sum(row["seconds"] for row in progress.history), 1)
     if result is not None:
-        manifest["result"] = {"test accuracy": result.accuracy, "test loss": result.loss, "mistakes": result.mistakes}
+        manifest["result"] = {"test accuracy": result.accuracy, "95 % interval": result.interval}
+        manifest["result"] |= {"test loss": result.loss, "mistakes": result.mistakes}
         if progress.judge == "validation":
             manifest["result"] |= {"epoch": progress.best_epoch, "chosen by": "the lowest validation loss"}
+        write_predictions(out / PREDICTIONS, result, manifest["data"]["test fingerprint"])
     write_text(out / "manifest.json", json.dumps(manifest, indent=2))
     index = np.arange(min(len(train), manifest["recipe"]["batch_size"]))
     weights = classifier.model.params()[0].data
@@ -146,8 +155,32 @@ def finish(out: Path, classifier: Classifier, test: Dataset | None, train: Datas
         probs=None if result is None else result.probs,
         images=None if test is None else test.images,
         flow=gradflow(classifier.model, x, to_device(train.labels[index], device)),
+        explain=None if test is None else lambda index: gradcam(classifier, test.images(index)).maps,
+        watched=read_film(out),
     )
     return result
+
+
+def write_predictions(path: Path, result: Evaluation, fingerprint: str) -> None:
+    """What the network says of each test image: labels (N,), probs (N, K), and whose they are."""
+    with atomic_hdf5(path) as file:
+        file.attrs["test fingerprint"] = fingerprint
+        file["labels"], file["probs"] = result.labels, result.probs
+
+
+def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    """(labels, probs, the data's fingerprint) of `write_predictions`; DataError, one line, for anything else."""
+    with open_hdf5(path, "the predictions of a run") as file:
+        try:
+            return file["labels"][()], file["probs"][()], str(file.attrs["test fingerprint"])
+        except KeyError as error:
+            raise DataError(f"{path}: holds no predictions of a run ({error}): make them with minires report") from None
+
+
+def seen(out: Path) -> dict:
+    """How a run is seen while it trains: the kinds of its log, and every how many steps it is watched (None: not)."""
+    manifest = read_manifest(out) if (Path(out) / "manifest.json").exists() else {}
+    return {"log": manifest.get("log", []), "watch": manifest.get("watch")}
 
 
 def read_manifest(out: Path) -> dict:

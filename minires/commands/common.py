@@ -133,3 +133,18 @@ def source(args):
     return DataSource(
         args.data or "builtin", args.size, args.split_seed, args.test_fraction, getattr(args, "flip", None)
     )
+
+
+def classifier(args):
+    """The network of the run or file RUN, on the device that was asked for."""
+    from minires.train import load_classifier
+
+    found = load_classifier(args.run_folder, best=args.best)
+    found.model.to(device(args))
+    return found
+
+
+def add_by_layers(p):
+    """--by-layers."""
+    text = "run exactly the layers, one after the other: nothing fused or folded"
+    p.add_argument("--by-layers", action="store_true", help=text)

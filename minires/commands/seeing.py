@@ -179,10 +179,10 @@ def register(commands, command) -> None:
         "features",
         features,
         "Draw what the stages, or any layers, make of an image.",
-        "minires features runs/photos --image hand.jpg --layer stage3",
+        "minires features runs/photos hand.jpg --layer stage3",
     )
     _add_network(p)
-    p.add_argument("--image", metavar="FILE", help="default: a built-in sign")
+    p.add_argument("image", metavar="IMAGE", nargs="?", help="default: a built-in sign")
     p.add_argument("--layer", action="append", metavar="NAME", help="a layer, block or stage (default: every stage)")
     _add_output(p, "features")
 

@@ -1,4 +1,4 @@
-"""train, report, evaluate, predict."""
+"""train, report, evaluate."""
 
 import argparse
 from contextlib import contextmanager
@@ -6,10 +6,9 @@ from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from rich.table import Column, Table
-
 from minires.commands import common, starting
-from minires.console import out, print_json
+from minires.commands.predicting import tell
+from minires.console import out
 from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
 
 # what may be given beside --resume: all else is in the run
@@ -56,6 +55,7 @@ def _train(args, folder, weights) -> int:
     from minires.train.finetune import describe
     from minires.train.folder import locked
 
+    reporter = _reporter(args.log, args.watch)  # what it lacks shows now
     overrides = {f.name: getattr(args, f.name, None) for f in fields(Recipe)} | {"rates": starting.recipe_rates(args)}
     recipe = Recipe(**{k: v for k, v in overrides.items() if v is not None})
     if args.no_augment:
@@ -78,8 +78,8 @@ def _train(args, folder, weights) -> int:
             f"{model.config.arch} ({model.config.variant}{twin}): {sum(model.parameter_count()):,} parameters\n"
             f"{len(parts.train.classes)} classes, {height}x{width} pixels\nrun folder: {folder}"
         )
-        run.begin(folder, classifier, source, parts, recipe)
-        held = {"validation": parts.validation, "out": folder}
+        run.begin(folder, classifier, source, parts, recipe, log=args.log, watch=args.watch)
+        held = {"validation": parts.validation, "out": folder, "reporter": reporter}
         progress = fit(classifier, parts.train, parts.test, recipe, **held, **_ways(args))
         return _finish(folder, classifier, parts, progress)
 
@@ -95,20 +95,39 @@ def _resume(args, folder) -> int:
         option = "--" + kept[0].replace("_", "-")
         raise ConfigError(f"{option}: --resume goes on as the run began: leave it out, or start a run of its own")
     source = run.data_source(folder, args.data)
+    reporter = _reporter(**run.seen(folder))
     with locked(folder):
         parts = common.parts(source)
-        ways = {"device": common.device(args), "validation": parts.validation, **_ways(args)}
+        ways = {"device": common.device(args), "validation": parts.validation, "reporter": reporter, **_ways(args)}
         classifier, progress = resume(folder, parts.train, parts.test, epochs=args.epochs, **ways)
         return _finish(folder, classifier, parts, progress)
 
 
 def _ways(args) -> dict:
-    """How the steps are computed, and who tells of them."""
-    from minires.train import ConsoleReporter
-
+    """How the steps are computed."""
     most = None if args.max_workspace is None else args.max_workspace * 2**20
     ways = {"tf32": args.tf32, "recompute": args.recompute, "max_workspace": most, "stall": args.stall}
-    return ways | {"by_layers": args.by_layers, "check": args.check, "reporter": ConsoleReporter(out)}
+    return ways | {"by_layers": args.by_layers, "check": args.check}
+
+
+def _reporter(log, watch):
+    """Who tells of a run: the terminal, the logs of these names, and who watches it layer by layer."""
+    from minires.instruments.watch import Watcher
+    from minires.train.logs import make_logs
+    from minires.train.progress import ConsoleReporter, Reporters
+
+    watchers = [] if watch is None else [Watcher() if watch is True else Watcher(watch)]
+    return Reporters(ConsoleReporter(out), *make_logs(log), *watchers)
+
+
+def _logs(text: str) -> list[str]:
+    """An argument type: 'csv,tensorboard'."""
+    from minires.train.logs import known_logs
+
+    try:
+        return known_logs(text.split(","))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def report(args) -> int:
@@ -122,6 +141,7 @@ def report(args) -> int:
     with _stoppable(), locked(folder):
         parts = common.parts(source)
         checkpoint, recipe, progress = reopen(folder, parts.train)
+        _reporter(**run.seen(folder)).save(folder, progress)
         checkpoint.classifier.model.to(common.device(args))
         if progress.epoch < recipe.epochs and not progress.stopped:
             out.print(f"not trained to its end: {progress.where} of {recipe.epochs}: minires train --resume {folder}")
@@ -130,6 +150,8 @@ def report(args) -> int:
 
 def _finish(folder, classifier, parts, progress) -> int:
     from minires import run
+    from minires.instruments.watch import read_film
+    from minires.train.scores import span
     from minires.train.stops import Stopped
 
     later = f"{progress.where} is saved; for the report: minires report {folder}"
@@ -144,27 +166,21 @@ def _finish(folder, classifier, parts, progress) -> int:
     if result is not None:
         chosen = f"epoch {progress.best_epoch}, chosen by the validation loss: " * (progress.judge == "validation")
         out.print(
-            f"{chosen}test accuracy {result.accuracy:.2%}: {result.mistakes} mistakes in {len(result.labels)} images "
-            f"(loss {result.loss:.3f})",
+            f"{chosen}test accuracy {result.accuracy:.2%} ({span(result.interval)}): {result.mistakes} mistakes in "
+            f"{len(result.labels)} images (loss {result.loss:.3f})",
             style="bold",
         )
+    if film := read_film(folder):
+        out.print(film.cost(sum(row["seconds"] for row in progress.history)))
     out.print(f"report: {(folder / 'report.html').resolve()}")
     return 0
-
-
-def _load(args):
-    from minires.train import load_classifier
-
-    classifier = load_classifier(args.run_folder, best=args.best)
-    classifier.model.to(common.device(args))
-    return classifier
 
 
 def evaluate(args) -> int:
     from minires import run
     from minires.train import evaluate as measure
 
-    classifier = _load(args)
+    classifier = common.classifier(args)
     parts = run.data_for(args.run_folder, classifier, None if args.data is None else common.source(args))
     common.tell(parts)
     dataset = getattr(parts, args.part)
@@ -172,54 +188,7 @@ def evaluate(args) -> int:
         there = " or ".join(parts.named())
         raise DataError(f"{args.data or args.run_folder}: there is no {args.part} part: choose --part {there}")
     result = measure(classifier, dataset, by_layers=args.by_layers)
-    predictions = result.probs.argmax(axis=1)
-    per_class = {
-        name: {"images": int(here.sum()), "accuracy": float((predictions[here] == i).mean()) if here.any() else None}
-        for i, name in enumerate(classifier.classes)
-        for here in [result.labels == i]
-    }
-    if args.json:
-        numbers = {"accuracy": result.accuracy, "loss": result.loss, "images": len(dataset)}
-        print_json(numbers | {"mistakes": result.mistakes, "data": dataset.source, "classes": per_class})
-        return 0
-    table = Table("class", "images", "right", title=f"{dataset.source}, {args.part} part")
-    for name, row in per_class.items():
-        table.add_row(name, str(row["images"]), "" if row["accuracy"] is None else f"{row['accuracy']:.1%}")
-    out.print(table)
-    out.print(f"accuracy {result.accuracy:.2%} ({result.mistakes} mistakes in {len(dataset)}), loss {result.loss:.4f}")
-    return 0
-
-
-def predict(args) -> int:
-    import numpy as np
-
-    from minires.data import read_image
-    from minires.fast.inference import Predictor
-
-    classifier = _load(args)
-    size = classifier.model.config.input_shape[:2]
-    predictor = Predictor(classifier.model, by_layers=args.by_layers)
-    probs = classifier.probs(np.stack([read_image(path, size) for path in args.images]), predictor)
-    rows = [
-        {"image": str(path), "class": classifier.classes[p.argmax()], "probability": float(p.max())}
-        | {"probabilities": dict(zip(classifier.classes, map(float, p), strict=True))}
-        for path, p in zip(args.images, probs, strict=True)
-    ]
-    if args.json:
-        print_json(rows)
-        return 0
-    table = Table(Column("image", overflow="fold"), "class", "probability", "next best")
-    for row in rows:
-        _, second = sorted(row["probabilities"].items(), key=lambda item: -item[1])[:2]
-        table.add_row(row["image"], row["class"], f"{row['probability']:.1%}", f"{second[0]} ({second[1]:.1%})")
-    out.print(table)
-    return 0
-
-
-def _add_by_layers(p) -> None:
-    p.add_argument(
-        "--by-layers", action="store_true", help="run exactly the layers, one after the other: nothing fused or folded"
-    )
+    return tell(result, classifier.classes, dataset.source, args)
 
 
 def register(commands, command) -> None:
@@ -264,6 +233,10 @@ def register(commands, command) -> None:
     p.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without a better test loss")
     p.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     p.add_argument("--out", metavar="RUN", help="the run's folder (default: runs/ARCH-DATE)")
+    text = "write the history as csv (history.csv), tensorboard (needs 'minires[tensorboard]'), or csv,tensorboard too"
+    p.add_argument("--log", type=_logs, default=[], metavar="KINDS", help=text)
+    text = "every N steps (default: 50) record gradients, updates, dead ReLUs and BN's drift; the report plays them"
+    p.add_argument("--watch", type=int, nargs="?", const=True, metavar="N", help=text)
     p.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped; --epochs may extend it")
     common.add_device(p)
     p.add_argument(
@@ -277,7 +250,7 @@ def register(commands, command) -> None:
         metavar="SECONDS",
         help="without progress, before stderr is told what is waited for (default: 30)",
     )
-    _add_by_layers(p)
+    common.add_by_layers(p)
     p.add_argument(
         "--check",
         action=argparse.BooleanOptionalAction,
@@ -302,18 +275,10 @@ def register(commands, command) -> None:
     )
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
     common.add_data(p, None)
-    _add_by_layers(p)
+    common.add_by_layers(p)
     p.add_argument("--part", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
     p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
-    p.add_argument("--json", action="store_true")
-    common.add_device(p)
-
-    p = command(
-        commands, "predict", predict, "Say what is on images.", "minires predict runs/photos hand.jpg other.png"
-    )
-    p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
-    p.add_argument("images", metavar="IMAGE", nargs="+")
-    _add_by_layers(p)
-    p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
+    p.add_argument("--confusion", action="store_true", help="also print how often each class was taken for each")
+    p.add_argument("--csv", metavar="FILE", help="write the confusion matrix as a table for spreadsheets")
     p.add_argument("--json", action="store_true")
     common.add_device(p)

@@ -235,14 +235,22 @@ def _summary(evaluation) -> dict:
     return {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
 
 
+def drift(mean, var, true_mean, true_var, epsilon):
+    """How far statistics (C,) are from the true ones, as RMS over the channels, 0-d arrays on their device.
+
+    Of (mean - true mean) / sqrt(true variance + epsilon), in standard deviations; and of the logarithm of
+    (variance + epsilon) / (true variance + epsilon).
+    """
+    xp = get_xp(mean)
+    mean, var, true_mean, true_var = (each.astype(xp.float64) for each in (mean, var, true_mean, true_var))
+    spread = true_var + epsilon
+    mean_off = xp.sqrt(xp.mean((mean - true_mean) ** 2 / spread))
+    return mean_off, xp.sqrt(xp.mean(xp.log((var + epsilon) / spread) ** 2))
+
+
 def _compare(norm, mended) -> LayerStatistics:
-    mean, var, true_mean, true_var = (
-        to_numpy(b.data).astype(np.float64) for b in (norm.mean, norm.var, mended.mean, mended.var)
-    )
-    spread = true_var + norm.epsilon
-    mean_off = np.sqrt(np.mean((mean - true_mean) ** 2 / spread))
-    var_off = np.sqrt(np.mean(np.log((var + norm.epsilon) / spread) ** 2))
-    return LayerStatistics(norm.name, float(mean_off), float(var_off))
+    off = drift(norm.mean.data, norm.var.data, mended.mean.data, mended.var.data, norm.epsilon)
+    return LayerStatistics(norm.name, *map(float, off))
 
 
 def _untouched(norms) -> bool:

@@ -31,8 +31,10 @@ from minires.instruments.style import (
     dress,
     figure,
     legend,
+    overlay,
     save_picture,
 )
+from minires.train.scores import confusion
 
 __all__ = [
     "plot_confusion",
@@ -184,21 +186,25 @@ def plot_curves(history: list[dict], *, note: str = "", narrow: bool = False) ->
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=8))
         legend(ax, title)
-    lowest, highest = axes[0].dataLim.intervaly  # infinite where no loss was a number
-    if lowest > 0 and WIDE_SPREAD * lowest < highest < np.inf:
-        axes[0].set_yscale("log")  # one bad epoch would press all others onto the axis
-    else:
-        axes[0].set_ylim(0, 1.06 * highest if 0 < highest < np.inf else 1)
+    scale_losses(axes[0])
     axes[1].set_ylim(0, 1.02)
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return fig
 
 
+def scale_losses(ax) -> None:
+    """A scale on which all losses drawn can be told apart."""
+    lowest, highest = ax.dataLim.intervaly  # infinite where no loss was a number
+    if lowest > 0 and WIDE_SPREAD * lowest < highest < np.inf:
+        ax.set_yscale("log")  # one bad epoch would press all others onto the axis
+    else:
+        ax.set_ylim(0, 1.06 * highest if 0 < highest < np.inf else 1)
+
+
 def plot_confusion(labels, predictions, classes, *, note: str = "", narrow: bool = False) -> Figure:
     """How often each class (row) was taken for each class (column): counts, shaded by the row's share."""
     K = len(classes)
-    counts = np.zeros((K, K), int)
-    np.add.at(counts, (np.asarray(labels), np.asarray(predictions)), 1)
+    counts = confusion(labels, predictions, K)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     fig, (ax,) = figure("Confusion", narrow=narrow, height=5.4 if narrow else 6.4, note=note)
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -206,7 +212,7 @@ def plot_confusion(labels, predictions, classes, *, note: str = "", narrow: bool
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if share[row, column] > 0.55 else (INK if count else "#b8c0ca")
             ax.text(column, row, count, ha="center", va="center", color=color, fontsize=TEXT if K <= 10 else 8)
-    names = [_brief(name, 14) for name in classes]
+    names = [brief(name, 14) for name in classes]
     turned = max(map(len, names)) > 4
     ax.set_xticks(range(K), names, rotation=45 if turned else 0, ha="right" if turned else "center")
     ax.set_yticks(range(K), names)
@@ -223,17 +229,27 @@ def plot_confusion(labels, predictions, classes, *, note: str = "", narrow: bool
 
 
 def plot_mistakes(
-    images, labels, predictions, confidences, classes, *, most: int = 12, note: str = "", narrow: bool = False
+    images,
+    labels,
+    predictions,
+    confidences,
+    classes,
+    explain=None,
+    *,
+    most: int = 12,
+    note: str = "",
+    narrow: bool = False,
 ) -> Figure:
     """The wrong predictions that the network was surest of, surest first; says so when there is none.
 
-    images (N, H, W, 3) uint8, or a callable index (n,) -> images, so that only those shown are read.
+    images (N, H, W, 3) uint8, or a callable index (n,) -> images, so that only those shown are read. explain: a
+    callable index (n,) -> heat (n, h, w), at least 0, drawn over a copy of each image: where the answer came from.
     """
     labels, predictions, confidences = map(np.asarray, (labels, predictions, confidences))
-    wrong = np.flatnonzero(labels != predictions)
-    shown = wrong[np.argsort(-confidences[wrong], kind="stable")][:most]
-    columns = min(3 if narrow else 6, max(len(shown), 1))
-    rows = -(-max(len(shown), 1) // columns)
+    shown = worst_mistakes(labels, predictions, confidences)[:most]
+    each = 1 if explain is None else 2
+    columns = each * min((3 if narrow else 6) // each, max(len(shown), 1))
+    rows = -(-max(each * len(shown), 1) // columns)
     title = "Worst mistakes" if len(shown) else "No mistakes"
     fig, (ax,) = figure(title, narrow=narrow, height=(2.3 if narrow else 1.9) * rows, note=note)
     ax.remove()
@@ -244,11 +260,21 @@ def plot_mistakes(
     grid = list(fig.subplots(rows, columns, squeeze=False).flat)
     for ax in grid:
         ax.axis("off")
-    for ax, picture, index in zip(grid, pictures, shown, strict=False):
+    for ax, picture, index in zip(grid[::each], pictures, shown, strict=False):
         ax.imshow(picture)
-        true, guess = (_brief(classes[k], 12) for k in (labels[index], predictions[index]))
+        true, guess = (brief(classes[k], 12) for k in (labels[index], predictions[index]))
         ax.set_title(f"said {guess} ({confidences[index]:.0%})\ntrue: {true}", fontsize=TEXT - 2, color=INK)
+    for ax, picture, index, heat in zip(grid[1::2], pictures, shown, explain(shown), strict=False) if explain else ():
+        ax.imshow(picture)
+        overlay(ax, heat / (heat.max() or 1), "inferno", 0, 1)
+        ax.set_title(f"evidence for\n{brief(classes[predictions[index]], 12)}", fontsize=TEXT - 2, color=INK)
     return fig
+
+
+def worst_mistakes(labels, predictions, confidences) -> np.ndarray:
+    """Positions of the wrong predictions, those that the network was surest of first."""
+    wrong = np.flatnonzero(labels != predictions)
+    return wrong[np.argsort(-confidences[wrong], kind="stable")]
 
 
 def plot_samples(dataset, *, each: int = 10, note: str = "") -> Figure:
@@ -265,7 +291,7 @@ def plot_samples(dataset, *, each: int = 10, note: str = "") -> Figure:
     ax.imshow(sheet.transpose(0, 2, 1, 3, 4).reshape(len(rows) * height, each * width, channels))
     ax.grid(False)
     ax.set_xticks([])
-    ax.set_yticks((np.arange(len(rows)) + 0.5) * height, [_brief(dataset.classes[k], 12) for k in shown])
+    ax.set_yticks((np.arange(len(rows)) + 0.5) * height, [brief(dataset.classes[k], 12) for k in shown])
     ax.spines[:].set_visible(False)
     return fig
 
@@ -318,7 +344,7 @@ def _starts(flow: GradFlow) -> list[int]:
     return [sum(layer.stage == "stem" for layer in flow.layers), *(block.depth for block in flow.blocks[:-1])]
 
 
-def _brief(name, most: int) -> str:
+def brief(name, most: int) -> str:
     name = visible(str(name))
     return name if len(name) <= most else name[: most - 1] + "…"
 

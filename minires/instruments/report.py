@@ -1,7 +1,7 @@
 """A run's report: one HTML file that needs nothing else, and its pictures as PNG files beside it.
 
-No script, no network: the pictures are embedded, in a wide and in a narrow version, and the page follows the
-reader's light or dark preference.
+No network, and no script unless the run was watched: the pictures are embedded, in a wide and in a narrow version, and
+the page follows the reader's light or dark preference.
 """
 
 import base64
@@ -14,9 +14,11 @@ import numpy as np
 
 from minires.errors import DataError
 from minires.files import write_bytes, write_text
-from minires.instruments import plots
+from minires.instruments import plots, run_plots
 from minires.instruments.gradflow import GradFlow
-from minires.instruments.style import picture_bytes
+from minires.instruments.style import picture_bytes, without_title
+from minires.instruments.watch import Film, film
+from minires.train.scores import calibration, top_k, wilson, with_interval
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --muted: #5b6776; --page: #f6f7f9; --card: #ffffff; --line: #dfe4ea;
@@ -32,6 +34,8 @@ p { margin: .4rem 0; max-width: 46rem; }
 .muted { color: var(--muted); overflow-wrap: anywhere; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.2rem;
   margin-top: 1.2rem; }
+.wide { overflow-x: auto; }
+.wide td { white-space: nowrap; }
 .score { font-size: 3.2rem; font-weight: 700; line-height: 1.1; color: var(--accent); }
 dl.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .8rem; margin: 1rem 0 0; }
 dl.facts div { border-left: 3px solid var(--line); padding-left: .7rem; }
@@ -67,6 +71,8 @@ def write_report(
     probs: np.ndarray | None,
     images: Callable | None,
     flow: GradFlow | None = None,
+    explain: Callable | None = None,
+    watched: Film | None = None,
 ) -> Path:
     """Write `out`/report.html and `out`/pictures/*.png; returns the path of the report.
 
@@ -76,6 +82,8 @@ def write_report(
     labels    int (N,) of the test set, probs float (N, K), images index (n,) -> uint8 (n, H, W, 3); each None
               without a test set, and the report says so
     flow      the gradient by depth, as `gradflow` gives it
+    explain   index (n,) -> heat (n, h, w), where in these test images the evidence for the network's answers lies
+    watched   the run layer by layer, as `read_film` gives it
 
     Each file is replaced only when it is complete. Raises DataError where the system refuses to write.
     """
@@ -91,16 +99,21 @@ def write_report(
     if tested:
         predictions, sure = probs.argmax(axis=1), probs.max(axis=1)
         sections.append(_confusion(labels, predictions, classes, show))
-        sections.append(_mistakes(images, labels, predictions, sure, classes, show))
+        sections.append(_mistakes(images, labels, predictions, sure, classes, explain, show))
+        sections.append(_calibration(labels, probs, show))
     if flow is not None:
         alt = f"Gradient by depth: from {_power(flow.blocks[-1].dy_rms)} at the last block's output to "
         alt += f"{_power(flow.blocks[0].dx_rms)} at the first block's input."
         picture = show("gradient", alt, plots.plot_gradient_norms, flow)
-        sections.append(_section("The gradient, layer by layer", f"<p>{_HOW_TO_READ}</p>{picture}"))
-    sections.append(_section("The run", _facts(manifest)))
-    title = f"{manifest.get('arch', 'Network')} on {manifest.get('data', {}).get('source', 'unknown data')}"
+        sections.append(section("The gradient, layer by layer", f"<p>{_HOW_TO_READ}</p>{picture}"))
+    if watched is not None:
+        sections.append(_film(watched, history, manifest, show))
+    sections.append(section("The run", _facts(manifest)))
+    skips = {True: "with skips", False: "no skips"}.get(manifest.get("architecture", {}).get("skip"))
+    about = " · ".join(map(str, filter(None, (manifest.get("arch", "Network"), skips, manifest.get("started")))))
     path = out / "report.html"
-    write_text(path, _page(title, str(manifest.get("started", "")), sections))
+    style = _STYLE + (film.style() if watched is not None else "")
+    write_text(path, page(_data_name(manifest.get("data", {})), about, sections, style))
     return path
 
 
@@ -116,29 +129,22 @@ class _Pictures:
 
     def __call__(self, name: str, alt: str, plot: Callable, *args) -> str:
         wide, narrow = (plot(*args, note=self.note, narrow=narrow) for narrow in (False, True))
-        width, height = (round(inches * 96) for inches in wide.get_size_inches())
-        wide, narrow = picture_bytes(wide), picture_bytes(narrow)
-        write_bytes(self.folder / f"{name}.png", wide)
-        return (
-            f'<figure><picture><source media="(max-width: 640px)" srcset="{_data_uri(narrow)}">'
-            f'<img src="{_data_uri(wide)}" width="{width}" height="{height}" alt="{html.escape(alt)}">'
-            "</picture></figure>"
-        )
+        write_bytes(self.folder / f"{name}.png", picture_bytes(wide))
+        return embedded(wide, narrow, alt)
+
+
+def embedded(wide, narrow, alt: str) -> str:
+    """A picture in a page, wide or for a phone; without its title, since the page has a heading above it."""
+    box = without_title(wide)
+    sources = (_data_uri(picture_bytes(fig, box=without_title(fig))) for fig in (narrow, wide))
+    return (
+        '<figure><picture><source media="(max-width: 640px)" srcset="{}"><img src="{}" '.format(*sources)
+        + f'width="{box.width * 96:.0f}" height="{box.height * 96:.0f}" alt="{html.escape(alt)}"></picture></figure>'
+    )
 
 
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The interval that holds the true rate with 95 % confidence (z = 1.96); sound for few trials and rates near 1.
-
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
-    """
-    rate, weight = successes / trials, z * z / trials
-    middle = (rate + weight / 2) / (1 + weight)
-    half = z * math.sqrt(rate * (1 - rate) / trials + weight / (4 * trials)) / (1 + weight)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _headline(history, manifest, labels, probs, classes) -> str:
@@ -147,7 +153,7 @@ def _headline(history, manifest, labels, probs, classes) -> str:
     chance = np.bincount(labels).max() / N
     wrong = N - right
     verdict = "" if low > chance else ": this result cannot be told from that"
-    return _section(
+    return section(
         "Test accuracy",
         f'<div class="score">{right / N:.1%}</div>'
         f"<p>{wrong} {'mistake' if wrong == 1 else 'mistakes'} in {N:,} test images. On further images like these, "
@@ -165,7 +171,7 @@ def _untested(history, manifest) -> str:
             "they were learnt, not how well new ones would be recognised."
         )
     )
-    return _section("No test set", f"<p>There were no test images. {trained}</p>{_numbers(history, manifest)}")
+    return section("No test set", f"<p>There were no test images. {trained}</p>{_numbers(history, manifest)}")
 
 
 def _numbers(history, manifest) -> str:
@@ -195,7 +201,7 @@ def _curves(history, show) -> str:
         if losses:
             then = ", which chose that epoch: the test images were measured once, with it" * (part == "validation")
             text = f"<p>The {part} loss was lowest, {min(losses)[0]:.4f}, after epoch {min(losses)[1]}{then}.</p>"
-    return _section("Training", text + show("curves", alt, plots.plot_curves, history))
+    return section("Training", text + show("curves", alt, plots.plot_curves, history))
 
 
 def _confusion(labels, predictions, classes, show) -> str:
@@ -207,30 +213,57 @@ def _confusion(labels, predictions, classes, show) -> str:
         mine = predictions[labels == k]
         others = np.bincount(mine[mine != k], minlength=len(classes))
         taken = html.escape(f"{classes[others.argmax()]} ({others.max()})") if others.any() else "never"
-        found = f"{(mine == k).mean():.1%}" if len(mine) else "no images"
+        right = int((mine == k).sum())
+        found = with_interval(right / len(mine), wilson(right, len(mine))) if len(mine) else "no images"
         rows.append(
             f'<tr><th scope="row">{html.escape(str(name))}</th><td class="number">{len(mine)}</td>'
             f'<td class="number">{found}</td><td>{taken}</td></tr>'
         )
     head = '<th scope="col">Class</th><th scope="col" class="number">Images</th>'
-    head += '<th scope="col" class="number">Recognised</th><th scope="col">Taken for</th>'
+    head += '<th scope="col" class="number">Recognised (95 % interval)</th><th scope="col">Taken for</th>'
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return _section("Which classes it confuses", picture + table)
+    return section("Which classes it confuses", picture + table)
 
 
-def _mistakes(images, labels, predictions, sure, classes, show) -> str:
-    wrong = np.flatnonzero(labels != predictions)
+def _mistakes(images, labels, predictions, sure, classes, explain, show) -> str:
+    wrong = plots.worst_mistakes(labels, predictions, sure)
     if not len(wrong):
-        return _section("Worst mistakes", f"<p>None: all {len(labels)} test images were classified right.</p>")
-    worst = wrong[sure[wrong].argmax()]
+        return section("Worst mistakes", f"<p>None: all {len(labels)} test images were classified right.</p>")
+    worst = wrong[0]
     alt = (
         f"The wrong answers the network was surest of. The first: class {classes[labels[worst]]} "
         f"taken for {classes[predictions[worst]]} with probability {sure[worst]:.0%}."
     )
-    text = "<p>The wrong answers that the network was surest of, surest first.</p>"
-    return _section(
-        "Worst mistakes", text + show("mistakes", alt, plots.plot_mistakes, images, labels, predictions, sure, classes)
+    text = "The wrong answers that the network was surest of, surest first."
+    if explain is not None:
+        text += " Beside each, where in the image the evidence for that answer lies (Grad-CAM, arXiv:1610.02391)."
+    drawn = images, labels, predictions, sure, classes, explain
+    return section("Worst mistakes", f"<p>{text}</p>{show('mistakes', alt, plots.plot_mistakes, *drawn)}")
+
+
+def _calibration(labels, probs, show) -> str:
+    found = calibration(probs, labels)
+    sure, right = probs.max(axis=1).mean(), (probs.argmax(axis=1) == labels).mean()
+    text = (
+        f"On average it gave its answer a probability of {sure:.1%}, and {right:.1%} were right. The calibration error "
+        f"(ECE) is {found.ece:.1%}: over {len(found.counts)} bins of that probability, the distance between the mean "
+        "probability and the share of right answers, weighted by the images in the bin (Guo et al., arXiv:1706.04599, "
+        "equation 3). Numbers in the picture count a bin's images; of few, little follows."
     )
+    more = [f"{top_k(probs, labels, k):.1%} among its first {k}" for k in (2, 3, 5) if k < probs.shape[1]]
+    if more:
+        text += f" The right class is {', '.join(more)}."
+    alt = f"Reliability diagram of {len(labels)} test images; calibration error {found.ece:.1%}."
+    picture = show("calibration", alt, run_plots.plot_calibration, found)
+    return section("Can its probabilities be believed?", f"<p>{text}</p>{picture}")
+
+
+def _film(watched, history, manifest, show) -> str:
+    cost = watched.cost(sum(row.get("seconds") or 0 for row in history))
+    kind = {True: "with skips", False: "without skips"}.get(manifest.get("architecture", {}).get("skip"), "")
+    about = f"The network {kind}, {cost}. Each column is a step, each row a layer, from the image down to the loss."
+    alt = f"Activation gradient and update to weight by layer, over {len(watched.steps)} records."
+    return film.section(watched, html.escape(about), show("watch", alt, film.plot_film, watched))
 
 
 def _facts(manifest: dict) -> str:
@@ -258,17 +291,24 @@ def _rows(facts: dict) -> str:
     return "".join(rows)
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
     return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
 
 
-def _page(title: str, started: str, sections: list[str]) -> str:
+def _data_name(data: dict) -> str:
+    """What the data are called: the last part of their path."""
+    spec = data.get("spec") or data.get("source") or "unknown data"
+    return "Built-in hand signs" if spec == "builtin" else Path(spec).stem
+
+
+def page(title: str, about: str, sections: list[str], style: str = _STYLE) -> str:
+    """A whole page of one's sections."""
     title = html.escape(title)
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head><body><main>"
-        f'<header><h1>{title}</h1><p class="muted">{html.escape(started)}</p></header>{"".join(sections)}'
+        f"<title>{title}</title><style>{style}</style></head><body><main>"
+        f'<header><h1>{title}</h1><p class="muted">{html.escape(about)}</p></header>{"".join(sections)}'
         "</main></body></html>\n"
     )
 

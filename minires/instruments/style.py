@@ -15,6 +15,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.transforms import Bbox
+from PIL import Image
 
 import minires
 from minires.errors import ConfigError
@@ -29,6 +31,7 @@ TEXT = 12  # points; small print is two less, the title three more
 DPI = 160
 NARROW, SINGLE, WIDE = 4.6, 8.6, 12.4  # inches: for a phone, of one panel, of several
 HEAD = 0.5  # inches kept for the title
+STRONG = 0.8  # how opaque heat over an image is at its largest
 SMALL, LINE = 7, 0.12  # the provenance: points, and inches a line
 
 
@@ -106,6 +109,14 @@ def dress(ax) -> None:
     ax.yaxis.label.set(fontsize=TEXT, color=INK)
 
 
+def overlay(ax, heat, cmap: str, low: float, high: float) -> None:
+    """Heat (h, w) over the image in `ax`, enlarged bilinearly; where it is near 0 the image shows."""
+    height, width = ax.get_images()[0].get_array().shape[:2]
+    smooth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
+    opaque = np.clip(np.abs(smooth) / max(abs(low), abs(high)), 0, 1) * STRONG
+    ax.imshow(smooth, cmap=cmap, vmin=low, vmax=high, alpha=opaque, interpolation="bilinear")
+
+
 def legend(ax, heading: str = "", *, columns: int = 3, extra=()) -> None:
     """A legend above the axes, where it cannot cover the data, and the panel's heading above that.
 
@@ -145,8 +156,15 @@ def picture_kind(path: str | Path) -> str:
     return kind
 
 
-def picture_bytes(fig: Figure, kind: str = "png") -> bytes:
-    """The picture as the bytes of a file of this kind; the same figure gives the same bytes."""
+def without_title(fig: Figure) -> Bbox:
+    """The part of a `canvas` below its title, in inches: for a page that has the title above the picture."""
+    (width, tall), layout = fig.get_size_inches(), fig.get_layout_engine()
+    left, bottom, _, high = layout.get()["rect"] if layout else (0, 0, 1, 1)
+    return Bbox([[left * width, 0], [width, (bottom + high) * tall]])
+
+
+def picture_bytes(fig: Figure, kind: str = "png", *, box: Bbox | None = None) -> bytes:
+    """The picture, or the `box` of it, as the bytes of a file of this kind; the same figure gives the same bytes."""
     maker = f"minires, matplotlib {matplotlib.__version__}"
     metadata = {
         "png": {"Software": maker},
@@ -156,7 +174,7 @@ def picture_bytes(fig: Figure, kind: str = "png") -> bytes:
     buffer = BytesIO()
     # letters of a PDF as letters, which can be searched and edited; SVG's as shapes, which look the same everywhere
     with nullcontext() if kind == "png" else matplotlib.rc_context({"svg.hashsalt": "minires", "pdf.fonttype": 42}):
-        fig.savefig(buffer, format=kind, dpi=DPI, metadata=metadata[kind])
+        fig.savefig(buffer, format=kind, dpi=DPI, metadata=metadata[kind], bbox_inches=box)
     return buffer.getvalue()
 
 

@@ -20,7 +20,12 @@ _HOMES = {
         "fit",
         "resume",
     ),
-    "minires.train.progress": ("ConsoleReporter",),
+    "minires.train.progress": (
+        "ConsoleReporter",
+        "Progress",
+        "Reporter",
+        "Reporters",
+    ),
     "minires.train.recipe": ("Recipe",),
     "minires.train.schedule": ("Schedule",),
 }

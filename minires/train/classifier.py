@@ -15,6 +15,7 @@ from minires.fast.inference import Predictor
 from minires.nn import ResNet, inference
 from minires.nn.probe import first_nonfinite
 from minires.ops import softmax_cross_entropy_forward
+from minires.train import scores
 
 EVAL_BATCH = 64  # images a forward pass in evaluation; the result does not depend on it
 
@@ -129,6 +130,40 @@ class Evaluation:
     @property
     def mistakes(self) -> int:
         return int((self.probs.argmax(axis=1) != self.labels).sum())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy (scores.wilson)."""
+        return scores.wilson(len(self.labels) - self.mistakes, len(self.labels))
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(K, K): how often class i was taken for class j."""
+        return scores.confusion(self.labels, self.probs.argmax(axis=1), self.probs.shape[1])
+
+    def top(self) -> dict[int, float]:
+        """k -> the share of images whose class is among the k likeliest; of 1, 2, 3 and 5 those that say something."""
+        return {k: scores.top_k(self.probs, self.labels, k) for k in (1, 2, 3, 5) if k < self.probs.shape[1]}
+
+    def as_dict(self, classes) -> dict:
+        """All of it but the single images' probabilities as plain types, for JSON."""
+        confusion = self.confusion
+        per_class = {
+            name: {"images": int(row.sum()), "accuracy": float(row[i] / row.sum()) if row.any() else None}
+            | {"interval": scores.wilson(int(row[i]), int(row.sum()))}
+            for i, (name, row) in enumerate(zip(classes, confusion, strict=True))
+        }
+        return {
+            "accuracy": self.accuracy,
+            "interval": self.interval,
+            "loss": self.loss,
+            "images": len(self.labels),
+            "mistakes": self.mistakes,
+            "top": {str(k): share for k, share in self.top().items()},
+            "classes": per_class,
+            "confusion": confusion.tolist(),
+            "calibration": scores.calibration(self.probs, self.labels).as_dict(),
+        }
 
 
 def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers=False) -> Evaluation:

@@ -95,6 +95,8 @@ def resume(
     """
     with _alone_in(out):
         checkpoint, recipe, progress = reopen(out, train, model)
+        if reporter and communicator.current().rank == 0:
+            reporter.save(Path(out), progress)
         checkpoint.classifier.model.to(device)
         if progress.judge == "validation" and validation is None:
             raise CheckpointError(f"{out}: its epoch is chosen by a validation part: give validation=, that part")
@@ -214,6 +216,7 @@ class _Run:
 
     def write(self, better, where):
         """The snapshot's files, in the thread `saver`."""
+        self.reporter.save(self.out, Progress(**self.snapshot.header["training"]["progress"]))
         folder.commit(self.out, self.snapshot, better)
         self.kept = where
 
@@ -306,6 +309,7 @@ class _Run:
         count, here = len(images), communicator.share(len(images))
         images, labels = (to_device(part[here], self.device) for part in (images, labels))
         self.x = self.classifier.preprocess(images, self.optimizer.weights.dtype)
+        self.reporter.batch(self.train_step, self.x, labels)
         metrics = self.train_step(self.x, labels, self.schedule(self.optimizer.steps))
         self.pending.append((*metrics, count))
         if self.device == "cpu" or len(self.pending) >= LOOK_EVERY:
@@ -377,7 +381,9 @@ class _Run:
                 return
             if not math.isfinite(result.loss):
                 raise self.diverged(f"the {p.judge} loss is {result.loss:.4g}")
+            interval = zip(("low", "high"), result.interval, strict=True)
             row |= {f"{p.judge}_loss": result.loss, f"{p.judge}_accuracy": result.accuracy}
+            row |= {f"{p.judge}_accuracy_{end}": value for end, value in interval}
             better = result.loss < p.best_loss
             p.best_loss = min(p.best_loss, result.loss)
         p.history.append(row)

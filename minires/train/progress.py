@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from rich.progress import Progress as Bar
 
 from minires.console import Console
 from minires.fast.check import Agreement
+from minires.train.scores import with_interval
 
 PLAIN_EVERY = 15  # seconds between two plain lines within an epoch
 
@@ -40,21 +41,82 @@ class Progress:
 
 
 class Reporter:
-    """Says nothing. The base of the reporters, and the default in Python code."""
+    """What `fit` and `resume` call while they train; here each method does nothing. Subclass it to see a run:
+
+        class Losses(Reporter):
+            def epoch(self, row, progress):
+                print(row["epoch"], row["train_loss"])
+
+        fit(classifier, train, test, reporter=Losses())
+
+    In the order of the calls: `save` for the state that a run begins with or goes on from; `running` around all that
+    follows; for each step `batch`, the step itself, `step`; at the end of each epoch `save` and `epoch`; `interrupted`
+    where Ctrl-C or SIGTERM ended it. Of several ranks the first calls. A method's exception ends the run. `Reporters`
+    makes several one. All but `save` are called in the thread that trains, and what they take is the run's time.
+    """
 
     @contextmanager
-    def running(self, epochs: int, steps: int, progress):
-        """Around the whole run: `steps` a epoch, starting from `progress`."""
+    def running(self, epochs: int, steps: int, progress: Progress):
+        """Around the whole run: `steps` an epoch, starting from `progress`, which follows the run."""
         yield
 
-    def step(self, progress) -> None:
-        """After each step."""
+    def batch(self, step, x, labels) -> None:
+        """Before each step, with the `Step` (fast/step.py: its model, optimizer, label_smoothing) and what it takes.
 
-    def epoch(self, row: dict, progress) -> None:
-        """After each epoch, with its row of the history."""
+        x (N, H, W, C) is the network's input, preprocessed, labels (N,) its classes, both on the device of the weights.
+        Nothing of them may be changed; the weights are those before the update, and p.data after it in `step`.
+        """
+
+    def step(self, progress: Progress) -> None:
+        """After each step; loss_sum / seen is the epoch's mean loss so far. On a GPU it lags a few steps behind."""
+
+    def epoch(self, row: dict, progress: Progress) -> None:
+        """After each epoch, with its row of the history: what `history.jsonl` has a line of."""
+
+    def save(self, out: Path, progress: Progress) -> None:
+        """Write what belongs to the state `progress`, a copy, into the run's folder `out`.
+
+        Called just before `model.h5` is replaced by that state, in a thread of its own while the next epoch trains, and
+        when a run is opened to go on from `progress`: a kill may have left one's files ahead of it. So a file that is a
+        function of `progress` alone is right whatever happens.
+        """
 
     def interrupted(self, out: Path | None, kept: str | None = None) -> None:
         """After Ctrl-C, when the state is saved; kept: it was not, and this is what `out` holds ("": nothing)."""
+
+
+class Reporters(Reporter):
+    """Several as one; each is called in turn."""
+
+    def __init__(self, *reporters: Reporter):
+        self.reporters = reporters
+
+    @contextmanager
+    def running(self, epochs, steps, progress):
+        with ExitStack() as stack:
+            for each in self.reporters:
+                stack.enter_context(each.running(epochs, steps, progress))
+            yield
+
+    def batch(self, step, x, labels):
+        for each in self.reporters:
+            each.batch(step, x, labels)
+
+    def step(self, progress):
+        for each in self.reporters:
+            each.step(progress)
+
+    def epoch(self, row, progress):
+        for each in self.reporters:
+            each.epoch(row, progress)
+
+    def save(self, out, progress):
+        for each in self.reporters:
+            each.save(out, progress)
+
+    def interrupted(self, out, kept=None):
+        for each in self.reporters:
+            each.interrupted(out, kept)
 
 
 class ConsoleReporter(Reporter):
@@ -108,7 +170,9 @@ class ConsoleReporter(Reporter):
     def epoch(self, row, p):
         held = ""
         if f"{p.judge}_loss" in row:
-            held = f"  {p.judge} loss {row[f'{p.judge}_loss']:.3f}  accuracy {row[f'{p.judge}_accuracy']:.1%}"
+            accuracy, *interval = (row[f"{p.judge}_accuracy{end}"] for end in ("", "_low", "_high"))
+            told = with_interval(accuracy, interval)
+            held = f"  {p.judge} loss {row[f'{p.judge}_loss']:.3f}  accuracy {told}"
         self.last = time.perf_counter()
         self.console.print(
             f"epoch {row['epoch']}/{self.epochs}  {_clock(row['seconds'])}  {row['images_per_second']:.0f} images/s"

@@ -290,7 +290,7 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize(
     "command",
     [
-        "features {run} --image {run}/0.png --layer layer2.0 --layer stem",
+        "features {run} {run}/0.png --layer layer2.0 --layer stem",
         "features resnet8",
         "kernels {run} --change",
         "gradcam {run} {run}/0.png {run}/1.png --layer stage3 --layer stage4 --class 5",
@@ -327,7 +327,7 @@ def test_commands_print_numbers(run, tmp_path, capsys, monkeypatch):
     [
         ("gradcam {run} --class seven", "the network knows no class 'seven': choose one of 0, 1, 2, 3, 4, 5"),
         ("features {run} --layer stage7", "has no layer 'stage7'"),
-        ("features {run} --image absent.png", "absent.png"),
+        ("features {run} absent.png", "absent.png"),
         ("kernels absent", "absent"),
         ("occlusion {run} --patch 99", "choose a side of 1 to 16"),
     ],

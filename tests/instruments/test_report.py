@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from minires.instruments.gradflow import gradflow
-from minires.instruments.report import wilson, write_report
+from minires.instruments.report import write_report
 from minires.nn import resnet
+from minires.train.scores import wilson
 
 CLASSES = ("fist", "<b>one</b>", "two")
 HISTORY = [
@@ -21,6 +22,7 @@ MANIFEST = {
     "command": "minires train --arch resnet8 --note '<script>'",
     "seed": 3,
     "arch": "resnet8",
+    "architecture": {"skip": True},
     "parameters": 12_345,
     "data": {"source": "drawn & signed", "classes": CLASSES, "test fingerprint": None},
     "versions": {"numpy": np.__version__},
@@ -83,7 +85,7 @@ def test_needs_nothing_from_outside(full):
     out, page = full
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     references = [value for _, name, value in page.attributes if name in ("src", "srcset", "href", "data")]
-    assert len(references) == 2 * 4
+    assert len(references) == 2 * 5
     for reference in references:
         kind, _, content = reference.partition(",")
         assert kind == "data:image/png;base64"
@@ -91,14 +93,14 @@ def test_needs_nothing_from_outside(full):
     assert "http" not in " ".join(v for _, n, v in page.attributes if n not in ("src", "srcset"))
     assert "url(" not in (out / "report.html").read_text()
     assert all(len(value) > 20 for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))
-    assert sum(name == "alt" for _, name, _ in page.attributes) == page.tags.count("img") == 4
+    assert sum(name == "alt" for _, name, _ in page.attributes) == page.tags.count("img") == 5
 
 
 def test_pictures_lie_beside_it(full):
     out, _ = full
     assert sorted(path.name for path in out.iterdir()) == ["pictures", "report.html"]
     names = sorted(path.name for path in (out / "pictures").iterdir())
-    assert names == ["confusion.png", "curves.png", "gradient.png", "mistakes.png"]
+    assert names == ["calibration.png", "confusion.png", "curves.png", "gradient.png", "mistakes.png"]
 
 
 def test_says_the_numbers(full):
@@ -117,7 +119,7 @@ def test_what_others_wrote_is_escaped(full):
     assert "b" not in page.tags
     assert "<b>one</b>" in page.text
     assert "--note '<script>'" in page.text
-    assert "resnet8 on drawn & signed" in page.text
+    assert "drawn & signed resnet8 with skips" in page.text  # the title is the name of the data
 
 
 def test_without_a_test_set(tmp_path):

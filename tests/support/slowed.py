@@ -54,9 +54,10 @@ def undrawn(put=setattr) -> None:
     from minires.instruments import report
 
     drawn = Figure()
-    for name in filter(re.compile("plot_").match, dir(report.plots)):
-        put(report.plots, name, lambda *_, **__: drawn)
-    put(report, "picture_bytes", lambda figure: b"a picture")
+    for room in (report.plots, report.run_plots, report.film):
+        for name in filter(re.compile("plot_").match, dir(room)):
+            put(room, name, lambda *_, **__: drawn)
+    put(report, "picture_bytes", lambda *_, **__: b"a picture")
 
 
 def _slow_down(most, seed):

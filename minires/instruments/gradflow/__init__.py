@@ -157,10 +157,8 @@ def gradflow(model: ResNet, x, labels, *, title: str | None = None) -> GradFlow:
         seen = {row["name"]: row for row in log.rows()}
     forks = {fork["name"]: fork for fork in log.blocks()}
     layers, ends = [], {}
-    for stage, block, layer in _layers(model):
-        beside = block is not None and isinstance(block.shortcut, Sequential) and layer in block.shortcut.layers
-        depth = (layers[-1].depth if layers else 0) + (not beside)
-        layers.append(LayerFlow(layer.name, stage, depth, not beside, seen[layer.name]["dy_rms"], *norms[layer.w.name]))
+    for stage, block, layer, depth, main in main_path(model):
+        layers.append(LayerFlow(layer.name, stage, depth, main, seen[layer.name]["dy_rms"], *norms[layer.w.name]))
         ends[block] = stage, depth
     blocks, shape = [], seen[model.layers[0].name]["shape"]  # of the stem's output, the first block's input
     for block in model.blocks():
@@ -186,14 +184,20 @@ def compare_skip(config_or_model: Config | ResNet, x, labels) -> SkipComparison:
     return SkipComparison(gradflow(residual, x, labels), gradflow(plain, x, labels))
 
 
-def _layers(model: ResNet):
-    """(stage, enclosing block or None, layer) for every convolution and dense layer, in forward order."""
-    owner = {id(m): block for block in model.blocks() for m in block.modules()}
+def main_path(model: ResNet):
+    """(stage, enclosing block or None, layer, depth, main) for every convolution and dense layer, in forward order.
+
+    depth counts the layers of the main path from 1; a projection, which is not `main`, has that of its block's last.
+    """
+    owner, depth = {id(m): block for block in model.blocks() for m in block.modules()}, 0
     for top in model.layers:
         stage = top.name if isinstance(top, Sequential) else "head"
-        for module in top.modules():
-            if isinstance(module, (Conv2d, Dense)):
-                yield stage, owner.get(id(module)), module
+        for layer in top.modules():
+            if isinstance(layer, (Conv2d, Dense)):
+                block = owner.get(id(layer))
+                beside = block is not None and isinstance(block.shortcut, Sequential) and layer in block.shortcut.layers
+                depth += not beside
+                yield stage, block, layer, depth, not beside
 
 
 def _norm(x) -> float:

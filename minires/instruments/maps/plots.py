@@ -9,15 +9,13 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
-from PIL import Image
 
 from minires.errors import ConfigError
 from minires.instruments.maps import FeatureMaps, GradCam, Occlusion
-from minires.instruments.plots import _brief
-from minires.instruments.style import INK, MUTED, PALETTE, SINGLE, TEXT, WIDE, canvas
+from minires.instruments.plots import brief
+from minires.instruments.style import INK, MUTED, PALETTE, SINGLE, STRONG, TEXT, WIDE, canvas, overlay
 
 COLUMNS, ROWS = 8, 4  # feature maps of one layer
-STRONG = 0.8  # how opaque heat is at its largest
 
 
 def plot_features(found: list[FeatureMaps], image: np.ndarray, *, note: str = "") -> Figure:
@@ -59,7 +57,7 @@ def plot_gradcam(found: list[GradCam], images: np.ndarray, classes, *, names=(),
 
     Every map has its own scale, from 0 to its maximum. names: what to write below the images.
     """
-    classes = [_brief(name, 14) for name in classes]
+    classes = [brief(name, 14) for name in classes]
     each = 1 + len(found)
     rows = -(-len(images) // max(1, 6 // each))
     across = -(-len(images) // rows)
@@ -74,12 +72,12 @@ def plot_gradcam(found: list[GradCam], images: np.ndarray, classes, *, names=(),
     cells = axes.reshape(rows * across, each)
     for n, (image, row) in enumerate(zip(images, cells, strict=False)):
         _picture(row[0], image, _said(found[0].probs[n], classes))
-        _below(row[0], _brief(names[n], 24) if len(names) else "")
+        _below(row[0], brief(names[n], 24) if len(names) else "")
         for cam, ax in zip(found, row[1:], strict=True):
             k, heat = cam.targets[n], cam.maps[n]
             what = "evidence" if heat.any() else "no evidence"
             _picture(ax, image, f"{what} for {classes[k]}\n{cam.layer}, {heat.shape[0]}x{heat.shape[1]}")
-            _overlay(ax, heat / (heat.max() or 1), "inferno", 0, 1)
+            overlay(ax, heat / (heat.max() or 1), "inferno", 0, 1)
     _bar(fig, axes, "inferno", 0, 1, "evidence, share of the map's largest")
     return fig
 
@@ -88,7 +86,7 @@ def plot_occlusion(found: Occlusion, image: np.ndarray, classes, *, note: str = 
     """The image with the place that matters most, the probability lost by pixel, and what is said instead."""
     fig = canvas("What may be covered, and what must not", height=4.6, note=note)
     left, middle, right = fig.subplots(1, 3)
-    classes = [_brief(name, 14) for name in classes]
+    classes = [brief(name, 14) for name in classes]
     target, patch = classes[found.target], found.patch
     worst = np.unravel_index(found.drop.argmax(), found.drop.shape)
     _picture(left, image, _said(found.probs, classes))
@@ -100,7 +98,7 @@ def plot_occlusion(found: Occlusion, image: np.ndarray, classes, *, note: str = 
     heat = found.heat(image.shape[:2])
     largest = max(np.abs(heat).max(), 0.01)
     _picture(middle, image, f"probability of {target} that is lost\nwhere a {patch}x{patch} square covers")
-    _overlay(middle, heat, "RdBu_r", -largest, largest)
+    overlay(middle, heat, "RdBu_r", -largest, largest)
     _bar(fig, middle, "RdBu_r", -largest, largest, "mean over the squares that cover a pixel")
 
     _picture(right, image, "what it says with the square\ncentred there")
@@ -166,14 +164,6 @@ def _stretch(values):
     """To 0..1; all black where there is no difference."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
-
-
-def _overlay(ax, heat, cmap: str, low: float, high: float) -> None:
-    """Heat (h, w) over the image in `ax`, enlarged bilinearly; where it is near 0 the image shows."""
-    height, width = ax.get_images()[0].get_array().shape[:2]
-    smooth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
-    opaque = np.clip(np.abs(smooth) / max(abs(low), abs(high)), 0, 1) * STRONG
-    ax.imshow(smooth, cmap=cmap, vmin=low, vmax=high, alpha=opaque, interpolation="bilinear")
 
 
 def _bar(fig: Figure, axes, cmap: str, low: float, high: float, label: str) -> None:
