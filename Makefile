@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test test-all lessons lint peers browser bench clean
+.PHONY: train test test-all lessons lint peers browser notebooks bench clean
 
 train: .venv/core  ## train the full ResNet-50 on the built-in hand signs
 	$(BIN)/minires train $(ARGS)
@@ -27,6 +27,8 @@ lint: .venv/test
 peers: .venv/peers  ## PyTorch and Keras, for the parity tests and the benchmarks
 
 browser: .venv/browser  ## what the pages' tests need, beside Debian's chromium
+
+notebooks: .venv/notebooks  ## what executes the lessons' notebooks
 
 bench: .venv/peers  ## two minutes: the machine's limits, a step and an inference against PyTorch and Keras
 	$(BIN)/minires bench $(ARGS)
@@ -52,6 +54,10 @@ bench: .venv/peers  ## two minutes: the machine's limits, a step and an inferenc
 
 .venv/browser: .venv/test
 	$(PIP) --editable '.[test,browser]'
+	touch $@
+
+.venv/notebooks: .venv/test
+	$(PIP) --editable '.[test,notebooks]'
 	touch $@
 
 clean:

@@ -11,6 +11,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 BESIDE = ("lessons", "benchmarks")
+KEPT_BACK = ("lessons.exercises.solutions",)  # a checkout has them, an installed package does not show them at a glance
 CPU = "minires/fast/cpu"
 
 kernels = Extension(
@@ -43,7 +44,7 @@ class Build(build_ext):
 setup(
     packages=[
         *find_packages(include=["minires*"]),
-        *(f"minires.{name}" for folder in BESIDE for name in find_packages(include=[f"{folder}*"])),
+        *(f"minires.{name}" for folder in BESIDE for name in find_packages(include=[f"{folder}*"], exclude=KEPT_BACK)),
     ],
     package_dir={f"minires.{folder}": folder for folder in BESIDE},
     ext_modules=[kernels],

@@ -156,7 +156,7 @@ def _products(key: str):
 
 
 DEEP, NARROW = {"depth": 100, "skip": "all"}, {"width": 16, "skip": "none", "bn": "off"}
-FAIR, FULL = {"epochs": 0}, {"count": 1080, "epochs": 11, "batches": (8, 16, 32, 64)}
+FAIR, BATCHES = {"epochs": 0}, {"batches": (8, 64)}
 
 ANSWERS = {
     1: Answer(
@@ -289,18 +289,17 @@ ANSWERS = {
     ),
     8: Answer(
         r"""
-        It begins between 20 and 56 layers and grows with the depth: behind plain-20 the deep plain network is {d32}
-        at 32 layers, {d44} at 44 and {d56} at 56. A smaller rate helps the deep network a little but not to the goal:
-        at 0.01 plain-56 is {slow} behind plain-20, which learns more slowly too. Three times the steps: {long}.
+        Early: at 32 layers the plain network is already {d32} behind plain-20, at 56 layers {d56}, in the loss at the
+        end of the training. A smaller rate does not bring it down: at 0.01 plain-56 is {slow} behind plain-20. More
+        steps do what they can, `--epochs 30` shows how much on your machine in a few minutes; compare with what they
+        do for the residual network of 56 layers, which needs them less.
         """,
         {
-            "d32": Number("final training loss: plain-32 − plain-20", 0, None, {"deep": 32}),
-            "d44": Number("final training loss: plain-44 − plain-20", 0.2, None, {"deep": 44}),
+            "d32": Number("final training loss: plain-32 − plain-20", 0.2, None, {"deep": 32}),
             "d56": Number("final training loss: plain-56 − plain-20", 0.6, None),
-            "slow": Number("final training loss: plain-56 − plain-20", 0.2, None, {"lr": 0.01}),
-            "long": Number("final training loss: plain-56 − plain-20", 0.2, None, {"epochs": 30}),
+            "slow": Number("final training loss: plain-56 − plain-20", 0.3, None, {"lr": 0.01}),
         },
-        seeds=3,
+        seeds=1,
     ),
     9: Answer(
         r"""
@@ -352,31 +351,33 @@ ANSWERS = {
     ),
     12: Answer(
         r"""
-        The beginning is out of the average soon, $0.99^{170} = 0.18$ after 10 epochs and $0.99^{510} = 0.006$ after
-        30. The gap is {ten} of the accuracy after 10 epochs and {thirty} after 30, where it was {four} after 4: it
-        depends on how fast the weights still move, and at a constant rate of 0.1 they do not come to rest. The third
-        panel says it: the dots draw near the line, some stay off it. What makes 0.99 harmless is a rate that ends
-        low, more than the steps.
+        More than one would think. The beginning is out of the average soon: $0.99^{170} = 0.18$ of it is left after
+        10 epochs. But the gap, {four} of the test images after 4 epochs, is still {ten} after 10: the average is a
+        hundred steps long, and at a constant rate of 0.1 the weights move a good deal in a hundred steps. The third
+        panel says which it is: dots all on one side of the line are the beginning, dots strewn about it are old
+        weights. What makes 0.99 harmless is a rate that ends low, as in `minires train`, more than the number of
+        steps.
         """,
         {
-            "four": Number("the gap", 0, 0.9),
-            "ten": Number("the gap", 0, 0.9, {"epochs": 10}),
-            "thirty": Number("the gap", -0.1, 0.9, {"epochs": 30}),
+            "four": Number("the gap", 0.1, 0.9),
+            "ten": Number("the gap", 0.05, 0.9, {"epochs": 10}),
         },
-        seeds=3,
+        seeds=2,
     ),
     13: Answer(
         r"""
-        Trained for 11 epochs (`minires lesson 13 --count 1080 --epochs 11` does the same) the gradient at the first
-        convolution is {trained} times that at the last of the main path; as initialised it is {fresh} times. On this
-        CPU an image in a batch of 64 costs {cheaper} of what it costs in one of 8: hardly less, since the arithmetic
-        is the same and a core is busy with 8 images already. On a GPU it does get cheaper, until the batch fills the
+        Look at the whole curve and not at its teeth, each of which is a block. As initialised the gradient at the
+        first convolution is {fresh} times that at the last one of the main path, after 16 steps {trained} times: it
+        grows on its way back, slowly, and training changes that little. Your own run shows what many steps do.
+
+        On this CPU an image in a batch of 64 costs {cheaper} of what it costs in one of 8: the arithmetic is the
+        same, and 8 images keep the cores busy already. On a GPU an image does get cheaper, until the batch fills the
         device.
         """,
         {
-            "trained": Number(_first_over_last("as trained"), 0, None, FULL),
-            "fresh": Number(_first_over_last("as initialised"), 0.5, 50, FULL),
-            "cheaper": Number(_cheaper(8, 64), None, None, FULL),
+            "fresh": Number(_first_over_last("as initialised"), 1, 50),
+            "trained": Number(_first_over_last("as trained"), 0.5, 200),
+            "cheaper": Number(_cheaper(8, 64), 0.1, 2, BATCHES),
         },
         seeds=1,
     ),

@@ -164,7 +164,7 @@ def moved(knobs: dict, where: dict) -> str:
 def apart(measure, knobs: dict) -> str:
     """What to know of a picture at other knobs than those that the text speaks of; '' where there are none."""
     defaults = default_knobs(measure)
-    free = ("data", "seed", "run", "device")
+    free = ("data", "seed", "seeds", "rounds", "repeats", "run", "device")  # which change no sentence
     names = [name for name, value in knobs.items() if name not in free and not _same(value, defaults[name])]
     if not names:
         return ""

@@ -1,6 +1,7 @@
-"""A lesson as a Jupyter notebook: `python -m minires.lessons.notebooks 3 lesson_03.ipynb`.
+"""A lesson as a Jupyter notebook: `python -m minires.lessons.notebooks 3 lesson_03.ipynb --run`.
 
-The notebook holds the text and calls the lesson's measure, check and plot; its knobs are a cell to edit.
+The notebook holds the text and calls the lesson's measure, check and plot; its knobs are a cell to edit. With `--run`
+it is executed first, so that it holds the numbers and the picture too; that takes nbclient and ipykernel.
 """
 
 import argparse
@@ -8,13 +9,18 @@ import json
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from minires.lessons import harness, shown
 from minires.lessons.prose import paragraphs
 
-from minires.errors import MiniresError
+from minires.errors import ConfigError, MiniresError
 from minires.files import write_text
 
+INSTALL = """import importlib.util
+
+if importlib.util.find_spec("minires") is None:  # name a wheel or an address here where you have one
+    %pip install --quiet minires"""
 SETUP = """from IPython.display import Image
 
 from minires.lessons import harness, shown
@@ -28,15 +34,32 @@ CHECK = """claims = harness.judged(lesson.check, result)
 claim_table(claims)"""
 
 
-def write(number: int, path: Path, quick: bool = False) -> Path:
-    """Write lesson `number` as a notebook (nbformat 4.5), whole or not at all; returns the path."""
+def write(number: int, path: Path, quick: bool = False, run: bool = False) -> Path:
+    """Write lesson `number` as a notebook (nbformat 4.5), whole or not at all; returns the path. run: with its outputs.
+
+    ConfigError where nbclient is missing.
+    """
     module = harness.load(number)
     start = harness.default_knobs(module.measure, module.LESSON if quick else None)
     cells = [_cell(f"cell-{i}", kind, text) for i, (kind, text) in enumerate(_cells(module, start))]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
+    notebook = executed(notebook) if run else notebook
     write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False))
     return path
+
+
+def executed(notebook: dict) -> dict:
+    """The notebook with what each of its cells gave, in a process of its own; an error in a cell is raised."""
+    try:
+        import nbformat
+        from nbclient import NotebookClient
+    except ImportError as error:
+        raise ConfigError(f"--run needs {error.name}: pip install 'minires[notebooks]'") from None
+    found = nbformat.from_dict(notebook)
+    with TemporaryDirectory() as folder:  # where it may leave files
+        NotebookClient(found, timeout=None, resources={"metadata": {"path": folder}}).execute()
+    return dict(found)
 
 
 def markdown(text: str) -> str:
@@ -54,6 +77,7 @@ def _cells(module, start: dict) -> list[tuple[str, str]]:
     return [
         ("markdown", f"# {said.number}. {said.title}\n\n*{markdown(said.question)}*"),
         ("markdown", markdown(said.idea)),
+        ("code", INSTALL),
         ("code", SETUP.format(number=said.number)),
         ("markdown", "Edit the knobs and run the cells below again."),
         ("code", "\n".join(["knobs = dict(", *lines, ")"])),
@@ -77,9 +101,10 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("lesson", type=int, metavar="N", help="its number")
     p.add_argument("out", type=Path, metavar="OUT.ipynb")
     p.add_argument("--quick", action="store_true", help="begin with the knobs of its quick form")
+    p.add_argument("--run", action="store_true", help="execute it, and keep the numbers and the picture in it")
     args = p.parse_args(argv)
     try:
-        print(write(args.lesson, args.out, args.quick))
+        print(write(args.lesson, args.out, args.quick, args.run))
     except MiniresError as error:
         print(f"minires: {error}", file=sys.stderr)
         return 2

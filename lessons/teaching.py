@@ -184,7 +184,7 @@ EXERCISES = {
         2,
         "lesson 1",
         "can find a dead skip that no gradient check sees",
-        "only forward is mended: 'dx is that of the block as it came'.",
+        "only forward is mended: check 'dx', it is still that of the block as it came.",
         (1, 8),
     ),
     8: Unit(

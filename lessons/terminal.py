@@ -8,6 +8,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from minires.lessons import shown, spreads
 from minires.lessons.answers import ANSWERS, answer
+from minires.lessons.handout import handout
 from minires.lessons.harness import (
     Claim,
     Lesson,
@@ -30,8 +31,10 @@ from rich import box
 from rich.syntax import Syntax
 from rich.table import Table
 
+from minires.commands.common import picture
 from minires.console import Parser, err, out, print_json
 from minires.errors import MiniresError
+from minires.instruments.style import save_picture
 from minires.ranges import NATURAL, RANGES
 
 WIDTH = 100  # columns of prose at most
@@ -55,6 +58,10 @@ def run(lesson: Lesson, measure, check, plot, argv: list[str] | None = None) -> 
             _introduce(lesson)
         with err.status("measuring ..."):
             outcome = conduct(lesson, measure, check, plot, knobs, args["out"])
+        if args["handout"]:
+            sheet = handout(lesson, outcome, plot(outcome.result), apart(measure, knobs))
+            save_picture(sheet, args["handout"])
+            err.print(f"handout: {args['handout']}")
     except MiniresError as error:
         err.print(f"minires: lesson {lesson.number}: {error}", style="red")
         return 2
@@ -128,6 +135,7 @@ def parser(lesson: Lesson, measure) -> Parser:
     p.add_argument(
         "--out", type=Path, metavar="PICTURE", help=f"PNG, SVG or PDF by its ending; default: {default_picture(lesson)}"
     )
+    p.add_argument("--handout", type=picture, metavar="FILE.pdf", help="write a page for a class, to print and fill in")
     p.add_argument("--json", action="store_true", help="print the numbers as JSON")
     p.add_argument("--repeat", type=int, metavar="N", help="measure N seeds one by one: mean (smallest..largest)")
     keep = "note what --repeat gave, or else the seconds of this run, in the package's own table"

@@ -156,7 +156,10 @@ def _hint(task) -> None:
     given = seen["hints"].get(str(task.number), 0) % len(hints)
     _tell(f"hint {given + 1} of {len(hints)}: {hints[given]}")
     if given + 1 == len(hints):
-        out.print(f"That was the last one. A reference solution: {task.solution}")
+        where = (
+            task.solution if task.solution.exists() else f"lessons/exercises/solutions/{task.path.name} in the sources"
+        )
+        out.print(f"That was the last one. A reference solution: {where}")
     _keep(seen | {"hints": seen["hints"] | {str(task.number): given + 1}})
 
 

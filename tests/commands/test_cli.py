@@ -1,5 +1,6 @@
 """The command line as a user meets it: results, files, and one clear line for what went wrong."""
 
+import argparse
 import concurrent.futures
 import json
 import math
@@ -15,6 +16,7 @@ import slowed
 from PIL import Image
 
 from minires import cli, train
+from minires.commands import common
 from minires.data import make_signs
 from minires.train import load_classifier, save_checkpoint
 
@@ -306,9 +308,16 @@ def test_doctor(capsys, signs):
 
 def test_square_brackets_survive_the_console(run, capsys):
     """The advice to install 'minires[cuda12]' must not be eaten as markup."""
-    assert cli.main(["evaluate", str(run), "--json", "--device", "auto"]) == 0
+    cli.main(["evaluate", str(run), "--json", "--device", "gpu"])
     message = capsys.readouterr().err
     assert "device: gpu" in message or "minires[cuda12]" in message or "nvidia-smi" in message
+
+
+def test_a_gpu_is_named_and_why_there_is_none_only_where_one_was_asked_for(capsys, monkeypatch):
+    for chosen, said in (("cpu", ""), ("gpu", "device: gpu (a card)\n")):
+        monkeypatch.setattr(common, "choose_device", lambda request, chosen=chosen: (chosen, "a card"))
+        assert common.device(argparse.Namespace(device="auto")) == chosen
+        assert capsys.readouterr().err == said
 
 
 def test_help_teaches(capsys):

@@ -237,6 +237,16 @@ def test_the_model_is_left_as_it_was():
     assert not any(m.training or "forward" in vars(m) or m._slot for m in model.modules())
 
 
+def test_names_stay_whole_in_eighty_columns():
+    target, x = _examples()["block"]
+    table = gradcheck(target, x, title="block").table()
+    said = io.StringIO()
+    Console(file=said, width=80).print(table)
+    for p in target.params():
+        assert f"{p.name} " in said.getvalue()
+    assert max(map(len, said.getvalue().splitlines())) <= 80
+
+
 def test_the_report_is_plain_data_and_a_table():
     report = gradcheck(small(), X, coordinates=2)
     assert json.loads(json.dumps(report.as_dict()))["ok"] is True

@@ -10,7 +10,8 @@ from site_pages import cells, small_site
 pytestmark = pytest.mark.slow
 
 PAGES = (("index", PHONE, "dark"), ("lesson-01", DESKTOP, "light"), ("lesson-03", DESKTOP, "dark"))
-PAGES += (("lesson-04", PHONE, "light"),)
+PAGES += (("lesson-04", PHONE, "light"), ("exercises", PHONE, "light"), ("exercise-07", DESKTOP, "dark"))
+PAGES += (("teachers", DESKTOP, "light"),)
 
 
 @pytest.mark.parametrize(("name", "size", "scheme"), PAGES)
