@@ -38,15 +38,14 @@ def train(args) -> int:
 
 
 def _run_of(path: Path) -> Path:
-    """The folder of the run that is to go on, where its model.h5 was named; CheckpointError for any other file."""
-    if not path.is_file():
-        return path
-    if path.name == "model.h5" and (path.parent / "manifest.json").exists():
-        return path.parent
-    raise CheckpointError(
-        f"{path}: --resume goes on in a run's folder, and this is a file without one: start a new run from these "
-        f"weights with --weights {path}"
-    )
+    """The folder of the run that is to go on, also by its model.h5; CheckpointError for weights without the rest."""
+    folder = path.parent if path.name == "model.h5" and path.is_file() else path
+    if folder.is_file() or ((folder / "model.h5").exists() and not (folder / "manifest.json").exists()):
+        raise CheckpointError(
+            f"{path}: --resume goes on in a run's folder, with the manifest.json that says how its data were split: "
+            f"start a new run from these weights with --weights {path}"
+        )
+    return folder
 
 
 def _train(args, folder, weights) -> int:

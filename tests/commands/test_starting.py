@@ -153,5 +153,7 @@ def test_a_file_to_resume_is_its_run_or_told_what_to_do(source, photos, tmp_path
     rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert len(rows) == 2
     capsys.readouterr()
-    assert cli.main(["train", "--resume", str(source[0]), "--data", str(photos)]) == 2
-    assert f"start a new run from these weights with --weights {source[0]}" in capsys.readouterr().err
+    (tmp_path / "run" / "manifest.json").unlink()
+    for path in (source[0], model, model.parent):
+        assert cli.main(["train", "--resume", str(path), "--data", str(photos)]) == 2
+        assert f"start a new run from these weights with --weights {path}" in capsys.readouterr().err

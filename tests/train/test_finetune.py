@@ -10,6 +10,8 @@ from stripes import RECIPE, TEST, TRAIN, StopAfter, assert_same, classifier, wei
 from minires import nn, ops, resnet
 from minires.errors import ConfigError, StateError
 from minires.fast.step import make_step
+from minires.instruments.audit import audit
+from minires.instruments.gradcheck import gradcheck
 from minires.optim import SGD, Adam, AdamW
 from minires.train import Recipe, evaluate, fit, resume, with_classes
 from minires.train.checkpoint import load_checkpoint
@@ -319,3 +321,12 @@ def test_another_size_keeps_what_it_can():
     larger = with_classes(source, source.classes, input_shape=(128, 128, 3))
     assert larger.model.layers[-1].w.data.shape == (4 * 512, 2)
     assert larger.model.layers[-1].name == "fc2"
+
+
+def test_the_instruments_find_no_fault_in_what_is_frozen():
+    model = network()
+    model.layers[0].freeze()
+    model.layers[2].freeze()
+    assert audit(model).ok
+    assert gradcheck(model, batch()[0][:2], coordinates=0).ok
+    assert not model.layers[0].is_trainable()

@@ -81,6 +81,6 @@ def test_float64_is_exported_as_float32(tmp_path):
 
 
 def test_an_unknown_ending(tmp_path):
-    with pytest.raises(ConfigError, match=r"must end in one of .weights.h5, .safetensors, .npz, .onnx"):
+    with pytest.raises(ConfigError, match=r"must end in one of .weights.h5, .safetensors, .npz, .pth, .onnx"):
         export_weights(resnet("resnet8", (16, 16, 3), 5), tmp_path / "a.pb")
     assert not list(tmp_path.iterdir())

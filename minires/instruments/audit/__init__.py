@@ -134,7 +134,7 @@ def audit(model: nn.Module, *, input_shape: tuple | None = None, arch: str | Non
 
 def _prepare(model, rng):
     """A copy in float64 and training mode without randomness, moved off special points such as a gamma of 0."""
-    model = copy.deepcopy(model).to("cpu").astype(np.float64).train()
+    model = copy.deepcopy(model).to("cpu").astype(np.float64).freeze(False).train()
     for module in model.modules():
         module.save_for_backward = True
         module.training = not any(isinstance(v, np.random.Generator) for v in vars(module).values())

@@ -244,7 +244,7 @@ class ModuleSubject(Subject):
         self.mode = "training" if pristine.training else "evaluation"
         params = list(self.module.params())
         for p in params:
-            p.grad = None
+            p.grad, p.trainable = None, True  # also of what is frozen
         names = [p for p in inspect.signature(type(pristine).forward).parameters if p != "self"]
         self.inputs = tuple(arrays.values())
         self.input_names = [n if isinstance(n, str) else names[min(n, len(names) - 1)] for n in arrays]
