@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from minires.commands import common
-from minires.console import out, print_json
+from minires.console import err, out, print_json
 from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
 from minires.nn import resnet
 
@@ -52,7 +52,7 @@ def _train(args, folder) -> int:
             raise CheckpointError(
                 f"{folder}: already holds a run: choose another --out, or go on with --resume {folder}"
             )
-        parts = common.parts(source)
+        parts = common.parts(source, out)
         if parts.train is None:
             raise DataError(f"{source.spec}: only a test part is there: give the training part too")
         shape, classes = parts.train.shape, len(parts.train.classes)
@@ -82,7 +82,7 @@ def _resume(args, folder) -> int:
         raise ConfigError(f"{option}: --resume goes on as the run began: leave it out, or start a run of its own")
     source = run.data_source(folder, args.data)
     with locked(folder):
-        parts = common.parts(source)
+        parts = common.parts(source, out)
         ways = {"device": common.device(args), "validation": parts.validation, **_ways(args)}
         classifier, progress = resume(folder, parts.train, parts.test, epochs=args.epochs, **ways)
         return _finish(folder, classifier, parts, progress)
@@ -106,7 +106,7 @@ def report(args) -> int:
     folder = Path(args.run_folder)
     source = run.data_source(folder, args.data)
     with _stoppable(), locked(folder):
-        parts = common.parts(source)
+        parts = common.parts(source, out)
         checkpoint, recipe, progress = reopen(folder, parts.train)
         checkpoint.classifier.model.to(common.device(args))
         if progress.epoch < recipe.epochs and not progress.stopped:
@@ -152,7 +152,7 @@ def evaluate(args) -> int:
 
     classifier = _load(args)
     parts = run.data_for(args.run_folder, classifier, None if args.data is None else common.source(args))
-    common.tell(parts)
+    common.told(parts, err if args.json else out)
     dataset = getattr(parts, args.part)
     if dataset is None:
         there = " or ".join(parts.named())
