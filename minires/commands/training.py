@@ -246,7 +246,9 @@ def register(commands, command) -> None:
         help="where the last BN of each residual branch starts; 0 is zero-gamma, 1 the course's (default: 0.25)",
     )
     p.add_argument("--no-augment", action="store_true", help="train on the images as they are")
-    p.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without a better test loss")
+    p.add_argument(
+        "--patience", type=int, metavar="N", help="stop after N epochs without a better test, or validation, loss"
+    )
     p.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     p.add_argument("--out", metavar="RUN", help="the run's folder (default: runs/ARCH-DATE)")
     p.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped; --epochs may extend it")
