@@ -4,6 +4,7 @@ import gzip
 import pickle
 import zipfile
 
+import h5py
 import layouts
 import numpy as np
 import pytest
@@ -194,3 +195,13 @@ def test_without_scipy_a_mat_file_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(DataError) as error:
         load(path)
     assert_one_line(error, path, "pip install 'minires[mat]'")
+
+
+def test_a_mat_file_with_an_empty_array_is_one_line(tmp_path):
+    layouts.svhn(tmp_path, "a.mat", write=layouts.mat_hdf5)
+    with h5py.File(tmp_path / "a.mat", "r+") as file:
+        del file["X"]
+        file["X"] = h5py.Empty("u1")
+    with pytest.raises(DataError) as error:
+        load(tmp_path / "a.mat")
+    assert_one_line(error, tmp_path / "a.mat", "has no images")
