@@ -113,17 +113,16 @@ def device(args) -> str:
     return chosen
 
 
-def parts(source):
-    """All parts of a DataSource; says on stderr what was taken for what."""
-    found = source.parts()
-    tell(found)
-    return found
+def parts(source, console=err):
+    """All parts of a DataSource; says what was taken for what."""
+    return told(source.parts(), console)
 
 
-def tell(parts) -> None:
-    """Say on stderr what was taken for what."""
+def told(parts, console=err):
+    """`parts`, after it was said what was taken for what."""
     for line in parts.notes:
-        err.print(line, style="dim")
+        console.print(line, style="dim")
+    return parts
 
 
 def source(args):

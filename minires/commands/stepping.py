@@ -78,7 +78,8 @@ def _batch(args):
         from minires.run import data_source
 
         classifier = load_classifier(args.run_folder)
-        train, test = data_source(args.run_folder).load()
+        parts = common.parts(data_source(args.run_folder))
+        train, test = parts.train, parts.test
         part = test if train is None else train
         part = Subset(part, np.random.default_rng(args.seed).permutation(len(part))[: args.batch_size])
     else:

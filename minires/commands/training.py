@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minires.commands import common, starting
 from minires.commands.predicting import tell
-from minires.console import out
+from minires.console import err, out
 from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
 
 # what may be given beside --resume: all else is in the run
@@ -65,7 +65,7 @@ def _train(args, folder, weights) -> int:
             raise CheckpointError(
                 f"{folder}: already holds a run: choose another --out, or go on with --resume {folder}"
             )
-        parts = common.parts(source)
+        parts = common.parts(source, out)
         if parts.train is None:
             raise DataError(f"{source.spec}: only a test part is there: give the training part too")
         classifier, told = starting.begin(args, weights, parts.train, recipe.seed)
@@ -96,7 +96,7 @@ def _resume(args, folder) -> int:
     source = run.data_source(folder, args.data)
     reporter = _reporter(**run.seen(folder))
     with locked(folder):
-        parts = common.parts(source)
+        parts = common.parts(source, out)
         ways = {"device": common.device(args), "validation": parts.validation, "reporter": reporter, **_ways(args)}
         classifier, progress = resume(folder, parts.train, parts.test, epochs=args.epochs, **ways)
         return _finish(folder, classifier, parts, progress)
@@ -138,7 +138,7 @@ def report(args) -> int:
     folder = Path(args.run_folder)
     source = run.data_source(folder, args.data)
     with _stoppable(), locked(folder):
-        parts = common.parts(source)
+        parts = common.parts(source, out)
         checkpoint, recipe, progress = reopen(folder, parts.train)
         _reporter(**run.seen(folder)).save(folder, progress)
         checkpoint.classifier.model.to(common.device(args))
@@ -181,7 +181,7 @@ def evaluate(args) -> int:
 
     classifier = common.classifier(args)
     parts = run.data_for(args.run_folder, classifier, None if args.data is None else common.source(args))
-    common.tell(parts)
+    common.told(parts, err if args.json else out)
     dataset = getattr(parts, args.part)
     if dataset is None:
         there = " or ".join(parts.named())
@@ -229,7 +229,9 @@ def register(commands, command) -> None:
     )
     starting.add_options(p)
     p.add_argument("--no-augment", action="store_true", help="train on the images as they are")
-    p.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without a better test loss")
+    p.add_argument(
+        "--patience", type=int, metavar="N", help="stop after N epochs without a better test, or validation, loss"
+    )
     p.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     p.add_argument("--out", metavar="RUN", help="the run's folder (default: runs/ARCH-DATE)")
     text = "write the history as csv (history.csv), tensorboard (needs 'minires[tensorboard]'), or csv,tensorboard too"

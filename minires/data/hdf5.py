@@ -32,7 +32,7 @@ _OTHER_KINDS = {
     b"\x1f\x8b": ("gzip-compressed", "decompress it with gunzip (or tar -xzf) first"),
     b"BZh": ("bzip2-compressed", "decompress it with bunzip2 first"),
     b"\xfd7zXZ": ("xz-compressed", "decompress it with unxz first"),
-    b"\x93NUMPY": ("a NumPy .npy array", "store the arrays in HDF5"),
+    b"\x93NUMPY": ("a NumPy .npy array", "data are named with --data, images and labels in two files of one folder"),
     b"\xff\xd8\xff": ("a JPEG image", "give the folder of images instead"),
     b"\x89PNG": ("a PNG image", "give the folder of images instead"),
 }
@@ -42,6 +42,8 @@ def _not_hdf5(head: bytes) -> tuple[str, str]:
     """What a file that starts with `head` is, if not HDF5, and what to do about it."""
     if not head:
         return "empty (0 bytes)", "download or write it again"
+    if head.startswith(b"PK\x03\x04") and b".npy" in head[30:300]:  # the first part's name
+        return "NumPy arrays (.npz)", "data are named with --data, weights imported with `minires weights import`"
     for magic, kind in _OTHER_KINDS.items():
         if head.startswith(magic):
             return kind

@@ -74,7 +74,7 @@ def _read_hdf5(path: Path) -> dict:
     arrays = {}
     with open_hdf5(path, _WHAT) as file:
         for name, stored in file.items():
-            if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "uif":
+            if not isinstance(stored, h5py.Dataset) or stored.shape is None or stored.dtype.kind not in "uif":
                 continue
             if stored.ndim == 4:  # MATLAB's (H, W, 3, N) as HDF5 has it: (N, 3, W, H)
                 arrays[name] = _unpacked(stored, path)

@@ -4,6 +4,7 @@ Files of others: what they claim is held against what they hold before memory is
 raises on a damaged one becomes one line.
 """
 
+import errno
 import math
 import shutil
 import tempfile
@@ -94,8 +95,8 @@ def understood(path: Path, what: str):
     except DataError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # EINVAL: a place in the file that is none
         problem = " ".join(str(error).split())[:200] or type(error).__name__
         problem = (
             "it takes more memory than there is" if isinstance(error, MemoryError) else f"it is damaged ({problem})"

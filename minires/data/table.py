@@ -72,6 +72,10 @@ def read_table(path: Path) -> list[tuple[str, str, str | None]]:
         if said is not None and part is None:
             raise DataError(f"{path}, line {number}: expected the split train, validation or test, got {said[:40]!r}")
         found.append((row[columns["file"]].replace("\\", "/"), row[columns["label"]], part))
+    labels = {}
+    for file, label, _ in found:
+        if labels.setdefault(file, label) != label:
+            raise DataError(f"{path}: {file} is of two classes, {labels[file]} and {label}: name each image once")
     if not found:
         raise DataError(f"{path}: expected {_WHAT}, got its heads alone: add a line an image")
     return found

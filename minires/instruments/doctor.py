@@ -265,10 +265,13 @@ def _terminal():
 
 
 def _data(spec: str):
-    from minires.data import load
+    from minires.data import load_parts
 
-    train, test = load(spec)
-    for name, part, purpose in (("training data", train, "train on"), ("test data", test, "measure the accuracy on")):
+    parts = load_parts(spec)
+    train, test = parts.train, parts.test
+    rows = [("training data", train, "train on"), ("test data", test, "measure the accuracy on")]
+    rows += [("validation data", parts.validation, "choose the epoch by")] if parts.validation else []
+    for name, part, purpose in rows:
         if part is None:
             yield Finding(name, "warn", "none", f"add the other part: without it there is nothing to {purpose}")
             continue

@@ -1,14 +1,17 @@
 """The kinds of files that the campaign of mutants knows: a valid one, the door it is loaded by, and odd ones."""
 
 import contextlib
+import gzip
 import io
 import json
 import os
+import pickle
 import zipfile
 import zlib
 from dataclasses import dataclass
 
 import h5py
+import layouts
 import numpy as np
 from PIL import Image
 
@@ -72,6 +75,122 @@ def signs_gzip(path):
     with h5py.File(path, "w") as file:
         file.create_dataset("train_set_x", data=pixels(), compression="gzip", shuffle=True, chunks=(5, 16, 8, 3))
         file["train_set_y"], file["list_classes"] = np.arange(24) % 2, np.array([b"left", b"right"])
+
+
+def data_npz(path, save=np.savez):
+    save(path, x_train=pixels(), y_train=np.arange(24) % 2)
+
+
+def data_npz_packed(path):
+    data_npz(path, np.savez_compressed)
+
+
+def data_npy(path):
+    np.save(path, pixels())
+    np.save(path.with_name("y.npy"), np.arange(24) % 2)
+
+
+def data_idx(path):
+    """Images; their labels, and a mutant's, lie beside them."""
+    layouts.idx(path, pixels()[..., 0])
+    labels = path.name.replace("images", "labels")
+    for name in (labels, labels.replace("whole", "mutant")):
+        layouts.idx(path.with_name(name), np.arange(24) % 2)
+
+
+def cifar_pickle(path):
+    layouts.cifar(path.parent)
+    os.replace(path.parent / "data_batch_1", path)
+    for other in ("data_batch_2", "test_batch", "batches.meta"):
+        (path.parent / other).unlink()
+
+
+def cifar_bytes(path):
+    layouts.cifar_bytes(path.parent)
+    os.replace(path.parent / "data_batch_1.bin", path)
+    for other in ("data_batch_2.bin", "test_batch.bin", "batches.meta.txt"):
+        (path.parent / other).unlink()
+
+
+def mat_old(path):
+    layouts.svhn(path.parent, path.name)
+
+
+def mat_hdf5(path):
+    layouts.svhn(path.parent, path.name, write=layouts.mat_hdf5)
+
+
+def csv_table(path):
+    rows = [(f"{i}.png", "ab"[i % 2], ("train", "test")[i // 4]) for i in range(6)]
+    layouts.flat(path.parent, *(row[0] for row in rows))
+    layouts.table(path, [("file", "label", "split"), *rows])
+
+
+def spoil_pickle(path, rng):
+    """A pickle that would run something, ask for memory, or hold other things than arrays."""
+    content, claim = path.read_bytes(), np.iinfo(np.int64).max // 4
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+    odd = [
+        b"\x80\x02cos\nsystem\nU\x04exit\x85R.",
+        b"\x80\x02cbuiltins\neval\nU\x011\x85R.",
+        b"\x80\x02" + array + b"(I%d\ntU\x01b\x87R." % claim,
+        b"\x80\x02]r\xff\xff\xff\x7f.",  # a place in the memo that takes 16 GB
+        b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b".",
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".",
+        b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
+        b"\x80\x02}(U\x04data" + b"]" * 3000 + b"U\x06labels]u.",
+        pickle.dumps({b"data": pixels(), b"labels": [0] * 24}, 2),
+        pickle.dumps({b"data": pixels(4).reshape(4, -1), b"labels": ["x"] * 4}, 2),
+        pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [-1, 10**30]}, 2),
+        pickle.dumps({b"data": np.array([{}], object), b"labels": [0]}, 2),
+        pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": np.array([0.5, 1])}, 5),
+        pickle.dumps([content], 2),
+        content.replace(b"dtype", b"dtypf"),
+        content.replace(b"ndarray", b"frombuffer"),
+    ]
+    path.write_bytes(odd[rng.integers(len(odd))])
+
+
+_SHAPES = [(10**9, 16, 16, 3), (2**62, 2**62), (-1, 16, 16, 3), (), (0, 16, 16, 3), (24, 0, 16), (24,), (24, 2**31)]
+_TYPES = ["'|u1'", "'|O'", "'<f8'", "'<U0'", "'|V3'", "[('a', '<f4')]", "'<c16'", "(1,)" * 900]
+_TABLES = [
+    *(b"", b"\x00" * 50, b"\xff\xfe", b'"' * 9, b"file,label\n", b"a," * 10**5, b"0.png,a\n0.png,b\n", b"\n" * 99),
+    *(b"file,label\n/dev/zero,a\n/etc,b\n", b"file,label\n../0.png,a\n", b"file,label\n" + b"x" * 200_000 + b",a\n"),
+]
+
+
+def spoil_header(path, rng):
+    """Of .npy or idx: a header that claims other shapes and types."""
+    shape, rest = _SHAPES[rng.integers(len(_SHAPES))], bytes(rng.integers(20_000))
+    if path.suffix == ".npy":
+        kind = _TYPES[rng.integers(len(_TYPES))]
+        head = f"{{'descr': {kind}, 'fortran_order': {rng.random() < 0.3}, 'shape': {shape}}}\n".encode()
+        path.write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + rest)
+        return
+    content = bytes((0, 0, 8, len(shape))) + b"".join((n % 2**32).to_bytes(4, "big") for n in shape) + rest
+    if rng.random() < 0.1:  # what it claims is there, once it is unpacked
+        content = layouts.idx(path.with_name("claim"), np.zeros((10**6, 16, 16), np.uint8)).read_bytes()
+    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+
+
+def spoil_table(path, rng):
+    path.write_bytes(_TABLES[rng.integers(len(_TABLES))])
+
+
+def spoil_mat(path, rng):
+    """Numbers in the heads of the elements, unpacked and packed again."""
+    content = path.read_bytes()
+    at, parts, odd = 128, [], [0, 1, 5, 6, 9, 14, 15, 10**6, 2**31 - 1, 2**32 - 1]
+    while at + 8 <= len(content):
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        parts.append(bytearray(zlib.decompress(content[at + 8 : at + 8 + size])))
+        at += 8 + size
+    inner = parts[rng.integers(len(parts))]
+    for _ in range(rng.integers(1, 4)):
+        place = 4 * int(rng.integers(16))
+        inner[place : place + 4] = int(rng.choice(odd)).to_bytes(4, "little")
+    packed = [zlib.compress(bytes(part), 1) for part in parts]
+    path.write_bytes(content[:128] + b"".join(b"\x0f\0\0\0" + len(p).to_bytes(4, "little") + p for p in packed))
 
 
 def exported(path):
@@ -275,5 +394,15 @@ KINDS = {
     "keras": Kind(".keras", keras, open_weights, False, spoil_zip),
     "jpeg": Kind(".jpg", picture, open_picture),
     "png": Kind(".png", picture, open_picture),
+    "data, npz": Kind(".npz", data_npz, open_data, False, spoil_zip),
+    "data, npz packed": Kind(".npz", data_npz_packed, open_data, False, spoil_zip),
+    "data, npy": Kind("_x.npy", data_npy, open_data, False, spoil_header),
+    "data, idx": Kind("-images-idx3-ubyte", data_idx, open_data, False, spoil_header),
+    "data, idx.gz": Kind("-images-idx3-ubyte.gz", data_idx, open_data, False, spoil_header),
+    "data, CIFAR pickled": Kind("_batch", cifar_pickle, open_data, False, spoil_pickle),
+    "data, CIFAR bytes": Kind("_batch.bin", cifar_bytes, open_data),
+    "data, mat": Kind(".mat", mat_old, open_data, False, spoil_mat),
+    "data, mat 7.3": Kind(".mat", mat_hdf5, open_data, False, spoil_hdf5),
+    "data, csv": Kind(".csv", csv_table, open_data, False, spoil_table),
     "pth": Kind(".pth", pth, open_weights, False, spoil_pth),  # last: it needs PyTorch
 }

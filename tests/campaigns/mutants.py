@@ -22,6 +22,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 from mutant_kinds import KINDS
 
 from minires.errors import MiniresError
@@ -65,7 +67,7 @@ class Campaign:
         self.folder, self.kinds, self.seed = folder, list(kinds), seed
         self.valid, self.expected = {}, {}
         for name in self.kinds:
-            path = folder / f"valid{KINDS[name].suffix}"
+            path = folder / f"whole{KINDS[name].suffix}"
             KINDS[name].make(path)
             self.valid[name], self.expected[name] = path.read_bytes(), digest(KINDS[name].open(path))
             path.unlink()

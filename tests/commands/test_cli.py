@@ -296,7 +296,10 @@ def test_data_make_and_convert(tmp_path, capsys):
 def test_data_show(tmp_path, signs, capsys):
     picture = tmp_path / "samples.png"
     assert cli.main(["data", "show", "--data", str(signs), "--size", "24", "--out", str(picture)]) == 0
-    assert "train: 96 images 24x24 (0: 16, 1: 16" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "│ all   │    96 │   24 │" in said
+    assert "96 training images" in said
+    assert "24x24 pixels" in said
     assert Image.open(picture).size[0] > 400
 
 

@@ -350,6 +350,10 @@ REFUSED = {
         lambda r: table(r / "t.csv", [["label", *range(784)], [0] * 785]),
         ("columns file and label", "785"),
     ),
+    "an image of two classes": (
+        lambda r: table(images(r, "cat", "dog") / "t.csv", [*PNG_TABLE, ["cat/0.png", "dog"]]),
+        ("t.csv", "cat/0.png is of two classes, cat and dog"),
+    ),
     "a table of something": (lambda r: table(r / "t.csv", [["a"], ["b"]]), ("columns file and label",)),
     "a table with a wrong split": (
         lambda r: table(r / "t.csv", [["a.png", "cat", "test"], ["b.png", "dog", "wrong"]]),

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from minires import cli
-from minires.data import make_signs, write_signs
+from minires.data import Parts, make_signs, write_signs
 from minires.errors import ConfigError, DataError
 from minires.instruments.step.page import follow, page, write_page
 from minires.instruments.step.tape import record
@@ -284,7 +284,7 @@ def make_run(folder, parts, source, **options):
     """A run's folder as training leaves it, though nothing was learnt."""
     classifier = Classifier.for_data(resnet("resnet8", parts[0].shape, 6, seed=5, **options), parts[0])
     folder.mkdir()
-    begin(folder, classifier, source, parts, Recipe())
+    begin(folder, classifier, source, Parts(*parts), Recipe())
     save_checkpoint(folder / "model.h5", classifier)
     return folder
 
