@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from slowed import undrawn
 
 from minires.instruments.gradflow import gradflow
 from minires.instruments.report import write_report
@@ -119,7 +120,7 @@ def test_what_others_wrote_is_escaped(full):
     assert "b" not in page.tags
     assert "<b>one</b>" in page.text
     assert "--note '<script>'" in page.text
-    assert "drawn & signed resnet8 with skips" in page.text  # the title is the name of the data
+    assert "drawn & signed resnet8 · with skips" in page.text  # the title is the name of the data
 
 
 def test_without_a_test_set(tmp_path):
@@ -144,7 +145,8 @@ def test_without_mistakes(tmp_path):
     assert not (tmp_path / "pictures" / "mistakes.png").exists()
 
 
-def test_chance_is_called_chance(tmp_path):
+def test_chance_is_called_chance(tmp_path, monkeypatch):
+    undrawn(monkeypatch.setattr)
     assert "cannot be told" in write(tmp_path, mistakes=range(18)).text  # 40 % right of three classes
     assert "cannot be told" not in write(tmp_path).text
 
