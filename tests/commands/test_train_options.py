@@ -39,6 +39,8 @@ OPTIONS = {
     "--no-augment": (None, "recipe augment", None),
     "--patience": ("4", "recipe patience", 4),
     "--seed": ("7", "recipe seed", 7),
+    "--log": ("csv", "seen log", ["csv"]),
+    "--watch": ("2", "seen watch", 2),
     "--recompute": (None, "way recompute", True),
     "--max-workspace": ("3", "way max_workspace", 3 * 2**20),
     "--by-layers": (None, "way by_layers", True),
@@ -89,6 +91,7 @@ def trained(photos, tmp_path_factory):
         ("recipe", training["recipe"]),
         ("check", training["progress"]["check"]),
         ("data", data | {"spec": photos.name}),
+        ("seen", run.seen(folder)),
     ):
         arrived.update({f"{kind} {name}": value for name, value in values.items()})
     return folder, arrived

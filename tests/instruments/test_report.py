@@ -149,10 +149,3 @@ def test_chance_is_called_chance(tmp_path, monkeypatch):
     undrawn(monkeypatch.setattr)
     assert "cannot be told" in write(tmp_path, mistakes=range(18)).text  # 40 % right of three classes
     assert "cannot be told" not in write(tmp_path).text
-
-
-def test_wilson_interval():
-    """Against the values of the literature: 0 of 10 and 81 of 263 (R. Newcombe, Statistics in Medicine 17, 1998)."""
-    assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(10, 10)[1] == pytest.approx(1)

@@ -10,6 +10,13 @@ from minires.train.scores import calibration, confusion, interval_of, span, top_
 PROBS = np.array([[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7], [0.4, 0.4, 0.2]])
 
 
+def test_wilson_interval():
+    """Against the values of the literature: 0 of 10 and 81 of 263 (R. Newcombe, Statistics in Medicine 17, 1998)."""
+    assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(10, 10)[1] == pytest.approx(1)
+
+
 def test_the_interval_of_no_trial_is_everything():
     assert wilson(0, 0) == (0.0, 1.0)
 
