@@ -172,9 +172,13 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
     """(labels, probs, the data's fingerprint) of `write_predictions`; DataError, one line, for anything else."""
     with open_hdf5(path, "the predictions of a run") as file:
         try:
-            return file["labels"][()], file["probs"][()], str(file.attrs["test fingerprint"])
-        except KeyError as error:
-            raise DataError(f"{path}: holds no predictions of a run ({error}): make them with minires report") from None
+            labels, probs, fingerprint = file["labels"][()], file["probs"][()], file.attrs["test fingerprint"]
+        except Exception as error:  # in a file of others anything may be in the place of anything
+            raise DataError(f"{path}: holds no predictions of a run ({error!r:.80}): use minires report") from None
+    shapes = [(np.ndim(each), getattr(each, "dtype", np.dtype(object)).kind) for each in (labels, probs)]
+    if shapes != [(1, "i"), (2, "f")] or len(labels) != len(probs) or not isinstance(fingerprint, str):
+        raise DataError(f"{path}: holds no predictions of a run: make them anew with minires report")
+    return labels, probs, fingerprint
 
 
 def seen(out: Path) -> dict:

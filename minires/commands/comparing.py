@@ -34,7 +34,7 @@ def compare(args) -> int:
         if path and not args.json:
             out.print(f"{name}: {Path(path).resolve()}")
     if len(found.runs) < 2:
-        raise DataError(f"{found.runs[0].folder}: the only run of those given: give two or more to compare")
+        raise DataError(f"{found.runs[0].folder}: the only run given: give two or more to compare")
     return 0
 
 
@@ -58,10 +58,12 @@ def _drawn(found, note, narrow=False):
 def _write_page(found, path, note) -> None:
     from minires.files import write_text
     from minires.instruments.report import embedded, page, section
+    from minires.instruments.style import picture_bytes, untitled
 
     told = "".join(f"<p>{html.escape(line)}</p>" for line in found.sentences())
     alt = f"Test loss and accuracy by epoch of {len(found.runs)} runs in {len(found.groups)} groups."
-    curves = embedded(_drawn(found, note), _drawn(found, note, narrow=True), alt)
+    drawn = (_drawn(found, note, narrow) for narrow in (False, True))
+    curves = embedded(*(untitled(picture_bytes(fig), fig) for fig in drawn), alt)
     sections = [section("The last epoch of each", _html_table(*found.rows()) + told)]
     if found.apart()[1]:
         sections.append(section("What differs", _html_table(*found.apart())))

@@ -21,6 +21,7 @@ from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import label
 from minires.nn import BatchNorm, Module
 from minires.train.classifier import Classifier, evaluate
+from minires.train.scores import interval_of, with_interval
 
 BATCH = 64  # images whose statistics stand for a batch's
 MOST = 2048  # training images that the new statistics come from
@@ -70,15 +71,19 @@ class Diagnosis(Shown):
 
     def as_dict(self) -> dict:
         """Everything as plain types, for JSON."""
-        return asdict(self) | {"ok": self.ok}
+        found = asdict(self) | {"ok": self.ok}
+        for row in found["results"].values():
+            row["interval"] = interval_of(row["accuracy"], self.images)
+        return found
 
     def table(self, most: int = 5) -> Table:
         """The three evaluations, then the layers that are furthest off."""
         table = Table(title=f"{self.source}: {self.images} images", title_justify="left")
-        for heading in ("statistics", "accuracy", "loss"):
+        for heading in ("statistics", "accuracy (95 % interval)", "loss"):
             table.add_column(heading, justify="left" if heading == "statistics" else "right")
         for name, row in self.results.items():
-            table.add_row(name, f"{row['accuracy']:.1%}", f"{row['loss']:.3f}")
+            accuracy = with_interval(row["accuracy"], interval_of(row["accuracy"], self.images))
+            table.add_row(name, accuracy, f"{row['loss']:.3f}")
         table.add_section()
         table.add_row("furthest off", "mean, in std", "log variance ratio", style="bold")
         for layer in sorted(self.layers, key=lambda layer: -layer.off)[:most]:
@@ -244,8 +249,8 @@ def drift(mean, var, true_mean, true_var, epsilon):
     xp = get_xp(mean)
     mean, var, true_mean, true_var = (each.astype(xp.float64) for each in (mean, var, true_mean, true_var))
     spread = true_var + epsilon
-    mean_off = xp.sqrt(xp.mean((mean - true_mean) ** 2 / spread))
-    return mean_off, xp.sqrt(xp.mean(xp.log((var + epsilon) / spread) ** 2))
+    mean_off = xp.sqrt(((mean - true_mean) ** 2 / spread).mean())
+    return mean_off, xp.sqrt((xp.log((var + epsilon) / spread) ** 2).mean())
 
 
 def _compare(norm, mended) -> LayerStatistics:

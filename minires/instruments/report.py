@@ -8,15 +8,17 @@ import base64
 import html
 import math
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from minires.errors import DataError
 from minires.files import write_bytes, write_text
 from minires.instruments import plots, run_plots
 from minires.instruments.gradflow import GradFlow
-from minires.instruments.style import picture_bytes, without_title
+from minires.instruments.style import DPI, picture_bytes, untitled
 from minires.instruments.watch import Film, film
 from minires.train.scores import calibration, top_k, wilson, with_interval
 
@@ -129,17 +131,19 @@ class _Pictures:
 
     def __call__(self, name: str, alt: str, plot: Callable, *args) -> str:
         wide, narrow = (plot(*args, note=self.note, narrow=narrow) for narrow in (False, True))
-        write_bytes(self.folder / f"{name}.png", picture_bytes(wide))
-        return embedded(wide, narrow, alt)
+        png = picture_bytes(wide)
+        write_bytes(self.folder / f"{name}.png", png)
+        return embedded(untitled(png, wide), untitled(picture_bytes(narrow), narrow), alt)
 
 
-def embedded(wide, narrow, alt: str) -> str:
-    """A picture in a page, wide or for a phone; without its title, since the page has a heading above it."""
-    box = without_title(wide)
-    sources = (_data_uri(picture_bytes(fig, box=without_title(fig))) for fig in (narrow, wide))
+def embedded(wide: bytes, narrow: bytes, alt: str) -> str:
+    """A picture in a page, as PNG for a desk and for a phone."""
+    with Image.open(BytesIO(wide)) as image:
+        width, height = (round(pixels * 96 / DPI) for pixels in image.size)
     return (
-        '<figure><picture><source media="(max-width: 640px)" srcset="{}"><img src="{}" '.format(*sources)
-        + f'width="{box.width * 96:.0f}" height="{box.height * 96:.0f}" alt="{html.escape(alt)}"></picture></figure>'
+        f'<figure><picture><source media="(max-width: 640px)" srcset="{_data_uri(narrow)}">'
+        f'<img src="{_data_uri(wide)}" width="{width}" height="{height}" alt="{html.escape(alt)}">'
+        "</picture></figure>"
     )
 
 

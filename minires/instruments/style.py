@@ -15,7 +15,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.transforms import Bbox
 from PIL import Image
 
 import minires
@@ -156,15 +155,8 @@ def picture_kind(path: str | Path) -> str:
     return kind
 
 
-def without_title(fig: Figure) -> Bbox:
-    """The part of a `canvas` below its title, in inches: for a page that has the title above the picture."""
-    (width, tall), layout = fig.get_size_inches(), fig.get_layout_engine()
-    left, bottom, _, high = layout.get()["rect"] if layout else (0, 0, 1, 1)
-    return Bbox([[left * width, 0], [width, (bottom + high) * tall]])
-
-
-def picture_bytes(fig: Figure, kind: str = "png", *, box: Bbox | None = None) -> bytes:
-    """The picture, or the `box` of it, as the bytes of a file of this kind; the same figure gives the same bytes."""
+def picture_bytes(fig: Figure, kind: str = "png") -> bytes:
+    """The picture as the bytes of a file of this kind; the same figure gives the same bytes."""
     maker = f"minires, matplotlib {matplotlib.__version__}"
     metadata = {
         "png": {"Software": maker},
@@ -174,7 +166,17 @@ def picture_bytes(fig: Figure, kind: str = "png", *, box: Bbox | None = None) ->
     buffer = BytesIO()
     # letters of a PDF as letters, which can be searched and edited; SVG's as shapes, which look the same everywhere
     with nullcontext() if kind == "png" else matplotlib.rc_context({"svg.hashsalt": "minires", "pdf.fonttype": 42}):
-        fig.savefig(buffer, format=kind, dpi=DPI, metadata=metadata[kind], bbox_inches=box)
+        fig.savefig(buffer, format=kind, dpi=DPI, metadata=metadata[kind])
+    return buffer.getvalue()
+
+
+def untitled(png: bytes, fig: Figure) -> bytes:
+    """The picture of a `canvas` without its title: for a page that has the title above the picture."""
+    _, bottom, _, high = fig.get_layout_engine().get()["rect"]
+    with Image.open(BytesIO(png)) as image:
+        below = image.crop((0, round((1 - bottom - high) * image.height), image.width, image.height))
+    buffer = BytesIO()
+    below.save(buffer, "png")
     return buffer.getvalue()
 
 

@@ -49,10 +49,11 @@ class Reporter:
 
         fit(classifier, train, test, reporter=Losses())
 
-    In the order of the calls: `save` for the state that a run begins with or goes on from; `running` around all that
-    follows; for each step `batch`, the step itself, `step`; at the end of each epoch `save` and `epoch`; `interrupted`
-    where Ctrl-C or SIGTERM ended it. Of several ranks the first calls. A method's exception ends the run. `Reporters`
-    makes several one. All but `save` are called in the thread that trains, and what they take is the run's time.
+    In the order of the calls: `running` around all others, but for a `save` before it where a run goes on; `save` for
+    the state that a new one begins with; for each step `batch`, the step, `step`; at the end of each epoch `save` and
+    `epoch`; `interrupted` where Ctrl-C or SIGTERM ended it. Of several ranks the first calls. A method's exception
+    ends the run. `Reporters` makes several one. All but `save` are called in the thread that trains, and what they take
+    is the run's time.
     """
 
     @contextmanager

@@ -18,8 +18,11 @@ from PIL import Image
 from minires import resnet
 from minires.data import ArrayDataset, load, read_image, write_signs
 from minires.errors import MiniresError
+from minires.instruments.watch import QUANTITIES, Record, Row, read, write
+from minires.instruments.watch.film import plot_film, section
+from minires.run import read_predictions, write_predictions
 from minires.seal import seal, sealed
-from minires.train import Classifier, Preprocess, load_classifier, save_checkpoint
+from minires.train import Classifier, Evaluation, Preprocess, load_classifier, save_checkpoint
 from minires.weights import export_weights, import_weights, state_dict
 
 ODD = (None, True, 0, -1, 1e9, 10**9, float("nan"), "", "x" * 99, [], [0], {}, {"a": 1}, [[[[]]]], 2**70, "resnet50")
@@ -58,6 +61,16 @@ def format_1(path):
     unsealed(checkpoint)(path)
     with h5py.File(path, "r+") as file:
         file.attrs["minires"] = json.dumps(json.loads(file.attrs["minires"]) | {"format": 1})
+
+
+def watched(path):
+    records = [Record((0, i), i, 0.5, {name: np.full(2, 0.1 * i) for name in QUANTITIES}) for i in range(3)]
+    rows = (Row("conv1", "stem", 1, True), Row("fc", "head", 2, True))
+    write(path, 5, {name: rows for name in QUANTITIES}, records, 0.25)
+
+
+def predictions(path):
+    write_predictions(path, Evaluation(0.5, 1.0, np.eye(3, 2, dtype=np.float32), np.arange(3) % 2), "0" * 64)
 
 
 def pixels(count=24, seed=0):
@@ -242,6 +255,18 @@ def open_weights(path):
     return list(model.state().values())
 
 
+def open_watched(path):
+    film, positions = read(path)
+    plot_film(film)
+    section(film, "", "")
+    return [repr((film.every, film.rows)).encode(), film.steps, film.losses, positions, *film.values.values()]
+
+
+def open_predictions(path):
+    labels, probs, fingerprint = read_predictions(path)
+    return [labels, probs, fingerprint.encode()]
+
+
 def open_picture(path):
     return [read_image(path, 32)]
 
@@ -383,6 +408,8 @@ KINDS = {
     "checkpoint": Kind(".h5", checkpoint, open_checkpoint, True, spoil_hdf5),
     "signs": Kind(".h5", signs, open_data, True, spoil_hdf5),
     "weights.h5": Kind(".weights.h5", exported, open_weights, True, spoil_hdf5),
+    "watch": Kind(".h5", watched, open_watched, True, spoil_hdf5),
+    "predictions": Kind(".h5", predictions, open_predictions, True, spoil_hdf5),
     "npz": Kind(".npz", exported, open_weights, True),
     "safetensors": Kind(".safetensors", exported, open_weights, True, spoil_safetensors),
     "checkpoint, format 1": Kind(".h5", format_1, open_checkpoint, False, spoil_hdf5),

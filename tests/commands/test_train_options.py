@@ -42,6 +42,8 @@ OPTIONS = {
     "--rates": ("stage3=0.5x", "recipe rates", {"stage3": 0.5, "head": 3.0}),
     "--head-lr": ("3x", "recipe rates", {"stage3": 0.5, "head": 3.0}),
     "--seed": ("7", "recipe seed", 7),
+    "--log": ("csv", "seen log", ["csv"]),
+    "--watch": ("2", "seen watch", 2),
     "--recompute": (None, "way recompute", True),
     "--max-workspace": ("3", "way max_workspace", 3 * 2**20),
     "--by-layers": (None, "way by_layers", True),
@@ -93,6 +95,7 @@ def trained(photos, tmp_path_factory):
         ("recipe", training["recipe"]),
         ("check", training["progress"]["check"]),
         ("data", data | {"spec": photos.name}),
+        ("seen", run.seen(folder)),
     ):
         arrived.update({f"{kind} {name}": value for name, value in values.items()})
     return folder, arrived

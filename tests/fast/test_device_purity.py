@@ -18,6 +18,7 @@ from data_helpers import random_set
 from devices import TEST, TOLD, TRAIN, classifier, fetched, sent, small
 
 from minires import backend, nn, ops
+from minires.instruments.watch import look
 from minires.nn.probe import probe
 from minires.optim import OPTIMIZERS
 from minires.train import Preprocess, Recipe, Schedule, evaluate, fit, loop, predict_logits
@@ -353,6 +354,20 @@ def test_prediction_and_evaluation(waiting):
         result = evaluate(there, TEST)
     assert_equal(result.probs, expected.probs)
     assert (result.loss, result.accuracy) == pytest.approx((expected.loss, expected.accuracy), rel=FLOAT32)
+
+
+def test_a_run_is_watched_on_the_device(waiting):
+    """No number is brought to the host before the look is over."""
+    x, labels = normal((4, 8, 8, 3), dtype=np.float64), np.array([0, 1, 2, 3])
+    told = {}
+    for device, change in (("cpu", np.copy), ("gpu", sent)):
+        model = small().astype(np.float64).to(device).train()
+        loss, values = look(model, change(x), change(labels))
+        with waiting():
+            told[device] = {"loss": float(loss)} | {
+                f"{name} {layer}": float(value) for name, found in values.items() for layer, value in found.items()
+            }
+    assert told["gpu"] == pytest.approx(told["cpu"], rel=1e-7, abs=1e-12)
 
 
 def test_a_probe_leaves_its_numbers_on_the_device_until_they_are_asked_for(waiting):

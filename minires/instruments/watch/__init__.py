@@ -25,7 +25,7 @@ from minires.instruments.gradflow import main_path
 from minires.nn.layers import BatchNorm, Conv2d, Dense, ReLU
 from minires.nn.module import Module
 from minires.nn.probe import probe, rms, untouched
-from minires.ranges import check
+from minires.ranges import RANGES, check
 from minires.train.progress import Reporter
 
 FILE = "watch.h5"
@@ -179,7 +179,7 @@ class Watcher(Reporter):
         write(out / FILE, self.every, self.rows, [r for r in list(self.records) if r.position < at], self.seconds)
 
     def _go_on(self, path):
-        film, positions = _read(path)
+        film, positions = read(path)
         self.rows, self.seconds = film.rows, film.seconds
         for i, position in enumerate(positions):
             numbers = {name: values[i] for name, values in film.values.items()}
@@ -287,24 +287,39 @@ def write(path: Path, every: int, rows, records: list[Record], seconds: float) -
 def read_film(folder: Path) -> Film | None:
     """What a run's folder holds of its watching; None where it was not watched. DataError for a damaged file."""
     path = Path(folder) / FILE
-    return _read(path)[0] if path.exists() else None
+    return read(path)[0] if path.exists() else None
 
 
-def _read(path) -> tuple[Film, np.ndarray]:
-    """The film, and each record's (epoch, batch)."""
+def read(path: Path) -> tuple[Film, np.ndarray]:
+    """The film in a file of `write`, and each record's (epoch, batch); DataError, one line, for anything else."""
     with open_hdf5(path, "what a run was watched for") as file:
         try:
             about = json.loads(file.attrs["minires-watch"])
             if about["format"] > FORMAT:
                 raise DataError(f"{path}: written by a newer minires (format {about['format']}): update minires")
-            rows = {name: tuple(Row(**row) for row in found) for name, found in about["rows"].items()}
-            values = {name: file[f"values/{name}"][()] for name in rows}
+            rows = {name: tuple(Row(**row) for row in about["rows"][name]) for name in QUANTITIES}
             steps, losses, positions = (file[name][()] for name in ("step", "loss", "position"))
-            seconds = float(file.attrs["seconds"])
+            values = {name: file[f"values/{name}"][()] for name in rows}
+            film = Film(about["every"], rows, steps, losses, values, float(file.attrs["seconds"]))
         except MiniresError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{path}: holds no records of a watched run ({error!r}): remove it, or use a copy"
-            ) from None
-    return Film(about["every"], rows, steps, losses, values, seconds), positions
+        except Exception as error:  # in a file of others anything may be in the place of anything
+            raise DataError(f"{path}: holds no records of a watched run ({error!r:.80}): remove it") from None
+    if problem := _misfit(film, positions):
+        raise DataError(f"{path}: holds no records of a watched run ({problem}): remove it, or use another copy")
+    return film, positions
+
+
+def _misfit(film, positions) -> str:
+    """Why a film cannot be what was recorded, in words; "" where it can."""
+    count = len(film.steps) if np.ndim(film.steps) == 1 else 0
+    shapes = {"step": (film.steps, (count,), "iu"), "loss": (film.losses, (count,), "f")}
+    shapes["position"] = positions, (count, 2), "iu"
+    shapes |= {name: (each, (count, len(film.rows[name])), "f") for name, each in film.values.items()}
+    for name, (array, shape, kinds) in shapes.items():
+        if np.shape(array) != shape or array.dtype.kind not in kinds or not count:
+            return f"{name} is {getattr(array, 'dtype', type(array))} {np.shape(array)}"
+    texts = (text for rows in film.rows.values() for row in rows for text in (row.name, row.stage))
+    if not RANGES["watch"].holds(film.every) or not all(isinstance(text, str) for text in texts):
+        return "its layers or steps are none"
+    return ""
