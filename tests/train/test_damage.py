@@ -8,8 +8,8 @@ import pytest
 from data_helpers import assert_one_line
 from stripes import classifier
 
-from minires.errors import CheckpointError
-from minires.seal import seal, sealed
+from minires.errors import CheckpointError, DataError
+from minires.seal import BLANK, seal, sealed
 from minires.train import load_classifier, save_checkpoint
 from minires.train.checkpoint import load_checkpoint
 
@@ -138,3 +138,18 @@ def test_a_link_to_another_file_is_not_followed(path, tmp_path):
 
     rewrite(path, link)
     refused(path, "/weights/fc.b is a link to another file")
+
+
+@pytest.mark.parametrize("at", [100, 2**20 - 1, 2**20 + 100, 3 * 2**20, -1])
+def test_a_seal_is_of_every_byte(tmp_path, at):
+    """Also of those behind the first piece that is read."""
+    path = tmp_path / "large"
+    content = bytearray(np.random.default_rng(0).bytes(3 * 2**20 + 77))
+    path.write_bytes(BLANK.encode() + content)
+    seal(path)
+    assert sealed(path)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        sealed(path)
