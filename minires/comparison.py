@@ -24,6 +24,7 @@ from minires.train.scores import interval_of, with_interval
 EXACT = 50_000  # ways to deal out the runs, up to which every one is looked at
 DRAWS = 20_000  # random ones of more
 LEVEL = 0.05  # the p below which a difference is called one
+MEASURED = ("test", "validation")
 COLUMNS = 3  # differing settings that have a column each; more have a table of their own
 # settings that follow from others: not named where one of those differs too
 FOLLOWS = {"fingerprint": ("data", "size", "split seed", "test fraction"), "input shape": ("size",)}
@@ -31,7 +32,11 @@ FOLLOWS = {"fingerprint": ("data", "size", "split seed", "test fraction"), "inpu
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it stands. settings: all that was chosen but the seed; `accuracy` and `loss` are its last epoch's."""
+    """A run as it stands. settings: all that was chosen but the seed.
+
+    `accuracy` and `loss`, of the test part, are its last epoch's; where a validation part chose the epoch they are that
+    epoch's, measured once at the end: `result`.
+    """
 
     folder: str
     name: str
@@ -42,10 +47,11 @@ class Run:
     stopped: str
     images: int  # in the test part
     test: str | None  # its fingerprint
+    result: dict  # what the manifest says of the end; empty before it
 
     @property
     def accuracy(self) -> float | None:
-        return self.history[-1].get("test_accuracy")
+        return self.history[-1].get("test_accuracy", self.result.get("test accuracy"))
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -54,15 +60,16 @@ class Run:
 
     @property
     def loss(self) -> float:
-        """Of the test part; of the training part where there is no other."""
+        """Of the test part; where it was not measured, of the validation part, else of the training part."""
         last = self.history[-1]
-        return last.get("test_loss", last["train_loss"])
+        found = last.get("test_loss"), self.result.get("test loss"), last.get("validation_loss"), last["train_loss"]
+        return next(loss for loss in found if loss is not None)
 
     @property
-    def best(self) -> dict | None:
-        """The epoch of the highest test accuracy. Chosen on the test images, it flatters."""
-        tested = [row for row in self.history if row.get("test_accuracy") is not None]
-        return max(tested, key=lambda row: row["test_accuracy"]) if tested else None
+    def best(self) -> tuple[str, int, float] | None:
+        """(part, epoch, accuracy) of the highest accuracy on the part that was measured each epoch, which flatters."""
+        found = [(part, row["epoch"], row.get(f"{part}_accuracy")) for row in self.history for part in MEASURED]
+        return max((one for one in found if one[2] is not None), key=lambda one: one[2], default=None)
 
     @property
     def seconds(self) -> float:
@@ -170,7 +177,7 @@ class Comparison:
                         str(run.seed),
                         str(len(run.history)) if run.complete else f"{len(run.history)} of {run.epochs}",
                         accuracy or with_interval(run.accuracy, run.interval),
-                        f"{best['test_accuracy']:.1%}, epoch {best['epoch']}" if best else "",
+                        f"{best[2]:.1%}, epoch {best[1]}{' (validation)' * (best[0] == 'validation')}" if best else "",
                         f"{run.loss:.4f}",
                         f"{run.seconds:,.0f} s",
                     ]
@@ -257,6 +264,7 @@ def read_run(folder: str) -> Run:
             stopped=progress["stopped"],
             images=data["test images"],
             test=data["test fingerprint"],
+            result=manifest.get("result", {}),
         )
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder}: its manifest is not of this version ({error!r}): compare newer runs") from None

@@ -38,13 +38,15 @@ def plot_calibration(found: Calibration, *, note: str = "", narrow: bool = False
 
 
 def plot_runs(groups: dict[str, list[list[dict]]], *, note: str = "", narrow: bool = False) -> Figure:
-    """Test loss and accuracy by epoch (of the training part where there is no other), a colour a group of histories.
+    """Loss and accuracy by epoch, of the first of the test, validation and training part that all histories have.
+
+    A colour a group of histories.
 
     Of several in a group, such as seeds, each is a thin line and their mean a thick one, as far as all have come.
     """
     fig, axes = figure("Epoch by epoch", panels=2, narrow=narrow, note=note)
-    tested = all("test_loss" in rows[-1] for histories in groups.values() for rows in histories)
-    part = "test" if tested else "train"
+    last = [rows[-1] for histories in groups.values() for rows in histories]
+    part = next(part for part in ("test", "validation", "train") if all(f"{part}_loss" in row for row in last))
     for ax, quantity in zip(axes, ("loss", "accuracy"), strict=True):
         for (label, histories), color, marker in zip(groups.items(), cycle(PALETTE), cycle(MARKERS), strict=False):
             curves = [[row[f"{part}_{quantity}"] for row in rows] for rows in histories]
@@ -57,7 +59,7 @@ def plot_runs(groups: dict[str, list[list[dict]]], *, note: str = "", narrow: bo
             ax.plot(range(1, len(mean) + 1), mean, label=brief(label, 60) + seeds, **style)
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=8))
-        heading = {"test": "Test", "train": "Training"}[part]
+        heading = {"test": "Test", "validation": "Validation", "train": "Training"}[part]
         legend(ax, f"{heading} {quantity}", columns=1)
     scale_losses(axes[0])
     axes[1].set_ylim(0, 1.02)

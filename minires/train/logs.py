@@ -78,7 +78,7 @@ class TensorBoardLog(Reporter):
 def _tag(name: str) -> str:
     """'test_loss' -> 'loss/test', so that TensorBoard draws training and test below one heading."""
     part, _, what = name.partition("_")
-    return f"{what}/{part}" if part in ("train", "test") else name
+    return f"{what}/{part}" if part in ("train", "validation", "test") else name
 
 
 LOGS = {"csv": CsvLog, "tensorboard": TensorBoardLog}

@@ -67,6 +67,25 @@ def test_two_single_runs_are_held_against_each_other_by_their_answers(runs):
     assert test.difference == pytest.approx(first - second)
 
 
+def test_a_run_whose_epoch_a_validation_part_chose_counts_by_its_one_measurement(tmp_path, monkeypatch):
+    undrawn(monkeypatch.setattr)
+    train, test = make_signs(n_train=48, n_test=24, size=16)
+    sets = {"train": (train, 48), "val": (test, 24), "test": (train, 12)}
+    arrays = {f"x_{part}": data.images(np.arange(n)) for part, (data, n) in sets.items()}
+    arrays |= {f"y_{part}": data.labels[:n] for part, (data, n) in sets.items()}
+    np.savez(tmp_path / "parts.npz", **arrays)
+    for seed in (0, 1):
+        train_one(tmp_path, f"run{seed}", "--seed", seed, "--data", tmp_path / "parts.npz")
+    for run in of(tmp_path, "run0", "run1").runs:
+        result = json.loads((tmp_path / run.name / "manifest.json").read_text())["result"]
+        assert (run.accuracy, run.loss) == (result["test accuracy"], result["test loss"])
+        assert run.images == 12
+        assert run.best[0] == "validation"
+        assert run.best[2] == max(row["validation_accuracy"] for row in run.history)
+    table, _ = of(tmp_path, "run0", "run1").rows()[1]
+    assert any("(validation)" in cell for cell in table)
+
+
 def test_many_settings_have_a_table_of_their_own(runs):
     found = of(runs, "fast0", "other", "slow0")
     assert set(found.differ) == {"skip", "epochs", "lr"}
