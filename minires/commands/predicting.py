@@ -41,7 +41,7 @@ def predict(args) -> int:
     if args.json:
         print_json([_as_dict(*row, args.top and top) for row in rows])
     elif args.csv:
-        told = ", ".join(f"{counts[name]} {name}" for name in classes if counts[name])
+        told = ", ".join(f"{name} ({counts[name]})" for name in classes if counts[name])
         out.print(f"{args.csv}: {counts.total():,} images: {told}")
     else:
         out.print(_table(rows, max(top, 2)))

@@ -43,7 +43,7 @@ class TensorBoardLog(Reporter):
             from tensorboardX.proto import event_pb2
         except ImportError as error:
             raise ConfigError(
-                f"log: tensorboard needs the package tensorboardX ({error}): pip install 'minires[tensorboard]'"
+                f"the log tensorboard needs the package tensorboardX ({error}): pip install 'minires[tensorboard]'"
             ) from None
         self.open, self.event, self.scalar = event_file_writer.EventsWriter, event_pb2.Event, summary.scalar
         self.writer, self.written = None, 0
@@ -87,7 +87,7 @@ LOGS = {"csv": CsvLog, "tensorboard": TensorBoardLog}
 def known_logs(names) -> list[str]:
     """The names, each once; ConfigError for one that is none of LOGS."""
     if unknown := [name for name in names if name not in LOGS]:
-        raise ConfigError(f"log: unknown kind {unknown[0]!r}: choose of {', '.join(LOGS)}, separated by commas")
+        raise ConfigError(f"unknown log {unknown[0]!r}: choose of {', '.join(LOGS)}, separated by commas")
     return list(dict.fromkeys(names))
 
 

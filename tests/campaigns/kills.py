@@ -30,9 +30,11 @@ from slowed import Commands
 from stripes import TEST, TRAIN
 
 from minires.data import write_signs
+from minires.instruments.watch import read_film
 
 IN_TIME = 60  # seconds from a blow to the end of the process, on a busy machine
-FILES = {"best.h5", "history.jsonl", "manifest.json", "model.h5", "pictures", "report.html"}
+FILES = {"best.h5", "history.csv", "history.jsonl", "manifest.json", "model.h5", "pictures", "predictions.h5"}
+FILES |= {"report.html", "watch.h5"}
 SAME = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "grad_norm")
 TOGETHER = """
 import hashlib, os, sys, threading
@@ -104,7 +106,7 @@ class Campaign:
 
     def options(self, seed=0):
         options = ["--data", self.work / "data", "--arch", "resnet8", "--size", 8, "--epochs", 3, "--batch-size", 16]
-        return [*options, "--device", "cpu", "--seed", seed]
+        return [*options, "--device", "cpu", "--seed", seed, "--log", "csv", "--watch", 2]
 
     def untouched(self, seed, again="", slow=0.0) -> Path:
         out = self.work / f"whole{seed}{again}"
@@ -166,6 +168,12 @@ class Campaign:
                 expect(np.array_equal(ours[key], array), name, key, "differs")
         ours, theirs = ([json.loads(r) for r in (f / "history.jsonl").read_text().splitlines()] for f in (out, whole))
         expect([[r[k] for k in SAME] for r in ours] == [[r[k] for k in SAME] for r in theirs], "the history differs")
+        epochs = [row.split(",")[0] for row in (out / "history.csv").read_text().splitlines()]
+        expect(epochs == ["epoch", "1", "2", "3"], "history.csv has the epochs", epochs)
+        ours, theirs = (read_film(folder) for folder in (out, whole))
+        expect(np.array_equal(ours.steps, theirs.steps), "watched steps:", ours.steps)
+        for name, values in theirs.values.items():
+            expect(np.array_equal(ours.values[name], values, equal_nan=True), "watched", name, "differs")
         ours, theirs = (json.loads((folder / "manifest.json").read_text()) for folder in (out, whole))
         expect(ours.get("result") == theirs["result"] and ours["seed"] == theirs["seed"], "the manifest differs")
         expect("</html>" in (out / "report.html").read_text(), "half a report")

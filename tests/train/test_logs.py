@@ -83,7 +83,7 @@ def test_what_is_missing_is_said_before_anything_is_done(tmp_path, monkeypatch, 
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install 'minires[tensorboard]'" in line
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match="unknown kind 'cvs': choose of csv, tensorboard"):
+    with pytest.raises(ConfigError, match="unknown log 'cvs': choose of csv, tensorboard"):
         make_logs(["cvs"])
     assert cli.main(["train", "--log", "csv,"]) == 2
 
