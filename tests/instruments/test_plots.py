@@ -123,8 +123,8 @@ def test_samples_show_a_row_for_each_class_that_has_images():
     whole, part = random_set(7, classes=("fist", "one", "two")), random_set(4, classes=("fist", "one", "two", "six"))
     part.labels[:] = [0, 3, 3, 0]
     for dataset, title, names in (
-        (whole, "3 classes", ["fist", "one", "two"]),
-        (part, "2 of 4 classes", ["fist", "six"]),
+        (whole, "3 classes", ["fist\n3", "one\n2", "two\n2"]),
+        (part, "2 of 4 classes", ["fist\n2", "six\n2"]),
     ):
         fig = plots.plot_samples(dataset, each=2)
         (ax,) = fig.axes
