@@ -265,7 +265,10 @@ def plot_samples(dataset, *, each: int = 10, note: str = "") -> Figure:
     ax.imshow(sheet.transpose(0, 2, 1, 3, 4).reshape(len(rows) * height, each * width, channels))
     ax.grid(False)
     ax.set_xticks([])
-    names = [f"{_brief(dataset.classes[k], 12)}\n{count:,}" for k, count in zip(shown, counts, strict=True)]
+    names = [
+        f"{_brief(dataset.classes[k], 12)}\n{count:,} image{'s' * (count != 1)}"
+        for k, count in zip(shown, counts, strict=True)
+    ]
     ax.set_yticks((np.arange(len(rows)) + 0.5) * height, names)
     ax.spines[:].set_visible(False)
     return fig
