@@ -266,7 +266,7 @@ def plot_samples(dataset, *, each: int = 10, note: str = "") -> Figure:
     ax.grid(False)
     ax.set_xticks([])
     names = [
-        f"{_brief(dataset.classes[k], 12)}\n{count:,} image{'s' * (count != 1)}"
+        f"{_brief(dataset.classes[k], 12)}\n{count:,} image{'s' if count != 1 else ''}"
         for k, count in zip(shown, counts, strict=True)
     ]
     ax.set_yticks((np.arange(len(rows)) + 0.5) * height, names)
