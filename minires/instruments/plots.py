@@ -278,8 +278,8 @@ def worst_mistakes(labels, predictions, confidences) -> np.ndarray:
 
 
 def plot_samples(dataset, *, each: int = 10, note: str = "") -> Figure:
-    """The first `each` images of every class that has any, a class a row, as one picture."""
-    shown, total = np.unique(dataset.labels), len(dataset.classes)
+    """The first `each` images of every class that has any, a class a row, with how many it has, as one picture."""
+    (shown, counts), total = np.unique(dataset.labels, return_counts=True), len(dataset.classes)
     rows = [np.flatnonzero(dataset.labels == k)[:each] for k in shown]
     height, width, channels = dataset.shape
     sheet = np.full((len(rows), each, height, width, channels), 255, np.uint8)
@@ -291,7 +291,11 @@ def plot_samples(dataset, *, each: int = 10, note: str = "") -> Figure:
     ax.imshow(sheet.transpose(0, 2, 1, 3, 4).reshape(len(rows) * height, each * width, channels))
     ax.grid(False)
     ax.set_xticks([])
-    ax.set_yticks((np.arange(len(rows)) + 0.5) * height, [brief(dataset.classes[k], 12) for k in shown])
+    names = [
+        f"{brief(dataset.classes[k], 12)}\n{count:,} image{'s' if count != 1 else ''}"
+        for k, count in zip(shown, counts, strict=True)
+    ]
+    ax.set_yticks((np.arange(len(rows)) + 0.5) * height, names)
     ax.spines[:].set_visible(False)
     return fig
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from minires import cli, load_classifier
-from minires.data import load
+from minires.data import load_parts
 from minires.seal import sealed
 from minires.train import evaluate
 from minires.train.checkpoint import load_checkpoint
@@ -55,8 +55,9 @@ def test_validation_chooses_the_epoch_and_the_test_part_is_reported_once(three):
     assert "which chose that epoch" in (folder / "report.html").read_text()
     progress = load_checkpoint(folder / "best.h5").training["progress"]
     assert progress["epoch"] == best
-    chosen = evaluate(load_classifier(folder), load(data, size=16)[1])
-    assert manifest["result"]["test loss"] == pytest.approx(chosen.loss)
+    chosen, parts = load_classifier(folder), load_parts(data, size=16)
+    assert min(losses) == pytest.approx(evaluate(chosen, parts.validation).loss)
+    assert manifest["result"]["test loss"] == pytest.approx(evaluate(chosen, parts.test).loss)
 
 
 def test_a_run_in_three_parts_goes_on_with_them(three, tmp_path, capsys, monkeypatch):

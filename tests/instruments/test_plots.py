@@ -123,8 +123,8 @@ def test_samples_show_a_row_for_each_class_that_has_images():
     whole, part = random_set(7, classes=("fist", "one", "two")), random_set(4, classes=("fist", "one", "two", "six"))
     part.labels[:] = [0, 3, 3, 0]
     for dataset, title, names in (
-        (whole, "3 classes", ["fist", "one", "two"]),
-        (part, "2 of 4 classes", ["fist", "six"]),
+        (whole, "3 classes", ["fist\n3 images", "one\n2 images", "two\n2 images"]),
+        (part, "2 of 4 classes", ["fist\n2 images", "six\n2 images"]),
     ):
         fig = plots.plot_samples(dataset, each=2)
         (ax,) = fig.axes
