@@ -92,7 +92,8 @@ def handout(lesson: Lesson, outcome: Outcome, drawn: Figure, elsewhere: str = ""
     sheet = _Sheet()
     sheet.write("name", sheet.width - 2.6, 8, MUTED)
     sheet.left -= 0.2
-    sheet.write(f"Lesson {lesson.number}: {lesson.title}", size=15, fontweight="bold")
+    title = f"Lesson {lesson.number}: {lesson.title}"
+    sheet.write(title, size=15 if len(title) < 54 else 13, fontweight="bold")
     sheet.left -= 0.36
     sheet.prose("", lesson.question)
     sheet.prose("Before you look: what do you expect, and why?", "")

@@ -18,9 +18,11 @@ from minires.errors import ConfigError, MiniresError
 from minires.files import write_text
 
 INSTALL = """import importlib.util
+import subprocess
+import sys
 
-if importlib.util.find_spec("minires") is None:  # name a wheel or an address here where you have one
-    %pip install --quiet minires"""
+if importlib.util.find_spec("minires") is None:  # in place of its name: a wheel or an address, where you have one
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "minires"], check=True)"""
 SETUP = """from IPython.display import Image
 
 from minires.lessons import harness, shown

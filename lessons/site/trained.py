@@ -23,7 +23,7 @@ def degradation(lesson: ModuleType, results: list[dict]) -> Explorer:
     networks = {f"{'residual' if n['skip'] else 'plain'} {n['depth']}": n for n in result["networks"]}
     curves = {name: np.array([lesson._smooth(losses) for losses in n["losses"]]) for name, n in networks.items()}
     total = next(iter(curves.values())).shape[1]
-    steps = [1, *(round(total * i / 12) for i in range(1, 13))]
+    steps = sorted({1, *(math.ceil(total * i / 12) for i in range(1, 13))})
     deep = f"plain {result['knobs']['deep']}"
     controls = (
         slider("step", "Step", steps, [f"step {step}" for step in steps], steps[-1]),
@@ -137,25 +137,25 @@ def full_network(lesson: ModuleType, results: list[dict]) -> Explorer:
     flows = result["flows"]
     depths = next(iter(flows.values()))["depth"]
     controls = (
-        slider("layer", "Convolution", range(len(depths)), [f"layer {d}" for d in depths], 0),
+        slider("layer", "Layer", range(len(depths)), [f"layer {d}" for d in depths], 0),
         Control("when", "Network", tuple(flows), tuple(flows), "as trained"),
     )
     page = Explorer(
         controls,
-        (Chart("Activation gradient at the convolution's output", "depth, in layers from the image", "RMS of dL/dy"),),
+        (Chart("Activation gradient at the layer's output", "depth, in layers from the image", "RMS of dL/dy"),),
         {"faint": "the same network, before or after"},
     )
     drawn = {when: page.curve(0, when, flow["depth"], logs(flow["dy_rms"])) for when, flow in flows.items()}
     for when, flow in flows.items():
         sizes = np.array(flow["dy_rms"])
         for i, depth in enumerate(depths):
-            ratio = math.log10(sizes[i] / sizes[-1])
+            ratio = math.log10(sizes[i] / sizes[-2])  # behind the last convolution comes the dense layer
             page.cell(
                 (i, when),
                 says=f"Layer {depth}, {when}: from the last convolution to here the gradient {change(ratio)}.",
                 numbers=[
                     ("RMS of dL/dy here", number(sizes[i])),
-                    ("over that of the last convolution", number(sizes[i] / sizes[-1])),
+                    ("over that of the last convolution", number(sizes[i] / sizes[-2])),
                     ("largest over smallest, all layers", number(sizes.max() / sizes.min())),
                 ],
                 command=command(lesson.LESSON, result["knobs"]),

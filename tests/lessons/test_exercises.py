@@ -3,8 +3,10 @@ brings the judge down."""
 
 import csv
 import json
+import re
 import runpy
 import sys
+from ast import literal_eval
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from minires.lessons.exercises import classroom, exercise, exercises, judge
 from minires.lessons.exercises.worker import examine
+from setuptools import find_packages
 
 from minires import cli
 from minires.errors import ConfigError
@@ -401,3 +404,20 @@ def test_hints_come_one_at_a_time(here, capsys):
     (here / classroom.STATE).write_text("no JSON")
     assert run(2, "--hint") == 0
     assert "hint 1 of 3" in capsys.readouterr().out
+
+
+def test_where_the_solutions_were_not_installed_the_last_hint_says_where_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    task = exercise(8)
+    monkeypatch.setattr(type(task), "solution", property(lambda self: tmp_path / self.path.name))
+    for _ in task.checks.HINTS:
+        assert cli.main(["exercise", "8", "--hint"]) == 0
+    assert "lessons/exercises/solutions/exercise_08_fading_gradient.py in the sources" in capsys.readouterr().out
+
+
+def test_an_installed_package_has_no_solutions():
+    setup = (Path(__file__).parents[2] / "setup.py").read_text(encoding="utf-8")
+    kept_back = re.search(r"KEPT_BACK = (\(.*?\))", setup)[1]
+    found = find_packages(str(Path(__file__).parents[2]), include=["lessons*"], exclude=literal_eval(kept_back))
+    assert "lessons.exercises.checks" in found
+    assert "lessons.exercises.solutions" not in found

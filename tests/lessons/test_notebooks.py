@@ -13,7 +13,7 @@ def code(notebook: dict) -> list[dict]:
 def test_its_first_cell_installs_what_is_missing(tmp_path):
     notebook = json.loads(notebooks.write(3, tmp_path / "lesson.ipynb").read_text(encoding="utf-8"))
     first = "".join(code(notebook)[0]["source"])
-    assert "%pip install" in first
+    assert '"pip", "install"' in first
     assert 'find_spec("minires") is None' in first
 
 
