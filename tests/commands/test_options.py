@@ -10,7 +10,7 @@ from minires import cli
 from minires.data import Augment
 from minires.errors import ConfigError
 from minires.nn import Config
-from minires.ranges import RANGES
+from minires.ranges import RANGES, check
 from minires.run import DataSource
 from minires.train import Recipe
 
@@ -127,3 +127,33 @@ def test_the_same_ranges_in_python(kind):
 def test_a_schedule_that_does_not_exist():
     with pytest.raises(ConfigError, match="unknown schedule 'linear': choose one of constant, step, cosine, onecycle"):
         Recipe(schedule="linear")
+
+
+TINY = 1e-9
+EDGES = {  # a name of each range: its outermost values, and those just outside
+    "epochs": ((1, 10**6), (0, 10**6 + 1, 1.5)),
+    "lr": ((TINY, 1e300), (0, -TINY)),
+    "weight_decay": ((0, 1e300), (-TINY,)),
+    "label_smoothing": ((0, 1 - TINY), (-TINY, 1, 1.0)),
+    "betas": (((0, 1 - TINY),), ((0, 1), (-TINY, 0), (0.9,), (0.9, 0.9, 0.9), 0.9)),
+    "seed": ((0, 2**32 - 1), (-1, 2**32)),
+    "shift": ((0, 1), (-TINY, 1 + TINY)),
+    "scale": ((0, 0.9), (-TINY, 0.9 + TINY)),
+    "rotate": ((0, 180), (-TINY, 180 + TINY)),
+    "classes": ((2, 10**6), (1, 10**6 + 1)),
+    "last_gamma": ((-1e300, 0, 1e300), (float("inf"), float("nan"))),
+    "widths": (((1, 10**6),), ((0, 1), (1, 10**6 + 1), ())),
+    "size": ((1, 65_535), (0, 65_536)),
+    "warmup": ((0, 10**6), (-1, 10**6 + 1)),
+    "threads": ((1, 1024), (0, 1025)),
+}
+
+
+def test_every_range_ends_where_it_says():
+    assert {id(RANGES[name]) for name in EDGES} == {id(each) for each in RANGES.values()}
+    for name, (inside, outside) in EDGES.items():
+        for value in inside:
+            check(**{name: value})
+        for value in outside:
+            with pytest.raises(ConfigError, match=f"^{name}: expected "):
+                check(**{name: value})
