@@ -128,11 +128,11 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
 
 
 @exact
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw=None, algorithm=None):
+def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None):
     R, S, C, O = w.shape
     windows = _Windows(x.shape[1:3], (R, S), stride, pad)
     dx, db = zeros(x.shape), zeros(O)
-    dw = zeros(w.shape) if dw is None else dw
+    dw = zeros(w.shape) if dw is None or not need_dw else dw
     dw[...] = 0
     for n, p, q, o in ndindex(dy.shape):
         db[o] += dy[n, p, q, o]
@@ -140,7 +140,7 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_db=True, dw
             for c in range(C):
                 dx[n, i, j, c] += dy[n, p, q, o] * w[r, s, c, o]
                 dw[r, s, c, o] += dy[n, p, q, o] * x[n, i, j, c]
-    return dx if need_dx else None, dw, db if need_db else None
+    return dx if need_dx else None, dw if need_dw else None, db if need_db else None
 
 
 # --- pooling ----------------------------------------------------------------------------------------------
