@@ -39,7 +39,7 @@ class Buffer:
         self.name, self.data = name, data
 
 
-MODES = {"name", "training", "save_for_backward"}  # what every module has, beside its settings
+MODES = {"name", "training", "save_for_backward", "frozen"}  # what every module has, beside its settings
 
 
 class Module:
