@@ -156,6 +156,17 @@ def test_a_predictor_keeps_the_network_as_it_was(arch, shape, options, engine):
         np.testing.assert_allclose(predictor(x), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("pad", ["valid", 0, 1, "same"])
+def test_zeros_before_a_convolution_are_added_once(pad):
+    """Whoever takes in the zeros before it must not have some of its own."""
+    layers = nn.ZeroPad2d("pad", ((1, 2), (0, 3))), nn.Conv2d("conv", 3, 4, 3, pad=pad), nn.BatchNorm("norm", 4)
+    model = nn.Sequential(*layers, nn.Flatten("flat"), name="net")
+    x = np.random.default_rng(0).standard_normal((2, 6, 5, 3)).astype(np.float32)
+    with nn.inference(model):
+        expected = model(x)
+    np.testing.assert_allclose(Predictor(model, check=False)(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_wrong_input_names_the_layer():
     with pytest.raises(ShapeError, match=r"conv1: expected \(H, W, C\) with C = 3"):
         Predictor(network(*NETWORKS[0]))(np.zeros((1, 16, 16, 4)))
