@@ -63,7 +63,9 @@
     const scale = at("scale").getContext("2d");
     for (let i = 0; i < 128; i++) { scale.fillStyle = `rgb(${colour(i / 127)})`; scale.fillRect(i, 0, 1, 1); }
     at("low").textContent = words(shown.tints[0]);
-    at("high").textContent = `${words(shown.tints[1])}  ${shown.unit}${shown.log ? ", logarithmic" : ""}`;
+    const beyond = shown.values.some((value) => value > shown.tints[1] || value < shown.tints[0]);
+    at("high").textContent = `${words(shown.tints[1])}  ${shown.unit}${shown.log ? ", logarithmic" : ""}${
+      beyond ? "; the head reaches beyond" : ""}`;
     let below = -Infinity;
     const labels = shown.rows.map(([, stage], row) => [stage, row]).filter(([s], row) => !row || shown.rows[row - 1][1] !== s);
     at("stages").replaceChildren(...labels.map(([stage, row]) => {
