@@ -252,7 +252,7 @@ def _calibration(labels, probs, show) -> str:
         f"On average it gave its answer a probability of {sure:.1%}, and {right:.1%} were right. The calibration error "
         f"(ECE) is {found.ece:.1%}: over {len(found.counts)} bins of that probability, the distance between the mean "
         "probability and the share of right answers, weighted by the images in the bin (Guo et al., arXiv:1706.04599, "
-        "equation 3). Numbers in the picture count a bin's images; of few, little follows."
+        "equation 3). Numbers in the picture count a bin's images, grey bars show their share; of few, little follows."
     )
     more = [f"{top_k(probs, labels, k):.1%} among its first {k}" for k in (2, 3, 5) if k < probs.shape[1]]
     if more:

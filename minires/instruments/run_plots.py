@@ -24,7 +24,7 @@ def plot_calibration(found: Calibration, *, note: str = "", narrow: bool = False
     width = found.edges[1] - found.edges[0]
     left, sure, right = found.edges[:-1][filled], found.confidence[filled], found.accuracy[filled]
     share = found.counts[filled] / found.counts.sum()
-    ax.bar(left, 0.2 * share / share.max(), width, align="edge", color=GRID, label="images, to scale among themselves")
+    ax.bar(left, 0.2 * share / share.max(), width, align="edge", color=GRID, label="images")
     ax.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="as sure as right")
     ax.vlines(sure, sure, right, color=ORANGE, linewidth=2, label="gap")
     ax.plot(sure, right, color=BLUE, marker="o", markersize=7, linestyle="", label="right")
