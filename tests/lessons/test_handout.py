@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from minires.lessons import harness, spreads
 from minires.lessons.handout import PAGE, handout
 from minires.lessons.harness import Claim, Outcome
+from pictures import assert_opens
 
 from minires import cli
 from minires.errors import ConfigError
@@ -44,9 +45,8 @@ def test_a_page_that_is_too_full_is_refused_in_words():
 def test_the_command_writes_it_beside_the_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["lesson", "1", "--seeds", "1", "--handout", "paper.pdf"]) == 0
-    paper = (tmp_path / "paper.pdf").read_bytes()
-    assert paper.startswith(b"%PDF")
-    assert paper.count(b"/Count 1 ") == 1, "one page"
+    assert (tmp_path / "paper.pdf").read_bytes().count(b"/Count 1 ") == 1, "one page"
+    assert_opens(tmp_path / "paper.pdf")
     assert (tmp_path / "runs/lessons/lesson_01.png").exists()
     assert "handout: paper.pdf" in capsys.readouterr().err
     assert cli.main(["lesson", "1", "--handout", "paper.doc"]) == 2
