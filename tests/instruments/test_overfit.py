@@ -42,7 +42,8 @@ SOUND = {
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", pytest.param("adamw", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("options", SOUND.values(), ids=SOUND)
 def test_sound_networks_learn_it(options, optimizer):
-    result = overfit(classifier(**options), TRAIN, Recipe(optimizer=optimizer, lr=0.01), images=8)
+    lr = 0.05 if optimizer == "sgd" else 0.01
+    result = overfit(classifier(**options), TRAIN, Recipe(optimizer=optimizer, lr=lr), images=8)
     assert result.ok, str(result)
     assert result.losses[-1] < 0.01 <= min(result.losses[:-1])
     assert result.findings == ()
