@@ -176,6 +176,14 @@ READ = {
         "CAT DOG",
         "",
     ),
+    "a table written on Windows": (
+        lambda r: table(
+            images(r, "cat", "dog") / "t.csv", [["file", "label"], *([f.replace("/", "\\"), c] for f, c in PNG_TABLE)]
+        ),
+        {"train": 2, "test": 2},
+        "cat dog",
+        "",
+    ),
     "a table with a column split, by ;": (
         lambda r: table(
             images(r, "cat", "dog") / "t.csv",
