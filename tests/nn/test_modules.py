@@ -284,3 +284,10 @@ def test_a_printed_network_tells_every_module_its_settings_and_its_numbers():
     assert lines[4].startswith("  norm: BatchNorm(epsilon=1e-05, ")
     model = resnet("resnet8", (8, 8, 3), 4)
     assert len(str(model).splitlines()) == len(list(model.modules()))
+
+
+def test_a_layer_without_a_name_is_told_by_its_type():
+    with pytest.raises(StateError, match="^ReLU: backward without a forward"):
+        nn.ReLU("").backward(np.ones(3, np.float32))
+    with pytest.raises(StateError, match="^mine: backward without a forward"):
+        nn.ReLU("mine").backward(np.ones(3, np.float32))
