@@ -287,7 +287,7 @@ def test_a_printed_network_tells_every_module_its_settings_and_its_numbers():
 
 
 def test_a_layer_without_a_name_is_told_by_its_type():
-    with pytest.raises(StateError, match="^ReLU: backward without a forward"):
+    with pytest.raises(StateError, match=r"^ReLU: backward without a forward"):
         nn.ReLU("").backward(np.ones(3, np.float32))
-    with pytest.raises(StateError, match="^mine: backward without a forward"):
+    with pytest.raises(StateError, match=r"^mine: backward without a forward"):
         nn.ReLU("mine").backward(np.ones(3, np.float32))
