@@ -109,7 +109,7 @@ def test_the_stepper_is_one_click_away_and_so_are_the_lessons(visit, size):
 def test_a_phone_scrolls_only_in_a_picture_that_can_be_neither_divided_nor_drawn_for_it(visit):
     for name, hint in (("lesson-01", True), ("lesson-03", False)):
         opened = visit(small_site() / f"{name}.html", PHONE)
-        said = opened.evaluate("getComputedStyle(document.querySelector('figcaption'), '::before').content")
+        said = opened.evaluate("getComputedStyle(document.querySelector('.picture figcaption'), '::before').content")
         assert ("scrolls sideways" in said) == hint
         whole = opened.locator(".picture .whole")
         assert whole.evaluate("whole => whole.scrollWidth > whole.clientWidth + 50") == hint
