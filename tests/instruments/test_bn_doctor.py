@@ -182,6 +182,11 @@ def test_images_without_whole_pixels_are_judged_by_their_range(healthy):
     assert "lie outside" in input_drift(healthy, smooth * 1000 + 0.123).detail
 
 
+def test_an_image_of_one_value_says_nothing_about_its_preprocessing(healthy):
+    """Zeros are whole numbers under any scale: no reason to accuse somebody of another one."""
+    assert input_drift(healthy, np.zeros((2, 8, 8, 3), np.float32)).status == "ok"
+
+
 def test_the_command(slow, tmp_path, capsys):
     write_signs(tmp_path, TRAIN, TEST)
     save_checkpoint(tmp_path / "model.h5", slow, training={"steps": 24})
