@@ -70,6 +70,14 @@ BUGS = {
 }
 
 
+def test_kernels_that_begin_at_zero_are_no_draw():
+    """As the last of each branch, or a new head, often do."""
+    model = resnet("resnet8", (16, 16, 3), 6)
+    for block in model.blocks():
+        [m for m in block.branch.layers if isinstance(m, Conv2d)][-1].w.data[...] = 0
+    assert "same seed" not in {f.name for f in audit(model).findings}
+
+
 @pytest.mark.parametrize("bug", ["dead skip", "averaging add", "same seed"])
 def test_a_planted_bug_is_named(bug):
     name, words = BUGS[bug]
