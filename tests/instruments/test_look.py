@@ -7,8 +7,8 @@ import pytest
 from data_helpers import PHOTOS, needs_photos
 from PIL import Image
 
-from minires.data import load, make_signs
-from minires.instruments.look import ALIKE, differences
+from minires.data import ArrayDataset, Parts, load, make_signs
+from minires.instruments.look import ALIKE, differences, look
 
 
 def jpeg(image):
@@ -48,3 +48,13 @@ def test_copies_are_found_and_nothing_else(parts):
     for change in (jpeg, darker, smaller):
         copies = np.array([differences(change(image)) for image in images])
         assert ((copies * new).sum(axis=1) >= ALIKE).mean() >= 0.99
+
+
+def test_a_leak_is_named_wherever_it_lies():
+    """Also behind the first thousand images, which are compared at once."""
+    images = np.random.default_rng(0).integers(0, 256, (1100, 16, 16, 3), np.uint8)
+    train = ArrayDataset(images, np.arange(1100) % 2, "ab")
+    test = ArrayDataset(images[[5, 1050]], [1, 0], "ab")
+    found = [pair[:4] for pair in look(Parts(train, test)).alike]
+    places = [("test image 0", "train image 5"), ("test image 1", "train image 1050")]
+    assert found == [("test", one, "train", other) for one, other in places]
