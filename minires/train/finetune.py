@@ -40,7 +40,7 @@ def _chosen(model: Module, names) -> list[tuple[str, list[Module]]]:
                 f"{name}: {model.name or 'the network'} has no such part: choose of {', '.join(large)}, head, "
                 "or a block or layer by its name"
             )
-    return sorted(((n, found[n]) for n in names), key=lambda part: -sum(len(m.params()) for m in part[1]))
+    return sorted(((n, found[n]) for n in names), key=lambda part: -sum(len(list(m.modules())) for m in part[1]))
 
 
 def freeze(model: Module, recipe: Recipe, epoch: int) -> None:

@@ -74,6 +74,7 @@ def pictures(tmp_path):
     return tmp_path / "here"
 
 
+@pytest.mark.slow
 def test_a_run_finds_its_data_from_anywhere_and_says_where_they_were(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(pictures)
     run = str(tmp_path / "run")

@@ -79,6 +79,7 @@ def test_the_head_begins_with_what_the_weights_know(source, photos, tmp_path):
     np.testing.assert_allclose(after.model.layers[-1].w.data[:, 1], before.model.layers[-1].w.data[:, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_from_files_of_others(photos, tmp_path, capsys):
     """Their layout, not their classes: the network is named as for `weights import`."""
     export_weights(resnet("resnet18", (32, 32, 3), 7, variant="v1.5", seed=3), tmp_path / "theirs.npz")
@@ -105,6 +106,7 @@ def test_from_an_export_of_ours_the_network_comes_along(source, photos, tmp_path
     assert load_classifier(tmp_path / "run").preprocess == PREPROCESS
 
 
+@pytest.mark.slow
 def test_images_of_another_size_give_a_flat_head_other_features(photos, tmp_path, capsys):
     classifier = Classifier(resnet("resnet18", (64, 64, 3), 3), ("cat", "dog", "owl"), PREPROCESS)
     save_checkpoint(tmp_path / "source.h5", classifier)

@@ -330,3 +330,13 @@ def test_the_instruments_find_no_fault_in_what_is_frozen():
     assert audit(model).ok
     assert gradcheck(model, batch()[0][:2], coordinates=0).ok
     assert not model.layers[0].is_trainable()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_parts_the_one_inside_has_the_last_word(turned):
+    """In whichever order they are named: a stage, a block of it, a layer of that."""
+    rates = {"stage3": 0.5, "layer2.0": 2.0, "layer2.0.conv1": 7.0}
+    recipe = Recipe(rates=dict(reversed(rates.items())) if turned else rates)
+    groups = make_optimizer(network(), recipe).groups
+    scale = {param.name: group.lr_scale for group in groups for param in group.params}
+    assert (scale["layer2.0.conv1.w"], scale["layer2.0.conv2.w"], scale["layer3.0.conv1.w"]) == (7.0, 2.0, 1.0)
