@@ -56,7 +56,32 @@ class Conv2d(Module):
         return (*windows_over(self.name, shape[:2], (R, S), self.stride, self.pad), O)
 
 
-class BatchNorm(Module):
+class _Norm(Module):
+    """What normalisations share: gamma and beta, a factor and a shift a channel."""
+
+    def __init__(self, name, channels, epsilon):
+        super().__init__(name)
+        self.epsilon = epsilon
+        self.gamma = Param(f"{name}.gamma", np.ones(channels, np.float32), decay=False)
+        self.beta = Param(f"{name}.beta", np.zeros(channels, np.float32), decay=False)
+
+    def check_input(self, x):
+        """ShapeError or DeviceError, naming this layer, where x does not fit."""
+        _check_channels(self, x.shape[1:], self.gamma.data.size, x.ndim - 1)
+        self.check_device(x, self.gamma.data)
+
+    def write_grads(self, dx, dgamma, dbeta):
+        """dx, with the gradients of gamma and beta written."""
+        self.gamma.write_grad(dgamma)
+        self.beta.write_grad(dbeta)
+        return dx
+
+    def output_shape(self, shape):
+        _check_channels(self, shape, self.gamma.data.size, len(shape))
+        return shape
+
+
+class BatchNorm(_Norm):
     """Batch normalisation with running statistics: running <- momentum * running + (1 - momentum) * batch.
 
     momentum follows Keras (0.99 is slow); PyTorch's momentum is 1 - this. `unbiased` stores the variance
@@ -65,17 +90,14 @@ class BatchNorm(Module):
     """
 
     def __init__(self, name, channels, *, epsilon=1e-5, momentum=0.9, unbiased=False):
-        super().__init__(name)
-        self.epsilon, self.momentum, self.unbiased = epsilon, momentum, unbiased
+        super().__init__(name, channels, epsilon)
+        self.momentum, self.unbiased = momentum, unbiased
         self.update_running_stats = True  # whether the running statistics follow
-        self.gamma = Param(f"{name}.gamma", np.ones(channels, np.float32), decay=False)
-        self.beta = Param(f"{name}.beta", np.zeros(channels, np.float32), decay=False)
         self.mean = Buffer(f"{name}.mean", np.zeros(channels, np.float32))
         self.var = Buffer(f"{name}.var", np.ones(channels, np.float32))
 
     def forward(self, x):
-        _check_channels(self, x.shape[1:], self.gamma.data.size, x.ndim - 1)
-        self.check_device(x, self.gamma.data)
+        self.check_input(x)
         if self.training:
             mean, var, m = communicator.pooled(*ops.batchnorm_statistics(x), x.size // x.shape[-1])
             if self.update_running_stats:
@@ -91,33 +113,23 @@ class BatchNorm(Module):
     def backward(self, dy, need_dx=True):
         x, mean, rstd, m = self.saved()
         backward = communicator.batchnorm_backward(m) if m else ops.batchnorm_eval_backward
-        dx, dgamma, dbeta = backward(dy, x, self.gamma.data, mean, rstd)
-        self.gamma.write_grad(dgamma)
-        self.beta.write_grad(dbeta)
-        return dx
-
-    def output_shape(self, shape):
-        _check_channels(self, shape, self.gamma.data.size, len(shape))
-        return shape
+        return self.write_grads(*backward(dy, x, self.gamma.data, mean, rstd))
 
 
-class GroupNorm(Module):
+class GroupNorm(_Norm):
     """Group normalisation: `groups` groups of neighbouring channels, each image by itself, in training and evaluation.
 
     It keeps nothing of other batches and works with one image. Y. Wu, K. He, arXiv:1803.08494, section 3.
     """
 
     def __init__(self, name, channels, groups, *, epsilon=1e-5):
-        super().__init__(name)
+        super().__init__(name, channels, epsilon)
         if groups < 1 or channels % groups:
             raise ConfigError(f"{name}: {channels} channels do not make {groups} equal groups: choose a divisor")
-        self.groups, self.epsilon = groups, epsilon
-        self.gamma = Param(f"{name}.gamma", np.ones(channels, np.float32), decay=False)
-        self.beta = Param(f"{name}.beta", np.zeros(channels, np.float32), decay=False)
+        self.groups = groups
 
     def forward(self, x):
-        _check_channels(self, x.shape[1:], self.gamma.data.size, x.ndim - 1)
-        self.check_device(x, self.gamma.data)
+        self.check_input(x)
         mean, var = ops.groupnorm_statistics(x, self.groups)
         rstd = 1 / get_xp(x).sqrt(var + self.epsilon)
         self.save(x, mean, rstd)
@@ -125,14 +137,7 @@ class GroupNorm(Module):
 
     def backward(self, dy, need_dx=True):
         x, mean, rstd = self.saved()
-        dx, dgamma, dbeta = ops.groupnorm_backward(dy, x, self.gamma.data, mean, rstd)
-        self.gamma.write_grad(dgamma)
-        self.beta.write_grad(dbeta)
-        return dx
-
-    def output_shape(self, shape):
-        _check_channels(self, shape, self.gamma.data.size, len(shape))
-        return shape
+        return self.write_grads(*ops.groupnorm_backward(dy, x, self.gamma.data, mean, rstd))
 
 
 class ReLU(Module):
