@@ -19,8 +19,9 @@ from minires.fast.fused_ops import conv2d_add_relu, norm_add_relu_forward
 from minires.fast.gpu import kernels
 from minires.fast.gpu.graph import Replay as GraphReplay
 from minires.geometry import resolve_padding
-from minires.nn.layers import BatchNorm, Conv2d, ZeroPad2d
+from minires.nn.conv import Conv2d, ZeroPad2d
 from minires.nn.module import Module, Param, Sequential, inference
+from minires.nn.norm import BatchNorm
 
 
 class FoldedConv(Module):
