@@ -17,7 +17,7 @@ _HOMES = {
         *("ARCHITECTURES", "VARIANTS", "Config", "ResNet", "plain_twin", "resnet", "resnet50"),
         *("Buffer", "Module", "Param", "Sequential", "inference", "Add", "Block"),
         *("AvgPool2d", "BatchNorm", "Conv2d", "Dense", "Dropout", "Flatten", "GlobalAvgPool2d", "GroupNorm"),
-        *("MaxPool2d", "ReLU", "ZeroPad2d"),
+        *("GELU", "LayerNorm", "LeakyReLU", "MaxPool2d", "ReLU", "Sigmoid", "StochasticDepth", "ZeroPad2d"),
     ),
     "minires.backend": ("to_device", "to_numpy"),
     "minires.optim": ("SGD", "Adam", "AdamW"),

@@ -12,7 +12,7 @@ def pair(value) -> tuple:
 
 
 def span(kernel, dilation=1) -> tuple[int, int]:
-    """(vertical, horizontal) pixels from a window's first cell to its last, `dilation` pixels apart: (k - 1) * d + 1."""
+    """(vertical, horizontal) pixels from a window's first cell to its last, which lie d apart: (k - 1) * d + 1."""
     return tuple((k - 1) * d + 1 for k, d in zip(pair(kernel), pair(dilation), strict=True))
 
 

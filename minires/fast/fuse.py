@@ -20,7 +20,7 @@ from minires.nn.norm import BatchNorm
 PROVEN = (
     *(Add, Block, Sequential, nn.Branches, nn.Concat, nn.Multiply, nn.Network, nn.ResNet),
     *(nn.AvgPool2d, BatchNorm, Conv2d, nn.Dense, nn.Dropout, nn.Flatten, nn.GlobalAvgPool2d, nn.MaxPool2d, ReLU),
-    *(nn.GroupNorm, nn.Identity, nn.ZeroPad2d),
+    *(nn.GELU, nn.GroupNorm, nn.Identity, nn.LayerNorm, nn.LeakyReLU, nn.Sigmoid, nn.StochasticDepth, nn.ZeroPad2d),
 )
 
 

@@ -1,7 +1,7 @@
 """Convolution as a matrix product (im2col), and zero padding.
 
-Shapes, here and everywhere: x (N, H, W, C), w (R, S, C, O), b (O,), y (N, P, Q, O). In G groups each C / G channels of x
-make O / G of y by themselves, w is (R, S, C / G, O), and the product is one of G matrices side by side.
+Shapes, here and everywhere: x (N, H, W, C), w (R, S, C, O), b (O,), y (N, P, Q, O). In G groups, C / G channels of x
+each make O / G of y by themselves, w is (R, S, C / G, O), and the product is one of G matrices side by side.
 The im2col formulation: K. Chellapilla, S. Puri, P. Simard, "High Performance Convolutional Neural Networks
 for Document Processing", 2006, section 3; arithmetic of sizes: V. Dumoulin, F. Visin, arXiv:1603.07285.
 """
@@ -80,7 +80,7 @@ def _image_chunks(x, kernel, stride, dilation):
 
 
 def _by_group(a, groups):
-    """(rows, taps, C) -> (G, rows, taps * C / G): of each tap the channels of one group. A view for one group or tap."""
+    """(rows, taps, C) -> (G, rows, taps * C / G), of each tap one group's channels; a view for one group or tap."""
     rows, taps, C = a.shape
     parts = a.reshape(rows, taps, groups, C // groups).transpose(2, 0, 1, 3)
     return parts.reshape(groups, rows, taps * (C // groups))
@@ -110,7 +110,7 @@ def _turned(w, groups):
 def _check_groups(x, w, groups):
     """ShapeError where these channels do not make equal groups of which w knows."""
     C, each, O = x.shape[3], *w.shape[2:]
-    if C != each * groups or O % groups:
+    if each * groups != C or O % groups:
         raise ShapeError(
             f"convolution: {C} channels in, {O} out and a kernel {w.shape} do not make {groups} equal groups: "
             f"the kernel has (R, S, channels in / groups, channels out)"
@@ -125,7 +125,7 @@ def _check_algorithm(name):
 
 @compiled
 def conv2d_forward(x, w, b=None, *, stride=1, pad=0, dilation=1, groups=1, algorithm=None):
-    """y[n, p, q, o] = b[o] + sum over r, s, c of x[n, i, j, c] w[r, s, c, o], where the window's cell (r, s) lies on pixel
+    """y[n, p, q, o] = b[o] + sum over r, s, c of x[n, i, j, c] w[r, s, c, o], where cell (r, s) of the window lies on
     i = p * stride + r * dilation - top,  j = q * stride + s * dilation - left.
 
     x (N, H, W, C), w (R, S, C, O), b (O,) or None -> y (N, P, Q, O), in the dtype of x and w.

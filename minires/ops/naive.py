@@ -375,6 +375,41 @@ def groupnorm_backward(dy, x, gamma, mean, rstd):
     return dx, dgamma, dbeta
 
 
+@sums
+def layernorm_statistics(x, axes=1):
+    before, last = x.shape[: x.ndim - axes], x.shape[x.ndim - axes :]
+    mean, var = zeros(before), zeros(before)
+    for at in ndindex(before):
+        for i in ndindex(last):
+            mean[at] += x[*at, *i] / math.prod(last)
+        for i in ndindex(last):
+            var[at] += (x[*at, *i] - mean[at]) ** 2 / math.prod(last)
+    return mean, var
+
+
+@exact
+def layernorm_forward(x, gamma, beta, mean, rstd):
+    y = zeros(x.shape)
+    for at in ndindex(mean.shape):
+        for i in ndindex(gamma.shape):
+            y[*at, *i] = gamma[i] * (x[*at, *i] - mean[at]) * rstd[at] + beta[i]
+    return y
+
+
+@exact
+def layernorm_backward(dy, x, gamma, mean, rstd):
+    """A position's values are a batch of one channel, whose gamma is 1 and whose dy is gamma * dy."""
+    dx, dgamma, dbeta = zeros(x.shape), zeros(gamma.shape), zeros(gamma.shape)
+    for at in ndindex(mean.shape):
+        for i in ndindex(gamma.shape):
+            dgamma[i] += dy[*at, *i] * (x[*at, *i] - mean[at]) * rstd[at]
+            dbeta[i] += dy[*at, *i]
+        arriving, values = (gamma * dy[at]).reshape(-1, 1), x[at].reshape(-1, 1)
+        alone = batchnorm_backward(arriving, values, np.ones(1), mean[at].reshape(1), rstd[at].reshape(1))
+        dx[at] = alone[0].reshape(gamma.shape)
+    return dx, dgamma, dbeta
+
+
 # --- elementwise ------------------------------------------------------------------------------------------
 
 
@@ -408,8 +443,102 @@ def add_backward(dy):
 
 
 @exact
-def dropout_forward(x, keep, rate):
+def leaky_relu_forward(x, slope):
     y = zeros(x.shape)
+    for at in ndindex(x.shape):
+        y[at] = x[at] if x[at] > 0 else slope * x[at]
+    return y
+
+
+@exact
+def leaky_relu_backward(dy, y, slope):
+    dx = zeros(dy.shape)
+    for at in ndindex(dy.shape):
+        dx[at] = dy[at] if y[at] > 0 else slope * dy[at]
+    return dx
+
+
+@exact
+def sigmoid_forward(x):
+    y = zeros(x.shape)
+    for at in ndindex(x.shape):
+        y[at] = 1 / (1 + math.exp(-x[at])) if x[at] > -700 else 0  # where exp overflows
+    return y
+
+
+@exact
+def sigmoid_backward(dy, y):
+    dx = zeros(dy.shape)
+    for at in ndindex(dy.shape):
+        dx[at] = dy[at] * y[at] * (1 - y[at])
+    return dx
+
+
+@exact
+def gelu_forward(x):
+    y = zeros(x.shape)
+    for at in ndindex(x.shape):
+        y[at] = x[at] * math.erfc(-x[at] / math.sqrt(2)) / 2
+    return y
+
+
+@exact
+def gelu_backward(dy, x):
+    dx = zeros(dy.shape)
+    for at in ndindex(dy.shape):
+        share = math.erfc(-x[at] / math.sqrt(2)) / 2
+        density = math.exp(-(x[at] ** 2) / 2) / math.sqrt(2 * math.pi)
+        dx[at] = dy[at] * (share + x[at] * density)
+    return dx
+
+
+@exact
+def concat_forward(*xs):
+    channels = [x.shape[-1] for x in xs]
+    y = zeros((*xs[0].shape[:-1], sum(channels)))
+    for i, x in enumerate(xs):
+        for *at, c in ndindex(x.shape):
+            y[*at, sum(channels[:i]) + c] = x[*at, c]
+    return y
+
+
+@exact
+def concat_backward(dy, channels):
+    dxs = []
+    for i, width in enumerate(channels):
+        dxs.append(zeros((*dy.shape[:-1], width)))
+        for *at, c in ndindex(dxs[i].shape):
+            dxs[i][*at, c] = dy[*at, sum(channels[:i]) + c]
+    return tuple(dxs)
+
+
+def _gate_at(at, gate):
+    """Where the gate of the number at `at` stands."""
+    if gate.ndim == 2:
+        return at[0], at[-1]
+    return tuple(i if size > 1 else 0 for i, size in zip(at, gate.shape, strict=True))
+
+
+@exact
+def multiply_forward(x, gate):
+    y = zeros(x.shape)
+    for at in ndindex(x.shape):
+        y[at] = x[at] * gate[_gate_at(at, gate)]
+    return y
+
+
+@exact
+def multiply_backward(dy, x, gate):
+    dx, dgate = zeros(x.shape), zeros(gate.shape)
+    for at in ndindex(x.shape):
+        dx[at] = dy[at] * gate[_gate_at(at, gate)]
+        dgate[_gate_at(at, gate)] += dy[at] * x[at]
+    return dx, dgate
+
+
+@exact
+def dropout_forward(x, keep, rate):
+    y, keep = zeros(x.shape), np.broadcast_to(keep, x.shape)
     for at in ndindex(x.shape):
         y[at] = x[at] / (1 - rate) if keep[at] else 0
     return y
@@ -417,7 +546,7 @@ def dropout_forward(x, keep, rate):
 
 @exact
 def dropout_backward(dy, keep, rate):
-    dx = zeros(dy.shape)
+    dx, keep = zeros(dy.shape), np.broadcast_to(keep, dy.shape)
     for at in ndindex(dy.shape):
         dx[at] = dy[at] / (1 - rate) if keep[at] else 0
     return dx
@@ -472,27 +601,54 @@ def _target(labels, n, k, K, label_smoothing):
     return (1 - label_smoothing) * share + label_smoothing / K
 
 
+def _pull(labels, n, k, K, label_smoothing, weights, ignore_index):
+    """t[n, k] times the class's weight; 0 where the label is ignored."""
+    if ignore_index is not None and labels[n] == ignore_index:
+        return 0.0
+    return _target(labels, n, k, K, label_smoothing) * (1 if weights is None else weights[k])
+
+
+def _total(labels, N, weights, ignore_index):
+    """What the mean divides by: the weights of the labels that count."""
+    if labels.ndim == 2:
+        return N
+    counting = [label for label in labels if ignore_index is None or label != ignore_index]
+    return sum(1 if weights is None else weights[label] for label in counting)
+
+
 @exact
-def softmax_cross_entropy_forward(logits, labels, *, label_smoothing=0.0):
+def softmax_cross_entropy_forward(
+    logits, labels, *, label_smoothing=0.0, weights=None, ignore_index=None, reduction="mean"
+):
     N, K = logits.shape
     if not N * K:
         raise ShapeError("an empty batch has no mean loss")
-    loss, probs = 0.0, zeros((N, K))
+    losses, probs = zeros(N), zeros((N, K))
     for n in range(N):
         largest = max(logits[n])  # log sum exp z = a + log sum exp (z - a) for every a; this one never overflows
         log_sum = largest + math.log(sum(math.exp(z - largest) for z in logits[n]))
         for k in range(K):
             log_prob = logits[n, k] - log_sum
             probs[n, k] = math.exp(log_prob)
-            target = _target(labels, n, k, K, label_smoothing)
-            loss -= target * log_prob / N if target else 0  # of minus infinity too
-    return loss, probs
+            target = _pull(labels, n, k, K, label_smoothing, weights, ignore_index)
+            losses[n] -= target * log_prob if target else 0  # of minus infinity too
+    if reduction == "none":
+        return losses, probs
+    return sum(losses) / (np.float64(_total(labels, N, weights, ignore_index)) if reduction == "mean" else 1), probs
 
 
 @exact
-def softmax_cross_entropy_backward(probs, labels, *, label_smoothing=0.0):
+def softmax_cross_entropy_backward(
+    probs, labels, *, label_smoothing=0.0, weights=None, ignore_index=None, reduction="mean", dloss=None
+):
     N, K = probs.shape
     dlogits = zeros((N, K))
-    for n, k in ndindex(N, K):
-        dlogits[n, k] = (probs[n, k] - _target(labels, n, k, K, label_smoothing)) / N
+    for n in range(N):
+        targets = [_pull(labels, n, k, K, label_smoothing, weights, ignore_index) for k in range(K)]
+        for k in range(K):
+            dlogits[n, k] = sum(targets) * probs[n, k] - targets[k]
+            if dloss is not None:
+                dlogits[n, k] *= dloss[n] if np.ndim(dloss) else dloss
+            if reduction == "mean":
+                dlogits[n, k] /= _total(labels, N, weights, ignore_index)
     return dlogits

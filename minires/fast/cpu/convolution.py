@@ -23,7 +23,7 @@ class _Convolution:
         (top, bottom), (left, right) = pads = resolve_padding(pad, (H, W), (R, S), self.stride, self.dilation)
         P, Q = output_size((H, W), (R, S), self.stride, pads, self.dilation)
         self.shape, self.start = (N, P, Q, O), (top, left)
-        known = algorithm in (None, *ALGORITHMS) and C == each * groups and O % groups == 0
+        known = algorithm in (None, *ALGORITHMS) and each * groups == C and O % groups == 0
         self.fits = known and min(N, P, Q, O, C) > 0 and min(top, left, bottom, right) >= 0
         if (R, S, *self.stride) == (1, 1, 1, 1) and not any(map(any, pads)):
             N, H, W, P, Q = N * H * W, 1, 1, 1, 1  # every pixel for itself: pixels are images
@@ -35,7 +35,7 @@ class _Convolution:
         self.calls = self._call(False), self._call(True)
 
     def _choose(self, source, result, asked, lanes, limit):
-        """'winograd', 'depthwise' or 'direct'. Winograd's weights are four times as many: they want enough tiles to pay."""
+        """'winograd', 'depthwise' or 'direct'. Winograd's weights are four times as many: with enough tiles it pays."""
         if self.groups == source[3] == result[3] > 1:
             return "depthwise"
         plain = (*self.stride, *self.dilation, self.groups) == (1, 1, 1, 1, 1)
