@@ -113,7 +113,8 @@ def audit(args) -> int:
         print_json(report.as_dict())
     else:
         out.print(report.table())
-        out.print(report.reference_table())
+        if report.differences:
+            out.print(report.reference_table())
         print_findings(out, report.findings) if report.findings else out.print("no fault found")
     return int(not report.ok)
 
