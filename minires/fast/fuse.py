@@ -162,7 +162,8 @@ class Fuser:
             return self.network(module)
         if isinstance(module, Block):
             return self.block(self._block(module))
-        return self._composite(module) if module.children() else self.layer(module)
+        known = type(module) in WRITTEN
+        return self._composite(module) if known and module.children() else self.layer(module)
 
     def _block(self, block: Block) -> Module:
         if block.before is None and block.after is not None and isinstance(block.branch.layers[-1], BatchNorm):

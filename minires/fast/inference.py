@@ -112,8 +112,10 @@ class Predictor:
         self.net = model if self.reason else _folded(model)
         if self.reason:
             return
-        weights = model.params()[0].data
-        if device_of(weights) == "cpu":
+        weights = next((p.data for p in model.params()), None)
+        if weights is None:  # a pool, say
+            self.forward = self.net.forward
+        elif device_of(weights) == "cpu":
             self.forward = self.replay = Replay(self.net.forward)
         elif kernels.available(weights):
             self.replay = GraphReplay(get_xp(weights), self.net.forward, "" if graph else "asked for none")

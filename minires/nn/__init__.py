@@ -9,7 +9,7 @@ from minires.nn.module import Buffer, Composite, Maths, Module, Param, Sequentia
 from minires.nn.network import Built, Network, as_network, build, register
 from minires.nn.norm import BatchNorm, GroupNorm, LayerNorm
 from minires.nn.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
-from minires.nn.resnet import ARCHITECTURES, VARIANTS, Config, ResNet, plain_twin, resnet, resnet50
+from minires.nn.resnet import ARCHITECTURES, VARIANTS, Config, ResNet, from_config, plain_twin, resnet, resnet50
 
 __all__ = [
     "ARCHITECTURES",
@@ -48,6 +48,7 @@ __all__ = [
     "ZeroPad2d",
     "as_network",
     "build",
+    "from_config",
     "inference",
     "plain_twin",
     "register",

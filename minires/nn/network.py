@@ -144,9 +144,12 @@ def build(builder: str | Callable, input_shape: tuple, classes: int, *, seed: in
     It is called with input_shape, classes, seed where it takes one, and options. ConfigError for no such builder, or
     one that gives no network for these images and classes.
     """
-    name = builder if isinstance(builder, str) else builder.__name__
-    function = registered(builder) if isinstance(builder, str) else register(builder)
-    asked = Built(input_shape, classes, name, seed, options)
+    if isinstance(builder, str):
+        name = registered(builder)
+    else:
+        name = next((known for known, function in BUILDERS.items() if function is builder), builder.__name__)
+        register(builder, name)
+    function, asked = BUILDERS[name], Built(input_shape, classes, name, seed, options)
     taken = inspect.signature(function).parameters
     seeded = {"seed": seed} if "seed" in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values()) else {}
     try:
@@ -164,19 +167,15 @@ def build(builder: str | Callable, input_shape: tuple, classes: int, *, seed: in
     return network
 
 
-def build_again(config: Built) -> Network:
-    """The network of a checkpoint, whose builder is registered."""
-    return build(config.builder, config.input_shape, config.classes, seed=config.seed, **config.options)
-
-
-def registered(name: str) -> Callable:
-    """The builder of this name; a file's, "file.py:function", is loaded and registered first."""
-    if name not in BUILDERS:
-        path, colon, function = name.rpartition(":")
-        if not colon:
-            raise ConfigError(f"unknown network {name!r}: name it as FILE.py:FUNCTION, or one of the known ones")
+def registered(name: str) -> str:
+    """The name under which a builder is known; a file's, "path/file.py:function", is loaded as "file.py:function"."""
+    path, colon, function = name.rpartition(":")
+    if colon and (path != Path(path).name or name not in BUILDERS):
+        name = f"{Path(path).name}:{function}"
         register(_from_file(Path(path), function), name)
-    return BUILDERS[name]
+    if name not in BUILDERS:
+        raise ConfigError(f"unknown network {name!r}: name it as FILE.py:FUNCTION")
+    return name
 
 
 def _from_file(path: Path, name: str) -> Callable:

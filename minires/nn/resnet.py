@@ -14,7 +14,7 @@ from minires.nn.conv import Conv2d, ZeroPad2d
 from minires.nn.dense import Dense, Flatten
 from minires.nn.init import INITIALISERS
 from minires.nn.module import Sequential
-from minires.nn.network import Network
+from minires.nn.network import Built, Network, build
 from minires.nn.norm import BatchNorm
 from minires.nn.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from minires.ranges import COUNT, check_fields
@@ -318,6 +318,13 @@ def resnet(arch: str, input_shape=(64, 64, 3), classes=6, **options) -> ResNet:
 def resnet50(input_shape=(64, 64, 3), classes=6, **options) -> ResNet:
     """ResNet-50; see `resnet`."""
     return resnet("resnet50", input_shape, classes, **options)
+
+
+def from_config(config: Config | Built) -> Network:
+    """The network that a config builds: one of the family, or what its builder gives."""
+    if isinstance(config, Config):
+        return ResNet(config)
+    return build(config.builder, config.input_shape, config.classes, seed=config.seed, **config.options)
 
 
 def plain_twin(model: ResNet) -> ResNet:

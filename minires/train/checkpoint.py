@@ -21,9 +21,9 @@ from minires.backend import get_xp, to_numpy
 from minires.data.hdf5 import SEALED, atomic_hdf5, open_hdf5
 from minires.data.images import MAX_PIXELS
 from minires.errors import CheckpointError, DataError, MiniresError
-from minires.nn import Built, Config, Module, Network, ResNet
+from minires.nn import Built, Config, Module, Network, from_config
 from minires.nn.init import undrawn
-from minires.nn.network import BUILDERS, as_network, build_again
+from minires.nn.network import BUILDERS, as_network
 from minires.train import parts
 from minires.train.classifier import Classifier, Preprocess
 
@@ -174,9 +174,7 @@ def read_config(architecture: dict) -> Config | Built:
 def construct(config: Config | Built) -> Network | None:
     """The network that a config builds, its kernels zeros; None where no registered function does."""
     with undrawn():
-        if isinstance(config, Config):
-            return ResNet(config)
-        return build_again(config) if config.builder in BUILDERS else None
+        return from_config(config) if isinstance(config, Config) or config.builder in BUILDERS else None
 
 
 def read_use(header: dict) -> tuple[tuple, Preprocess]:
