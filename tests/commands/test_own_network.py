@@ -76,9 +76,7 @@ def test_without_its_name_a_run_is_refused_in_one_line(capsys):
         capsys.readouterr()
         assert minires(*command) == 2
         said = capsys.readouterr().err
-        assert re.search(
-            r"minires: run/model\.h5: holds a network of one's own, built by nets\.py:vgg: name that", said
-        )
+        assert "holds a network of one's own, built by nets.py:vgg: name that" in " ".join(said.split())
         assert said.count("minires:") == 1
 
 
