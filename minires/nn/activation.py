@@ -139,7 +139,7 @@ class Identity(Module):
     """y = x: a path that leaves its input as it is."""
 
     maths = Maths(("y = x", "The path changes nothing."), ("dx = dy", "And neither does the way back."))
-    smooth = True
+    smooth = view = True
 
     def forward(self, x):
         return x
