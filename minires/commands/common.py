@@ -44,7 +44,11 @@ def add_network(p, arch_option=True, regime=True):
     """The options that define a network; `network_options` reads them. regime: skips, BN and weights among them."""
     if arch_option:
         p.add_argument("--arch", default="resnet50", choices=ARCHITECTURES, metavar="NAME", help="default: %(default)s")
-    p.add_argument("--variant", choices=VARIANTS, help="conventions: course (Keras notebook), v1, v1.5 (torchvision)")
+    p.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        help="conventions: course (Keras notebook), v1, v1.5 (torchvision), keras-example (keras.io)",
+    )
     p.add_argument("--preact", action="store_true", help="BN and ReLU before each convolution")
     if not regime:
         return

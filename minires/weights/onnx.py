@@ -1,7 +1,7 @@
-"""ONNX: the network in evaluation mode, for any runtime and for a look at it in Netron; and the way back.
+"""ONNX: the network in evaluation mode, for any runtime and for a look at it in Netron; and back (onnx_read.py).
 
-What comes back are files of ours, whose nodes are called like the layers that they come from. The public input stays
-NHWC, as everywhere here; one Transpose at the front leads to ONNX's NCHW. Needs the extra `onnx`.
+The public input stays NHWC, as everywhere here; one Transpose at the front leads to ONNX's NCHW. Needs the extra
+`onnx`.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 
 from minires import __version__
 from minires.backend import to_numpy
-from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
+from minires.errors import ConfigError
 from minires.files import atomic_path
 from minires.geometry import resolve_padding
 from minires.nn import (
@@ -28,76 +28,14 @@ from minires.nn import (
     Sequential,
     ZeroPad2d,
 )
-from minires.seal import BLANK, seal, sealed
-from minires.weights.mapping import Found
-from minires.weights.torch import from_torch_layout, to_torch_layout
+from minires.seal import BLANK, seal
+from minires.weights.onnx_read import package
+from minires.weights.torch import to_torch_layout
 from minires.weights.use import KEY
 
 OPSET = 17  # the last before operators changed that older runtimes lack
 IR_VERSION = 8
 PRODUCER = "minires"
-
-
-def is_onnx(path: Path) -> bool:
-    """Whether a file begins as ONNX does, with its version, and is called so."""
-    try:
-        with path.open("rb") as raw:
-            return path.suffix == ".onnx" and raw.read(1) == b"\x08"
-    except OSError:
-        return False
-
-
-def _open(path: Path):
-    """The ModelProto; CheckpointError for a damaged file, or one that is not of ours."""
-    onnx = _package()
-    try:
-        sealed(path)
-        proto = onnx.load_model_from_string(path.read_bytes())  # no file that it refers to is opened
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
-    except Exception as error:  # protobuf raises what it likes
-        problem = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{path}: a damaged ONNX file ({problem}): use another copy") from None
-    if proto.producer_name != PRODUCER:
-        raise CheckpointError(
-            f"{path}: an ONNX file of {proto.producer_name or 'an unnamed program'}: only those that minires wrote "
-            "come back; give the weights that it was made from (.safetensors, .pth, Keras's)"
-        )
-    return proto
-
-
-def onnx_use(path: Path) -> str | None:
-    """What the file carries along of use.py, as text."""
-    return next((entry.value for entry in _open(path).metadata_props if entry.key == KEY), None)
-
-
-def read_onnx(path: Path, model: ResNet) -> Found:
-    """The arrays of a file of `write_onnx`; the model says how its map was flattened."""
-    found, numpy_helper = Found("ONNX"), _package().numpy_helper
-    shape, flattened = model.config.input_shape, {}
-    for layer in model.layers:
-        if isinstance(layer, Flatten):
-            flattened = {f"{model.layers[-1].name}.w": shape}
-        shape = layer.output_shape(shape)
-    try:
-        for tensor in _open(path).graph.initializer:
-            if tensor.name.endswith(".pads"):
-                continue
-            if tensor.data_location:
-                raise CheckpointError(
-                    f"{path}: {tensor.name} refers to another file: give a file that holds its numbers"
-                )
-            array = from_torch_layout(numpy_helper.to_array(tensor))
-            if tensor.name in flattened:
-                H, W, C = flattened[tensor.name]
-                array = array.reshape(C, H, W, -1).transpose(1, 2, 0, 3).reshape(array.shape)
-            found.add(tensor.name, array, tensor.name)
-    except MiniresError:
-        raise
-    except Exception as error:  # what a damaged file holds may have any shape
-        problem = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{path}: a damaged ONNX file ({problem}): use another copy") from None
-    return found
 
 
 def write_onnx(model: ResNet, path: Path, use: str = "") -> None:
@@ -113,7 +51,7 @@ def write_onnx(model: ResNet, path: Path, use: str = "") -> None:
 
 def to_onnx(model: ResNet):
     """The onnx.ModelProto, passed by onnx.checker."""
-    onnx = _package()
+    onnx = package()
     graph = _Graph(onnx)
     shape = model.config.input_shape
     x = graph.node("Transpose", "to_nchw", ["images"], perm=[0, 3, 1, 2])
@@ -136,14 +74,6 @@ def to_onnx(model: ResNet):
     )
     onnx.checker.check_model(proto, full_check=True)
     return proto
-
-
-def _package():
-    try:
-        import onnx
-    except ImportError:
-        raise ConfigError("ONNX needs the package onnx: pip install 'minires[onnx]'") from None
-    return onnx
 
 
 class _Graph:
