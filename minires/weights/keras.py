@@ -20,8 +20,7 @@ import numpy as np
 from minires.backend import to_numpy
 from minires.data.hdf5 import atomic_hdf5, open_hdf5
 from minires.errors import CheckpointError
-from minires.nn import BatchNorm, Conv2d, Dense, ResNet
-from minires.nn.resnet import KERAS_NAMES, VARIANTS
+from minires.nn import BatchNorm, Conv2d, Dense, Network
 from minires.weights.archives import check_archive, understood
 from minires.weights.found import Found
 from minires.weights.order import keras_block, walk
@@ -190,12 +189,12 @@ def _natural(path: str) -> list:
     return [[int(part) if part.isdigit() else part for part in re.split(r"(?<=_)(\d+)$", p)] for p in path.split("/")]
 
 
-def keras_order(model: ResNet, shortcut_first: bool) -> list:
+def keras_order(model: Network, shortcut_first: bool) -> list:
     """The layers that have arrays in the order of Keras's `model.layers`; `shortcut_first`: as Add got its inputs."""
     return list(walk(model, lambda block: keras_block(block, shortcut_first)))
 
 
-def write_keras(model: ResNet, path: Path, use: str = "") -> None:
+def write_keras(model: Network, path: Path, use: str = "") -> None:
     """A `.weights.h5` that `model.load_weights` of Keras 3 loads into a model of the same architecture.
 
     Keras finds layers by class and order alone: the model must call Add([x, shortcut]), as the course does,
@@ -205,7 +204,7 @@ def write_keras(model: ResNet, path: Path, use: str = "") -> None:
     with atomic_hdf5(path) as file:
         if use:
             file.attrs[KEY] = use
-        for m in keras_order(model, VARIANTS[model.config.variant].names is KERAS_NAMES):
+        for m in keras_order(model, getattr(model.config, "variant", "") == "v1"):
             group, roles = KINDS[type(m)]
             suffix = f"_{counts[type(m)]}" if counts[type(m)] else ""
             counts[type(m)] += 1

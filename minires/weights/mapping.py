@@ -13,7 +13,7 @@ import numpy as np
 
 from minires.backend import to_numpy
 from minires.errors import CheckpointError
-from minires.nn import VARIANTS, Dense, ResNet
+from minires.nn import VARIANTS, Dense, Network
 from minires.train.checkpoint import load_weights, spoilt
 from minires.weights.found import Found, layer_list
 from minires.weights.order import adopt, unfold
@@ -44,7 +44,7 @@ class ImportReport:
         return "\n".join([*lines, *self.notes])
 
 
-def fit(model: ResNet, found: Found, path: Path, *, skip_head: bool = False) -> ImportReport:
+def fit(model: Network, found: Found, path: Path, *, skip_head: bool = False) -> ImportReport:
     """Copy `found` into the model; CheckpointError, and a model untouched, unless every array has its place."""
     state, head = model.state(), layer_list(model)[-1]
     own_head = [name for name in state if name.rpartition(".")[0] == head.name]
@@ -95,7 +95,7 @@ def implausible(name: str, array: np.ndarray) -> str | None:
     return None
 
 
-def _name(model: ResNet, found: Found, head: str) -> None:
+def _name(model: Network, found: Found, head: str) -> None:
     """Our names for the file's layers, where it has others."""
     unfold(model, found)
     theirs, own = found.layers(), {m.name for m in layer_list(model)}
@@ -103,7 +103,9 @@ def _name(model: ResNet, found: Found, head: str) -> None:
         dense = [name for name, arrays in theirs.items() if "w" in arrays and arrays["w"].ndim == 2]
         if head not in theirs and len(dense) == 1 and dense[0] not in own:
             found.rename_layers({dense[0]: head})
-    elif variant_of(set(theirs)) in (None, getattr(model.config, "variant", None)):
+        return
+    other = variant_of(set(theirs))
+    if other is None or getattr(model.config, "variant", other) == other:
         adopt(model, found)
 
 
@@ -124,7 +126,7 @@ def differences(model, found: Found) -> list[str]:
     ]
 
 
-def _check_head(model: ResNet, found: Found, head: Dense, path: Path) -> None:
+def _check_head(model: Network, found: Found, head: Dense, path: Path) -> None:
     kernel = found.arrays.get(f"{head.name}.w")
     if kernel is None or kernel.ndim != 2:
         return  # told as missing, or as a wrong shape
@@ -136,7 +138,7 @@ def _check_head(model: ResNet, found: Found, head: Dense, path: Path) -> None:
             "classifier with --skip-head (skip_head=True)"
         )
     if features != expected[0]:
-        size = "x".join(map(str, model.config.input_shape))
+        size = "x".join(map(str, model.input_shape))
         raise CheckpointError(
             f"{path}: its classifier reads {features} features, that of the network {expected[0]} for images of "
             f"{size}: give the image size that it was trained with (--input), or load all but the classifier with "
@@ -144,12 +146,11 @@ def _check_head(model: ResNet, found: Found, head: Dense, path: Path) -> None:
         )
 
 
-def _check_names(model: ResNet, found: Found, wanted: set, given: set, path: Path) -> None:
+def _check_names(model: Network, found: Found, wanted: set, given: set, path: Path) -> None:
     missing, extra = sorted(wanted - given), sorted(given - wanted)
     if not missing and not extra:
         return
-    config = model.config
-    text = f"{path}: {found.kind} for another network than {config.arch} ({config.variant}): "
+    text = f"{path}: {found.kind} for another network than {model.title}: "
     if missing:
         text += f"{len(missing)} of {len(wanted)} arrays are missing ({_some(missing)})"
     if extra:
@@ -158,7 +159,7 @@ def _check_names(model: ResNet, found: Found, wanted: set, given: set, path: Pat
     if missing and not extra and all(name.startswith(f"{head}.") for name in missing):
         raise CheckpointError(f"{text}: it has no classifier; load the rest with --skip-head (skip_head=True)")
     other = variant_of({name.rpartition(".")[0] for name in given})
-    if other not in (None, config.variant):
+    if other not in (None, getattr(model.config, "variant", other)):
         raise CheckpointError(f"{text}: its names are those of variant {other}: build the network with that variant")
     raise CheckpointError(f"{text}: build the architecture and variant that it was saved from")
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from minires.errors import CheckpointError, ConfigError
-from minires.nn import Flatten, ResNet
+from minires.nn import Flatten, Network
 from minires.seal import sealed
 from minires.weights.archives import understood
 from minires.weights.found import Found
 from minires.weights.torch import from_torch_layout
 from minires.weights.use import KEY
 
+PRODUCER = "minires"
 MAX_BYTES = 2**31  # of what protobuf can hold, and of a file beside it
 
 
@@ -43,7 +44,7 @@ def onnx_use(path: Path) -> str | None:
         return next((entry.value for entry in _open(path).metadata_props if entry.key == KEY), None)
 
 
-def read_onnx(path: Path, model: ResNet | None = None) -> Found:
+def read_onnx(path: Path, model: Network | None = None) -> Found:
     """The arrays of an ONNX file in the order of its graph; the model says how its map is flattened."""
     with understood(path, "ONNX"):
         proto = _open(path)
@@ -51,6 +52,8 @@ def read_onnx(path: Path, model: ResNet | None = None) -> Found:
         graph = _Graph(proto.graph, path)
         for node in proto.graph.node:
             graph.take(node, found)
+        if proto.producer_name == PRODUCER:  # what other layers of ours hold stands under its name
+            graph.take_named(found)
         if not found.arrays:
             operators = sorted({node.op_type for node in proto.graph.node})
             raise CheckpointError(
@@ -62,9 +65,9 @@ def read_onnx(path: Path, model: ResNet | None = None) -> Found:
     return found
 
 
-def _unflatten(model: ResNet, found: Found, layer: str) -> None:
+def _unflatten(model: Network, found: Found, layer: str) -> None:
     """The dense kernel behind a flattened map: ONNX's run (C, H, W), ours (H, W, C)."""
-    shape = model.config.input_shape
+    shape = model.input_shape
     for own in model.layers:
         name, array = f"{layer}.w", found.arrays[f"{layer}.w"]
         if isinstance(own, Flatten) and np.prod(shape) == array.shape[0]:
@@ -153,6 +156,13 @@ class _Graph:
             found.stated[layer] = {"epsilon": facts.get("epsilon", 1e-5)}
         elif self.flat is None and node.op_type in ("Gemm", "MatMul") and self._channels_first(node.input[0]):
             self.flat = layer
+
+    def take_named(self, found: Found) -> None:
+        """Add all numbers that no node took, under their own names."""
+        taken = set(found.origin.values())
+        for name, tensor in self.tensors.items():
+            if name not in taken and tensor.data_type != package().TensorProto.INT64:  # margins, axes
+                found.add(name, from_torch_layout(self._numbers(tensor)), name)
 
     def _ours(self, operator: str, role: str, array, facts) -> np.ndarray:
         """In our layout, with what Gemm multiplies by."""
