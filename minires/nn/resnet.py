@@ -34,8 +34,8 @@ def _cifar(n: int) -> Architecture:
     return Architecture("basic", (n, n, n), (16, 32, 64), "cifar")
 
 
-def _imagenet(block: str, *repeats: int) -> Architecture:
-    return Architecture(block, repeats, (64, 128, 256, 512), "imagenet")
+def _imagenet(block: str, *repeats: int, stem: str = "imagenet") -> Architecture:
+    return Architecture(block, repeats, (64, 128, 256, 512), stem)
 
 
 ARCHITECTURES = {
@@ -51,6 +51,10 @@ ARCHITECTURES = {
     "resnet50": _imagenet("bottleneck", 3, 4, 6, 3),
     "resnet101": _imagenet("bottleneck", 3, 4, 23, 3),
     "resnet152": _imagenet("bottleneck", 3, 8, 36, 3),
+    # as repositories for CIFAR have them (kuangliu/pytorch-cifar): ImageNet's stages behind a stem for small images
+    "resnet18-cifar": _imagenet("basic", 2, 2, 2, 2, stem="cifar"),
+    "resnet34-cifar": _imagenet("basic", 3, 4, 6, 3, stem="cifar"),
+    "resnet50-cifar": _imagenet("bottleneck", 3, 4, 6, 3, stem="cifar"),
 }
 
 # kernel sizes, widths as multiples of the stage's

@@ -26,7 +26,7 @@ from minires.weights.found import Found
 from minires.weights.order import keras_block, walk
 from minires.weights.use import KEY
 
-WHAT = "a weights file (Keras .h5 or .keras, .safetensors, .npz, .pth)"
+WHAT = "a weights file (of Keras, PyTorch, safetensors, NumPy or ONNX)"
 ROLES = {
     "kernel": "w",
     "bias": "b",

@@ -118,7 +118,7 @@ def differences(model, found: Found) -> list[str]:
             notes.setdefault("stride", (m.name, tuple(theirs["stride"]), m.stride))
         epsilon = getattr(m, "epsilon", None)
         if epsilon is not None and not math.isclose(theirs.get("epsilon", epsilon), epsilon, rel_tol=1e-6):
-            notes.setdefault("epsilon", (m.name, theirs["epsilon"], epsilon))
+            notes.setdefault("epsilon", (m.name, f"{theirs['epsilon']:.4g}", epsilon))
     return [
         f"warning: {layer} has {what} {there} in the file and {here} in the network (and perhaps others too): "
         "the outputs will differ"
@@ -161,6 +161,8 @@ def _check_names(model: Network, found: Found, wanted: set, given: set, path: Pa
     other = variant_of({name.rpartition(".")[0] for name in given})
     if other not in (None, getattr(model.config, "variant", other)):
         raise CheckpointError(f"{text}: its names are those of variant {other}: build the network with that variant")
+    if not any(name.endswith(".gamma") for name in given) and any(name.endswith(".gamma") for name in wanted):
+        text += "; it has no batch normalisation, which exporters fold into the convolutions"
     raise CheckpointError(f"{text}: build the architecture and variant that it was saved from")
 
 

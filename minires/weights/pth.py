@@ -33,8 +33,8 @@ def open_pth(path: Path):
     if zipfile.is_zipfile(path):
         check_archive(path, contents=True)  # torch does not look at the checksums
     try:
-        with _harmless(torch):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with _harmless(torch), path.open("rb") as raw:  # of a path torch would believe the suffix
+            return torch.load(raw, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds: unpickling, archive, memory
         raise CheckpointError(
             f"{path}: PyTorch does not open it as plain weights ({_problem(error)}): save model.state_dict() alone, "
@@ -46,7 +46,7 @@ def _harmless(torch):
     """Records of options and NumPy's numbers, which stand in many checkpoints, may be opened too."""
     scalar = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar
     names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    kinds = {type(np.dtype(kind)) for kind in "?bBhHiIqQefd"}
+    kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
     allowed = getattr(torch.serialization, "safe_globals", None)  # PyTorch 2.5
     return allowed([argparse.Namespace, np.dtype, *names, *kinds]) if allowed else nullcontext()
 

@@ -17,20 +17,26 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 
 def network(arch="resnet18", classes=7, **options):
-    size = 32 if arch in KINDS else 16
-    return resnet(
-        arch, (size, size, 3), classes, variant="v1.5", widths=WIDTHS if arch in KINDS else (4, 6, 8), **options
-    )
+    size, widths = 32 if arch in KINDS else 16, (4, 6, 8) if arch == "resnet20" else WIDTHS
+    return resnet(arch, (size, size, 3), classes, variant="v1.5", widths=widths, **options)
 
 
 def twin_of(arch):
-    if arch in KINDS:
-        return torchvision_resnet(torch, *KINDS[arch], widths=WIDTHS)
-    return torchvision_resnet(torch, "basic", ((int(arch[6:]) - 2) // 6,) * 3, (4, 6, 8), small=True)
+    """The same in PyTorch."""
+    name, _, small = arch.partition("-")
+    kind = KINDS.get(name, ("basic", (3, 3, 3)))
+    widths = WIDTHS if name in KINDS else (4, 6, 8)
+    return torchvision_resnet(torch, *kind, widths=widths, small=bool(small) or name not in KINDS)
+
+
+def test_the_resnet_18_of_pytorch_cifar_has_its_number_of_parameters():
+    twin = torchvision_resnet(torch, *KINDS["resnet18"], classes=10, small=True)
+    model = resnet("resnet18-cifar", (32, 32, 3), 10)
+    assert sum(p.numel() for p in twin.parameters()) == model.parameter_count()[0] == 11_173_962
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
-@pytest.mark.parametrize("arch", ["resnet50", "resnet20"])
+@pytest.mark.parametrize("arch", ["resnet50", "resnet20", "resnet18-cifar"])
 def test_names_of_other_libraries(naming, arch, tmp_path):
     """In the order of registration, and in the alphabet's, as safetensors has it: the same logits, and said so.
 
