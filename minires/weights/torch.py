@@ -25,7 +25,7 @@ from minires.weights.found import Found, layer_list
 from minires.weights.pth import open_pth, read_pth
 from minires.weights.use import KEY
 
-# our name -> torch's; which of two a "weight" is, the layer's running_mean tells
+# our name -> torch's; which of two a "weight" is, its number of axes tells
 ROLES = {
     "w": "weight",
     "b": "bias",
@@ -75,7 +75,8 @@ def translate(arrays: dict[str, np.ndarray], kind: str) -> Found:
         if array.ndim == 0:  # a counter, such as num_batches_tracked
             found.ignored.append(origin)
             continue
-        norm = f"{prefix}{layer}.running_mean" in arrays
+        scale = arrays.get(f"{prefix}{layer}.weight")  # of a normalisation it is a vector
+        norm = scale is None or scale.ndim == 1
         roles = [role for role, name in ROLES.items() if name == part and (role in ("w", "b")) != norm]
         name = f"{layer}.{roles[0]}" if roles else origin.removeprefix(prefix)
         found.add(name, from_torch_layout(array), origin)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from data_helpers import assert_one_line
 
-from minires import resnet
+from minires import nn, resnet
 from minires.errors import CheckpointError
-from minires.weights import import_weights, state_dict
+from minires.weights import export_weights, import_weights, state_dict
 from minires.weights.archives import file_kind
 
 torch = pytest.importorskip("torch")
@@ -146,3 +146,26 @@ def test_bytes_that_are_no_file_of_weights(tmp_path):
         path.write_bytes(content)
         file_kind(path)
         refused(path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pth", ".onnx"])
+def test_a_normalisation_without_running_statistics_comes_back(suffix, tmp_path):
+    """Its weight is a vector, which in a state_dict has the name that a kernel has."""
+    pytest.importorskip("onnx")
+
+    def build(seed):
+        layers = (
+            nn.Conv2d("c", 3, 4, 3, seed=seed),
+            nn.GroupNorm("gn", 4, 2),
+            nn.GlobalAvgPool2d("p"),
+            nn.Dense("d", 4, 2),
+        )
+        model = nn.Network(*layers, input_shape=(8, 8, 3))
+        for p in model.params():
+            p.data += np.random.default_rng(seed).random(p.data.shape, np.float32)
+        return model
+
+    one, two = build(1), build(2)
+    export_weights(one, tmp_path / f"a{suffix}")
+    import_weights(two, tmp_path / f"a{suffix}")
+    assert all(np.array_equal(array, two.state()[name]) for name, array in one.state().items())
