@@ -197,9 +197,10 @@ class LayerNorm(_Norm):
         return 2 * batch * math.prod(shape[: len(shape) - self.gamma.data.ndim])
 
     def onnx(self, graph, x, shape):
-        held, settings = graph.hold(self.gamma, self.beta), {"axis": -self.gamma.data.ndim, "epsilon": self.epsilon}
-        if self.gamma.data.ndim == 2:  # which is held transposed, as all matrices are
-            held = [graph.node("Transpose", f"{v}.turned", [v], perm=[1, 0]) for v in held]
+        axes, held = self.gamma.data.ndim, graph.hold(self.gamma, self.beta)
+        settings = {"axis": -axes, "epsilon": self.epsilon}
+        if axes > 1:  # which are held with their axes turned round
+            held = [graph.node("Transpose", f"{v}.turned", [v], perm=list(range(axes))[::-1]) for v in held]
         if len(shape) == 1:
             return graph.node("LayerNormalization", self.name, [x, *held], **settings)
         x = graph.node("Transpose", f"{self.name}.to_nhwc", [x], perm=[0, 2, 3, 1])
