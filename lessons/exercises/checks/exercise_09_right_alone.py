@@ -7,7 +7,7 @@ from minires import ops
 
 NEEDS = ("relu_backward", "block_forward", "block_backward")
 HINTS = (
-    "Print dshortcut before and after the line that computes dz.",
+    "Print dy, dbranch and dshortcut behind each line of block_backward.",
     "ops.add_backward(dy) returns a pair. How many arrays are in it? `a is b` tells.",
     "`dout[...] = 0` changes an array; `dout = ...` gives the name to another one. Which of the two does a caller "
     "notice?",
@@ -84,7 +84,11 @@ def differences(student):
     def backward(dy, x, w):
         return student.block_backward(dy, student.block_forward(x, w)[1])
 
-    gradients((y, backward), {"x": X, "w": W}, "The instrument sees what the check 'dx' sees.")
+    gradients(
+        (y, backward),
+        {"x": X, "w": W},
+        "Asked once it is right; the instrument asks twice, with the same dy. What has become of that?",
+    )
 
 
 def caller(student):

@@ -1,0 +1,42 @@
+"""Exercise 10: which rows and columns of the projection's map are kept, and which are thrown away."""
+
+SAID = """But it learns less than one expects,
+and with a hand in the lower right corner of the image it is as good as plain."""
+FORWARD = "shortcut[:, : y.shape[1], : y.shape[2]]"
+BACKWARD = "dfull[:, : dy.shape[1], : dy.shape[2]]"
+KEPT = {
+    "first": ": {size}",
+    "last": "-{size} :",
+    "middle": "{size} // 2 : -({size} // 2)",
+    "every other": "::2",
+    "every other, the second first": "1::2",
+}
+UNSEEN = {"first": ("lower", "right"), "last": ("upper", "left")}
+
+
+def kept(rows, columns):
+    blind = [_unseen(way, axis) for axis, way in enumerate((rows, columns)) if not way.startswith("every")]
+    if blind:
+        seen = "But it learns less than one expects,\n"
+        seen += f"and with a hand {' or '.join(blind)} of the image it is as good as plain."
+    else:
+        seen = "It learns what one expects, too.\n"
+        seen += "But the projection is computed at four times as many places as are used, and all are measured."
+    slices = (FORWARD, f"shortcut{_slices(rows, columns, 'y')}"), (BACKWARD, f"dfull{_slices(rows, columns, 'dy')}")
+    return [(SAID, seen), *slices]
+
+
+def _unseen(way, axis):
+    return "at the very border" if way == "middle" else f"in the {UNSEEN[way][axis]} half"
+
+
+def _slices(rows, columns, name):
+    parts = (KEPT[way].format(size=f"{name}.shape[{axis}]") for axis, way in ((1, rows), (2, columns)))
+    return f"[:, {', '.join(parts)}]"
+
+
+WAYS = ("first", "last", "middle", "every other")
+FAULTS = (
+    (kept, {"rows": WAYS, "columns": WAYS}),
+    (kept, {"rows": ("every other, the second first",), "columns": WAYS}),
+)
