@@ -267,9 +267,9 @@ package. Hints come one at a time (`--hint`); the marks of a class say how many 
 """
 GRADING = """
 The bug hunts, exercises 7 to 13, have other faults to hand out: `minires exercise 8 --seed 12` writes one of 42, and
-`minires exercise 8 --class names.txt` writes STUDENT/exercise_08_fading_gradient.py for each name in a list, one a line,
-each with another one. Where the fault lies, what kind it is and its constants differ; what is right does not, so the
-same checks judge them all. The file says its variant, and so do the marks: two of one number are worth a look.
+`minires exercise 8 --class names.txt` writes a folder with one for each name in a list, one a line, and each has
+another. Where the fault lies, what kind it is and its constants differ; what is right does not, so the same checks
+judge them all. The file says its variant, and so do the marks: two of one number are worth a look.
 
 Collect a folder per student, `homework/anna/exercise_07_plain_in_disguise.py`, and run
 
