@@ -24,8 +24,10 @@ def exercise(args) -> int:
 
     if args.grade:
         return _grade(args)
-    if args.number is None and (args.seed is not None or args.class_list):
-        raise ConfigError("exercise: --seed and --class go with the number of an exercise, as in `minires exercise 8`")
+    if args.number is None and (args.seed is not None or args.class_list or args.notebook):
+        raise ConfigError(
+            "exercise: --seed, --class and --notebook go with the number of one, as in `minires exercise 8`"
+        )
     if args.csv or args.gradescope:
         raise ConfigError("exercise: --csv and --gradescope go with --grade FOLDER")
     if args.number is None:
@@ -37,6 +39,8 @@ def exercise(args) -> int:
     task = find(args.number, args.seed)
     if args.class_list:
         return _deal(task, args)
+    if args.notebook:
+        return _notebook(task, args)
     status = _check(task, args) if args.check else 0
     if args.hint:
         _hint(task)
@@ -72,13 +76,22 @@ def _hand_out(task) -> None:
     out.print(f"check it: minires exercise {task.number} --check {path}")
 
 
+def _notebook(task, args) -> int:
+    from minires.lessons.exercises.notebook import write
+
+    if args.check or args.hint:
+        raise ConfigError("exercise: --notebook writes a notebook: leave out --check and --hint")
+    out.print(f"wrote {write(task, args.notebook)}")
+    return 0
+
+
 def _deal(task, args) -> int:
     """A variant for each student of a list."""
     from minires.lessons.exercises.classroom import deal, roster
     from minires.lessons.exercises.faults import deck
 
-    if args.check or args.hint:
-        raise ConfigError("exercise: --class writes files for a class: leave out --check and --hint")
+    if args.check or args.hint or args.notebook:
+        raise ConfigError("exercise: --class writes files for a class: leave out --check, --hint and --notebook")
     dealt = deal(task, roster(args.class_list), task.seed or 0)
     table = Table(show_edge=False)
     for heading in ("student", "variant", "file"):
@@ -215,6 +228,9 @@ def register(commands, command) -> None:
         dest="class_list",
         metavar="FILE",
         help="write STUDENT/exercise_NN.py for each student in this list, one a line, each with another fault",
+    )
+    p.add_argument(
+        "--notebook", metavar="FILE.ipynb", help="write it as a notebook, with nbgrader's marks in its cells"
     )
     p.add_argument("--json", action="store_true", help="of --check and --grade: print the verdicts as JSON")
     p.add_argument("--grade", metavar="FOLDER", help="check all files below it: STUDENT/exercise_01_im2col.py ...")

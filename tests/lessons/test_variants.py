@@ -158,9 +158,9 @@ def test_a_list_that_names_no_folders_is_refused(tmp_path, names):
 
 def test_what_does_not_go_together_is_told_in_one_line(here, capsys):
     for arguments, words in (
-        (("--seed", 3), "--seed and --class go with the number"),
-        (("--class", "names.txt"), "--seed and --class go with the number"),
-        ((9, "--class", "names.txt", "--hint"), "leave out --check and --hint"),
+        (("--seed", 3), "--seed, --class and --notebook go with"),
+        (("--class", "names.txt"), "--seed, --class and --notebook go with"),
+        ((9, "--class", "names.txt", "--hint"), "leave out --check, --hint and --notebook"),
         (("--grade", ".", "--class", "names.txt"), "leave out N, --check, --hint and --class"),
         ((9, "--class", "absent.txt"), "absent.txt: expected names of students"),
         ((2, "--seed", 1), "exercise 2: has no fault that a seed could vary"),

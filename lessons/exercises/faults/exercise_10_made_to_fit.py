@@ -22,7 +22,8 @@ def kept(rows, columns):
         seen += f"and with a hand {' or '.join(blind)} of the image it is as good as plain.\nWhat was meant:"
     else:
         seen = "It learns what one expects, too.\n"
-        seen += "But the projection is computed at four times as many places as are used, and all are measured.\nWhat was meant:"
+        seen += "But the projection is computed at four times as many places as are used, and all are measured.\n"
+        seen += "What was meant:"
     comment = "        # the add node wants equal shapes\n"
     cut = (FORWARD, f"{comment}        shortcut = shortcut{_slices(rows, columns, 'y')}")
     back = (BACKWARD, f"dfull{_slices(rows, columns, 'dy')}")
