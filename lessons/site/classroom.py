@@ -46,13 +46,18 @@ def statement(text: str) -> str:
             label = f"As it stands, {1 + len(parts)}"
             parts.append(f'<pre class="code" tabindex="0" role="region" aria-label="{label}">{_linked(whole)}</pre>')
         elif whole:
-            parts += [f"<p>{_linked(line)}</p>" for line in re.split(r"\n(?=\d\. )", whole)]
+            parts += [f"<p>{_said(line)}</p>" for line in re.split(r"\n(?=\d\. )", whole)]
     return "\n".join(parts)
 
 
 def _linked(text: str) -> str:
     """Plain text with its sources as links."""
     return re.sub(NAMED, lambda found: source(html.unescape(found[0])), html.escape(text, quote=False))
+
+
+def _said(text: str) -> str:
+    """The same with its code set as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _linked(text))
 
 
 def _below(text: str) -> str:
@@ -65,7 +70,7 @@ def _ladder(hints: Collection[str]) -> str:
     """Folded, each within the one before it."""
     ladder = ""
     for number, hint in reversed(list(enumerate(hints, 1))):
-        ladder = f"<details><summary>Hint {number} of {len(hints)}</summary><p>{_linked(hint)}</p>{ladder}</details>"
+        ladder = f"<details><summary>Hint {number} of {len(hints)}</summary><p>{_said(hint)}</p>{ladder}</details>"
     return ladder
 
 
