@@ -87,13 +87,13 @@ def differences(student):
     gradients(
         (y, backward),
         {"x": X, "w": W},
-        "Asked once it is right; the instrument asks twice, with the same dy. What has become of that?",
+        "The instrument asks twice, with one and the same dy. Is it still the same the second time?",
     )
 
 
 def caller(student):
     _, cache = call(student.block_forward, X, W)
-    hint = "The block's numbers are right now. But dy belongs to the caller, who may need it once more."
+    hint = "Whatever the block makes of it, dy belongs to the caller, who may need it once more."
     untouched(lambda dy: student.block_backward(dy, cache), {"dy": DY}, hint)
     alone = "The block protects its caller, but relu_backward by itself still writes into what it is handed."
     untouched(student.relu_backward, {"dout": DY, "x": Z}, alone)
