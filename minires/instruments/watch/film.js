@@ -115,7 +115,8 @@
     svg.setAttribute("viewBox", `0 0 ${wide} ${tall}`);
     const x = (row) => left + (wide - left - 12) * (row + 0.5) / rows.length;
     const y = (share) => top + (tall - top - low) * (1 - share);
-    const parts = [element("text", { x: 0, y: 12 }, `${scales.unit}, by layer; grey: the first record`)];
+    const rings = rows.some(([, , , main]) => !main) ? "; rings: on shortcuts" : "";
+    const parts = [element("text", { x: 0, y: 12 }, `${scales.unit}, by layer; grey: the first record${rings}`)];
     for (const v of ticks()) {
       const height = y(scales.share(Math.max(v, scales.log ? scales.low : 0)));
       parts.push(element("line", { x1: left, x2: wide, y1: height, y2: height, stroke: "var(--line)" }));
