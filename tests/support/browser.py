@@ -41,6 +41,7 @@ def open_pages(browser):
         )
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(120_000)  # a machine may be busy with others' work
         page.on("console", lambda m: troubles.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else troubles.append(r.url))
