@@ -75,13 +75,20 @@ def check_finite(logits: np.ndarray, model: ResNet, x) -> np.ndarray:
     return logits
 
 
-@dataclass
+@dataclass(repr=False)
 class Classifier:
     """A network, its classes and its preprocessing: uint8 images in, probabilities out."""
 
     model: ResNet
+    """The network."""
     classes: tuple[str, ...]
+    """A name for each of its outputs."""
     preprocess: Preprocess
+    """What it does to an image first."""
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.model.config.input_shape))
+        return f"Classifier of {size} images: {', '.join(self.classes)}\n{self.preprocess}\n{self.model}".partition("\n  ")[0]
 
     @classmethod
     def for_data(cls, model: ResNet, train: Dataset) -> "Classifier":
@@ -118,17 +125,26 @@ class Classifier:
         return check_finite(to_numpy(predictor(x)), self.model, x)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """How a classifier did on a data set: mean cross-entropy, share of right answers, and the evidence."""
 
     loss: float
+    """The mean cross-entropy."""
     accuracy: float
-    probs: np.ndarray  # (N, K)
-    labels: np.ndarray  # (N,)
+    """The share of right answers, 0 to 1."""
+    probs: np.ndarray
+    """(N, K): the probability of each class for each image."""
+    labels: np.ndarray
+    """(N,): the right answers."""
+
+    def __repr__(self) -> str:
+        told = scores.with_interval(self.accuracy, self.interval)
+        return f"accuracy {told}, {self.mistakes} mistakes in {len(self.labels)}, loss {self.loss:.4f}"
 
     @property
     def mistakes(self) -> int:
+        """How many answers are wrong."""
         return int((self.probs.argmax(axis=1) != self.labels).sum())
 
     @property

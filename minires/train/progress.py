@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
 
-from minires.console import Console
+from minires.console import Console, Shown
 from minires.fast.check import Agreement
 from minires.train.scores import with_interval
 
@@ -17,8 +18,8 @@ PLAIN_EVERY = 15  # seconds between two plain lines within an epoch
 
 
 @dataclass
-class Progress:
-    """Where a run stands; JSON data, stored in the checkpoint."""
+class Progress(Shown):
+    """Where a run stands; JSON data, stored in the checkpoint. Printed, a line an epoch."""
 
     epoch: int = 0  # finished epochs
     batch: int = 0  # finished batches of the current one
@@ -37,7 +38,22 @@ class Progress:
 
     @property
     def where(self) -> str:
+        """As far as it has come, in words."""
         return f"epoch {self.epoch}" + (f" and {self.batch} batches of the next" if self.batch else "")
+
+    def table(self) -> Table:
+        """A row an epoch: loss and accuracy of the training images, and of those that were held out."""
+        held = ("loss", "accuracy") if any(f"{self.judge}_loss" in row for row in self.history) else ()
+        table = Table("epoch", "train loss", "train accuracy", *(f"{self.judge} {what}" for what in held), "seconds")
+        table.caption = self.stopped or None
+        for row in self.history:
+            numbers = [f"{row['train_loss']:.3f}", f"{row['train_accuracy']:.1%}"]
+            if held:
+                interval = [row[f"{self.judge}_accuracy_{end}"] for end in ("low", "high")]
+                told = with_interval(row[f"{self.judge}_accuracy"], interval)
+                numbers += [f"{row[f'{self.judge}_loss']:.3f}", told]
+            table.add_row(str(row["epoch"]), *numbers, f"{row['seconds']:.1f}")
+        return table
 
 
 class Reporter:
