@@ -118,7 +118,7 @@ def predict(
         names = tuple(map(str, range(len(arrays))))
     else:
         paths = [images] if isinstance(images, PathLike) else list(images)
-        arrays = [read_image(path, classifier.model.config.input_shape[:2]) for path in paths]
+        arrays = [read_image(path, classifier.model.input_shape[:2]) for path in paths]
         names = tuple(map(str, paths))
     if not len(arrays):
         raise DataError("predict: no images: give at least one")

@@ -100,8 +100,8 @@ def begin(out: Path, classifier: Classifier, source: DataSource, parts: Parts, r
         "command": shlex.join(["minires", *sys.argv[1:]]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "seed": recipe.seed,
-        "arch": config["arch"],
-        "variant": config["variant"],
+        "arch": config.get("arch") or config["builder"] or classifier.model.name,
+        **({"variant": config["variant"]} if "variant" in config else {}),
         "parameters": trained + kept,
         **({"log": list(log)} if log else {}),
         **({"watch": watch} if watch else {}),
@@ -210,7 +210,7 @@ def data_for(out: Path, classifier: Classifier, source: DataSource | None = None
     if source is None:
         return data_source(out).parts()
     if source.size is None:
-        source = replace(source, size=classifier.model.config.input_shape[0])
+        source = replace(source, size=classifier.model.input_shape[0])
     if replace(source, spec="builtin", size=64, flip=None) != DataSource():
         return source.parts(classes=classifier.classes)  # a split was asked for
     with suppress(CheckpointError, DataError, KeyError):  # a file without a run, or other data

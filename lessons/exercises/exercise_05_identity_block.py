@@ -15,7 +15,7 @@ Three things are missing below.
     x, y, dx, dy    (N, H, W, channels); neither x nor dy is to be changed
 
 Read: K. He et al., "Deep Residual Learning", arXiv:1512.03385, section 3.2, equation 1, and figure 5 (right);
-in the library: minires/nn/layers.py for what the layers take, `Add` in minires/nn/blocks.py.
+in the library: minires/nn/conv.py, norm.py and activation.py for what the layers take, `Add` in minires/nn/join.py.
 """
 
 from minires import nn

@@ -107,7 +107,7 @@ def audit(args) -> int:
 
         model = load_classifier(args.run_folder).model
     else:
-        model = resnet(args.arch, args.input, **common.network_options(args))
+        model = common.make_network(args, args.input, 6)
     report = examine(model)
     if args.json:
         print_json(report.as_dict())
@@ -132,7 +132,7 @@ def bn_doctor(args) -> int:
     if args.data is None:
         source = run.data_source(args.run_folder)
     else:
-        args.size = args.size or classifier.model.config.input_shape[0]
+        args.size = args.size or classifier.model.input_shape[0]
         source = common.source(args)
     with err.status("reading the images, and evaluating three times ..."):
         parts = common.parts(source)
@@ -178,6 +178,7 @@ def register(commands, command) -> None:
     )
     common.add_architecture(p, nargs="?")
     p.add_argument("--run", dest="run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
+    common.add_own(p)
     p.add_argument("--json", action="store_true")
 
     p = command(
@@ -188,6 +189,7 @@ def register(commands, command) -> None:
         "minires bn-doctor runs/photos --recalibrate mended.h5",
     )
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
+    common.add_own(p)
     common.add_data(p, None)
     p.add_argument("--recalibrate", metavar="OUT.h5", help="write the network with statistics estimated anew")
     p.add_argument("--json", action="store_true")

@@ -5,7 +5,8 @@ import argparse
 from minires.backend import choose_device
 from minires.console import err
 from minires.errors import ConfigError
-from minires.nn import ARCHITECTURES, VARIANTS
+from minires.nn import ARCHITECTURES, VARIANTS, build, resnet
+from minires.nn.network import registered
 
 
 def image_size(text: str) -> tuple[int, int, int]:
@@ -33,9 +34,35 @@ def add_picture(p, name: str, help: str = "PNG, SVG or PDF by its ending; defaul
     p.add_argument("--out", default=name, type=picture, metavar="PICTURE", help=help)
 
 
+def network_name(text: str) -> str:
+    """An argument type: an architecture's name, or FILE.py:FUNCTION, which is loaded and known from then on."""
+    if text in ARCHITECTURES:
+        return text
+    if ":" not in text:
+        raise argparse.ArgumentTypeError(
+            f"unknown network {text!r}: choose {', '.join(ARCHITECTURES)} or FILE.py:FUNCTION"
+        )
+    return own_network(text)
+
+
+def own_network(text: str) -> str:
+    """An argument type: FILE.py:FUNCTION, a network of one's own, which is loaded and known from then on."""
+    try:
+        return registered(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_own(p):
+    """--arch of a command that loads runs: they bring no code along."""
+    text = "what builds a run's network, where that is one of your own"
+    p.add_argument("--arch", dest="own", type=own_network, metavar="FILE.py:FUNCTION", help=text)
+
+
 def add_architecture(p, **options):
     """ARCH, --input and the options of `add_network`: a network by name. options: those of the argument ARCH."""
-    p.add_argument("arch", choices=ARCHITECTURES, metavar="ARCH", help=", ".join(ARCHITECTURES), **options)
+    text = f"{', '.join(ARCHITECTURES)}, or your own: FILE.py:FUNCTION"
+    p.add_argument("arch", type=network_name, metavar="ARCH", help=text, **options)
     p.add_argument("--input", type=image_size, default=(64, 64, 3), metavar="HxWxC", help="default: 64x64x3")
     add_network(p, arch_option=False)
 
@@ -43,7 +70,8 @@ def add_architecture(p, **options):
 def add_network(p, arch_option=True, regime=True):
     """The options that define a network; `network_options` reads them. regime: skips, BN and weights among them."""
     if arch_option:
-        p.add_argument("--arch", default="resnet50", choices=ARCHITECTURES, metavar="NAME", help="default: %(default)s")
+        text = "a name, or your own: FILE.py:FUNCTION (default: %(default)s)"
+        p.add_argument("--arch", default="resnet50", type=network_name, metavar="NAME", help=text)
     p.add_argument("--variant", choices=VARIANTS, help="conventions: course (Keras notebook), v1, v1.5 (torchvision)")
     p.add_argument("--preact", action="store_true", help="BN and ReLU before each convolution")
     if not regime:
@@ -73,6 +101,18 @@ def add_preprocess(p):
         help="how images are prepared where the weights do not say it: unit (image / 255; usual for course), imagenet "
         "(torchvision's mean and deviation; usual for v1.5), caffe (mean subtracted, BGR; usual for v1)",
     )
+
+
+def make_network(args, shape, classes: int, **options):
+    """The network that the options describe; options: further ones, of which a network of one's own takes the seed."""
+    if args.arch in ARCHITECTURES:
+        return resnet(args.arch, shape, classes, **network_options(args), **options)
+    usual = {"variant": None, "preact": False, "no_skip": False, "no_bn": False, "init": "he"}
+    if given := [name for name in usual if getattr(args, name, usual[name]) != usual[name]]:
+        raise ConfigError(
+            f"--{given[0].replace('_', '-')}: for the networks that have names: {args.arch} decides that itself"
+        )
+    return build(args.arch, shape, classes, seed=options.get("seed", 0))
 
 
 def network_options(args) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minires.commands import common
 from minires.console import err, out, print_json
-from minires.nn import ARCHITECTURES, resnet
+from minires.nn import ARCHITECTURES, build, resnet
 from minires.nn.init import INITIALISERS
 from minires.optim import OPTIMIZERS
 
@@ -17,7 +17,7 @@ def summary(args) -> int:
     from minires.instruments.cost.predict import predict_cost
     from minires.instruments.cost.summary import summarize
 
-    model = resnet(args.arch, args.input, args.classes, **common.network_options(args))
+    model = common.make_network(args, args.input, args.classes)
     report = predict_cost(model, args.batch_size, args.optimizer) if args.cost else summarize(model, args.batch_size)
     if args.json:
         print_json(report.as_dict())
@@ -30,8 +30,9 @@ def gradflow(args) -> int:
     import numpy as np
 
     from minires.instruments.gradflow import compare_skip
+    from minires.instruments.gradflow import gradflow as measure
     from minires.instruments.gradflow.grid import gradflow_grid
-    from minires.instruments.plots import plot_gradflow, plot_gradflow_grid, save_picture
+    from minires.instruments.plots import plot_gradflow, plot_gradflow_grid
     from minires.train import Preprocess
 
     if args.depth and args.size is None:
@@ -41,6 +42,10 @@ def gradflow(args) -> int:
         index = np.random.default_rng(args.seed).permutation(len(part))[: args.batch_size]
         x, labels = Preprocess.measure(part)(part.images(index)), part.labels[index]
     note = f"minires {' '.join(sys.argv[1:])}"
+    if not args.depth and args.arch not in ARCHITECTURES:
+        model = build(args.arch, part.shape, len(part.classes), seed=args.seed)
+        result = measure(model, x, labels)
+        return _show(result, plot_gradflow({model.title: result}, note=note), args)
     options = {"preact": args.preact, "seed": args.seed, **common.variant_option(args)}
     networks = [resnet(arch, part.shape, len(part.classes), **options).config for arch in args.depth or [args.arch]]
     configs = [replace(c, norm=norm, init=init) for c, norm, init in product(networks, args.bn, args.init)]
@@ -52,6 +57,12 @@ def gradflow(args) -> int:
             skips = (True, False) if args.compare == "skip" else (True,)
             result = gradflow_grid([replace(c, skip=skip) for c, skip in product(configs, skips)], x, labels)
             picture = plot_gradflow_grid(result, note=note)
+    return _show(result, picture, args)
+
+
+def _show(result, picture, args) -> int:
+    from minires.instruments.plots import save_picture
+
     save_picture(picture, Path(args.out))
     if args.json:
         print_json(result.as_dict())

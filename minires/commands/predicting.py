@@ -24,7 +24,7 @@ def predict(args) -> int:
     classifier = common.classifier(args)
     classes, top = classifier.classes, min(args.top or 1, len(classifier.classes))
     predictor = Predictor(classifier.model, by_layers=args.by_layers)
-    images = _Images(args.images, classifier.model.config.input_shape[:2])
+    images = _Images(args.images, classifier.model.input_shape[:2])
     found, rows, counts = iter(images), [], Counter()
     with _csv_file(args.csv, ["file", *_columns(top)]) if args.csv else nullcontext() as file:
         while part := list(islice(found, EVAL_BATCH)):
@@ -175,6 +175,7 @@ def register(commands, command) -> None:
         "minires predict runs/photos new/ --csv new.csv --top 3",
     )
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
+    common.add_own(p)
     p.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder: all images in it, at any depth")
     p.add_argument("--csv", metavar="FILE", help="write a line for each image: file, class, probability")
     p.add_argument("--top", type=int, metavar="K", help="the K likeliest classes of each image")

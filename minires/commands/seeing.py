@@ -1,12 +1,13 @@
 """features, kernels, gradcam, occlusion, landscape, diagram."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from minires.commands import common
 from minires.console import err, out, print_json
 from minires.errors import ConfigError, DataError
-from minires.nn import ARCHITECTURES, resnet
+from minires.nn import ARCHITECTURES, build, resnet
 
 
 def features(args) -> int:
@@ -78,7 +79,7 @@ def landscape(args) -> int:
             if args.data is None:
                 source = run.data_source(folder)
             else:
-                args.size = args.size or model.config.input_shape[0]
+                args.size = args.size or model.input_shape[0]
                 source = common.source(args)
             dataset = getattr(common.parts(source), args.part)
             if dataset is None or dataset.classes != classifier.classes:
@@ -110,7 +111,7 @@ def diagram(args) -> int:
     from minires.instruments.diagram.svg import to_svg
     from minires.instruments.style import picture_kind, save_picture
 
-    model = resnet(args.arch, args.input, args.classes, **common.network_options(args))
+    model = common.make_network(args, args.input, args.classes)
     svg = to_svg(lay_out(model))
     if picture_kind(args.out) == "svg":
         write_text(args.out, svg)  # with its colours for dark pages
@@ -127,12 +128,14 @@ def _classifier(args):
     from minires.train import Classifier, load_classifier
 
     device = common.device(args)
-    if args.run_folder not in ARCHITECTURES or Path(args.run_folder).exists():
+    own = ".py:" in args.run_folder
+    if not own and (args.run_folder not in ARCHITECTURES or Path(args.run_folder).exists()):
         classifier = load_classifier(args.run_folder, best=args.best)
         classifier.model.to(device)
         return classifier
     signs, _ = make_signs(n_train=24, n_test=6)
-    classifier = Classifier.for_data(resnet(args.run_folder, signs.shape, len(signs.classes)).to(device), signs)
+    make = partial(build if own else resnet, args.run_folder)
+    classifier = Classifier.for_data(make(signs.shape, len(signs.classes)).to(device), signs)
     recalibrate(classifier.model, inputs(classifier, signs))
     return classifier
 
@@ -144,7 +147,7 @@ def _images(classifier, paths):
     from minires.data import make_signs, read_image
     from minires.data.dataset import Resized
 
-    size = classifier.model.config.input_shape[:2]
+    size = classifier.model.input_shape[:2]
     if paths:
         return np.stack([read_image(path, size) for path in paths]), [Path(path).name for path in paths]
     _, test = make_signs(n_train=6, n_test=6)
@@ -232,6 +235,7 @@ def register(commands, command) -> None:
         "minires landscape runs/residual runs/plain --plane",
     )
     p.add_argument("run_folders", metavar="RUN", nargs="+", help="runs' folders or checkpoint files")
+    common.add_own(p)
     common.add_data(p, None)
     p.add_argument("--part", choices=("train", "test"), default="test", help="default: %(default)s")
     p.add_argument("--images", type=int, default=120, metavar="N", help="at most so many (default: %(default)s)")
@@ -254,8 +258,9 @@ def register(commands, command) -> None:
 
 
 def _add_network(p) -> None:
-    text = "a run's folder or a checkpoint file; or the name of an architecture, untrained"
+    text = "a run's folder or a checkpoint file; or an architecture's name or FILE.py:FUNCTION, untrained"
     p.add_argument("run_folder", metavar="RUN", help=text)
+    common.add_own(p)
 
 
 def _add_class(p) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from minires.commands import common
 from minires.errors import ConfigError
-from minires.nn import resnet
 from minires.ranges import COUNT, POSITIVE
 
 
@@ -88,8 +87,8 @@ def loaded(args):
         classifier, _ = import_classifier(path)
     if option := common.network_is_named(args) or (args.preprocess and "--preprocess"):
         raise ConfigError(f"{option}: {path} says itself what its network is and how it sees images: leave it out")
-    args.arch = classifier.model.config.arch
-    args.size = args.size or classifier.model.config.input_shape[0]
+    args.arch = getattr(classifier.model.config, "arch", classifier.model.name)
+    args.size = args.size or classifier.model.input_shape[0]
     return classifier
 
 
@@ -106,8 +105,8 @@ def begin(args, source, train, seed: int):
         if before != now:
             told = f"the classifier begins anew: images of this size give it {now} features in place of {before}"
         return classifier, [f"weights: {args.weights}", told]
-    options = common.network_options(args) | {"last_gamma": args.last_gamma, "bn_momentum": args.bn_momentum}
-    model = resnet(args.arch, train.shape, len(train.classes), seed=seed, **options)
+    options = {"last_gamma": args.last_gamma, "bn_momentum": args.bn_momentum}
+    model = common.make_network(args, train.shape, len(train.classes), seed=seed, **options)
     if not args.weights:
         return Classifier.for_data(model, train), []
     imported, report = import_classifier(args.weights, model, skip_head=True, preprocess=args.preprocess)

@@ -1,12 +1,13 @@
 """step: one batch through a network and its gradient back, layer by layer."""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from minires.commands import common
 from minires.console import Console, err, out
 from minires.errors import ConfigError
-from minires.nn import ResNet, plain_twin, resnet
+from minires.nn import Network, ResNet, plain_twin
 
 
 def step(args) -> int:
@@ -22,11 +23,7 @@ def step(args) -> int:
     residual, plain = _twins(classifier.model)
 
     def tape(model, preprocess=classifier.preprocess):
-        err.print(
-            f"recording {len(images)} images through {model.config.arch} {'with' if model.config.skip else 'without'} "
-            "skips, forward and back",
-            style="dim",
-        )
+        err.print(f"recording {len(images)} images through {model.title}, forward and back", style="dim")
         return record(model, preprocess(images), labels, classes=classifier.classes, image=images[0])
 
     if args.html:
@@ -53,7 +50,7 @@ def _other(run: str, classifier):
 
     other = load_classifier(run)
     for what, ours, its in (
-        ("images", classifier.model.config.input_shape, other.model.config.input_shape),
+        ("images", classifier.model.input_shape, other.model.input_shape),
         ("classes", classifier.classes, other.classes),
     ):
         if ours != its:
@@ -84,8 +81,10 @@ def _batch(args):
         part = Subset(part, np.random.default_rng(args.seed).permutation(len(part))[: args.batch_size])
     else:
         part, _ = make_signs(n_train=args.batch_size, n_test=1, seed=args.seed)
-        options = common.network_options(args) | {"skip": True, "seed": args.seed}
-        classifier = Classifier.for_data(resnet(args.arch, part.shape, len(part.classes), **options), part)
+        whole = Namespace(**vars(args) | {"no_skip": False})
+        classifier = Classifier.for_data(
+            common.make_network(whole, part.shape, len(part.classes), seed=args.seed), part
+        )
     images, labels = part.images(np.arange(len(part))), part.labels.copy()
     if args.image:
         images[0] = read_image(args.image, part.shape[:2])
@@ -103,8 +102,13 @@ def _label(name: str | None, classifier, image) -> int:
     return classifier.classes.index(name)
 
 
-def _twins(model: ResNet) -> tuple[ResNet | None, ResNet]:
-    """(the network, the same weights with its shortcuts cut); (None, the network) for a plain one."""
+def _twins(model: Network) -> tuple[Network | None, Network | None]:
+    """(the network, the same weights with its shortcuts cut); (None, the network) for a plain one.
+
+    Of a network of one's own nobody knows what cutting its shortcuts is: (the network, None).
+    """
+    if not isinstance(model, ResNet):
+        return model, None
     if not model.config.skip:
         return None, model
     plain, weights = plain_twin(model), model.state()

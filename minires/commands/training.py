@@ -10,6 +10,7 @@ from minires.commands import common, starting
 from minires.commands.predicting import tell
 from minires.console import err, out
 from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
+from minires.nn import ARCHITECTURES
 
 # what may be given beside --resume: all else is in the run
 RESUMABLE = ("resume", "epochs", "data", "device", "recompute", "max_workspace", "by_layers", "check", "stall", "tf32")
@@ -34,7 +35,8 @@ def train(args) -> int:
         if args.resume:
             return _resume(args, _run_of(Path(args.resume)))
         weights = starting.loaded(args)
-        return _train(args, Path(args.out or f"runs/{args.arch}-{datetime.now():%Y%m%d-%H%M%S}"), weights)
+        name = args.arch.replace(".py:", "-")
+        return _train(args, Path(args.out or f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"), weights)
 
 
 def _run_of(path: Path) -> Path:
@@ -72,9 +74,8 @@ def _train(args, folder, weights) -> int:
         model, (height, width, _) = classifier.model.to(common.device(args)), parts.train.shape
         for line in (*told, *describe(model, recipe)):
             out.print(line)
-        twin = "" if model.config.skip else ", no skips"
         out.print(
-            f"{model.config.arch} ({model.config.variant}{twin}): {sum(model.parameter_count()):,} parameters\n"
+            f"{model.title}: {sum(model.parameter_count()):,} parameters\n"
             f"{len(parts.train.classes)} classes, {height}x{width} pixels\nrun folder: {folder}"
         )
         run.begin(folder, classifier, source, parts, recipe, log=args.log, watch=args.watch)
@@ -90,6 +91,8 @@ def _resume(args, folder) -> int:
 
     usual = args.usual()
     kept = [k for k, v in vars(args).items() if k in usual and k not in RESUMABLE and v != usual[k]]
+    if args.arch not in ARCHITECTURES and "arch" in kept:  # what builds the run's own network
+        kept.remove("arch")
     if kept:
         option = "--" + kept[0].replace("_", "-")
         raise ConfigError(f"{option}: --resume goes on as the run began: leave it out, or start a run of its own")
@@ -268,6 +271,7 @@ def register(commands, command) -> None:
         "minires report runs/photos",
     )
     p.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    common.add_own(p)
     p.add_argument("--data", metavar="DATA", help="where its data are now, if they were moved")
     common.add_device(p)
 
@@ -275,6 +279,7 @@ def register(commands, command) -> None:
         commands, "evaluate", evaluate, "Measure a trained network on data.", "minires evaluate runs/photos --json"
     )
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
+    common.add_own(p)
     common.add_data(p, None)
     common.add_by_layers(p)
     p.add_argument("--part", choices=("train", "validation", "test"), default="test", help="default: %(default)s")

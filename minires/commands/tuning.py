@@ -8,7 +8,6 @@ from rich.progress import Progress
 from minires.commands import common
 from minires.console import err, out, print_json
 from minires.errors import DataError
-from minires.nn import resnet
 
 
 def _begin(args):
@@ -18,8 +17,8 @@ def _begin(args):
     train = common.parts(common.source(args)).train
     if train is None:
         raise DataError(f"{args.data}: only a test part is there: give the training file too")
-    options = common.network_options(args) | {"last_gamma": args.last_gamma, "seed": args.seed}
-    model = resnet(args.arch, train.shape, len(train.classes), **options).to(common.device(args))
+    options = {"last_gamma": args.last_gamma, "seed": args.seed}
+    model = common.make_network(args, train.shape, len(train.classes), **options).to(common.device(args))
     return Classifier.for_data(model, train), train
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from minires.commands import common
 from minires.console import err, out, print_json
 from minires.errors import ConfigError, DataError
-from minires.nn import resnet
 
 
 def import_(args) -> int:
@@ -17,7 +16,7 @@ def import_(args) -> int:
     use = read_use(args.file)
     model = None
     if use is None or use.config is None or common.network_is_named(args):
-        model = resnet(args.arch, args.input, args.classes, **common.network_options(args))
+        model = common.make_network(args, args.input, args.classes)
     classifier, report = import_classifier(args.file, model, skip_head=args.skip_head, preprocess=args.preprocess)
     save_checkpoint(target, classifier)
     if args.json:
@@ -66,7 +65,7 @@ def compare(args) -> int:
 
     classifier = load_classifier(args.a)
     model = classifier.model
-    shape = model.config.input_shape
+    shape = model.input_shape
     other = load_activations(Path(args.b)) if args.b.endswith(".npz") else load_classifier(args.b).model
     if args.image:
         x = classifier.preprocess(read_image(args.image, shape[:2])[None], model.dtype)
@@ -114,6 +113,7 @@ def register(commands, command) -> None:
     text = "Write a run's weights for Keras 3 (.weights.h5), PyTorch (.safetensors, .npz, .pth) or ONNX (.onnx)."
     p = command(weights, "export", export, text, "minires weights export runs/photos --out photos.onnx")
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
+    common.add_own(p)
     _add_output(p, "FILE")
     p.add_argument("--best", action="store_true", help="the epoch of the lowest test loss instead of the last")
     p.add_argument("--json", action="store_true")
@@ -122,5 +122,6 @@ def register(commands, command) -> None:
     p = command(weights, "compare", compare, text, "minires weights compare runs/photos torch_activations.npz")
     p.add_argument("a", metavar="A", help="a run's folder or a checkpoint file")
     p.add_argument("b", metavar="B", help="another one, or a .npz of activations by layer name (with 'input')")
+    common.add_own(p)
     p.add_argument("--image", metavar="FILE", help="compare on this image instead of noise or the saved input")
     p.add_argument("--json", action="store_true")

@@ -18,7 +18,7 @@ from minires.fast.communicator import ALONE, speaking_through
 from minires.fast.cpu import as_read
 from minires.fast.fuse import own_methods
 from minires.nn.blocks import Block
-from minires.nn.layers import Conv2d
+from minires.nn.conv import Conv2d
 from minires.nn.module import Module, Sequential, inference
 
 TOLERANCE = 1e-8

@@ -10,14 +10,17 @@ import inspect
 
 from minires import nn, ops
 from minires.fast import proven
-from minires.nn.blocks import Add, Block
-from minires.nn.layers import BatchNorm, Conv2d, ReLU
+from minires.nn.activation import ReLU
+from minires.nn.blocks import Block
+from minires.nn.conv import Conv2d
+from minires.nn.join import Add
 from minires.nn.module import Module, Sequential
+from minires.nn.norm import BatchNorm
 
 PROVEN = (
-    *(Add, Block, Sequential, nn.ResNet),
+    *(Add, Block, Sequential, nn.Branches, nn.Concat, nn.Multiply, nn.Network, nn.ResNet),
     *(nn.AvgPool2d, BatchNorm, Conv2d, nn.Dense, nn.Dropout, nn.Flatten, nn.GlobalAvgPool2d, nn.MaxPool2d, ReLU),
-    *(nn.GroupNorm, nn.ZeroPad2d),
+    *(nn.GroupNorm, nn.Identity, nn.ZeroPad2d),
 )
 
 
@@ -157,15 +160,23 @@ class Fuser:
     def _one(self, module: Module) -> Module:
         if isinstance(module, Sequential):
             return self.network(module)
-        return self._block(module) if isinstance(module, Block) else self.layer(module)
+        if isinstance(module, Block):
+            return self.block(self._block(module))
+        return self._composite(module) if module.children() else self.layer(module)
 
     def _block(self, block: Block) -> Module:
-        shortcut = self._one(block.shortcut) if isinstance(block.shortcut, Module) else block.shortcut
         if block.before is None and block.after is not None and isinstance(block.branch.layers[-1], BatchNorm):
+            shortcut = self._one(block.shortcut) if isinstance(block.shortcut, Module) else block.shortcut
             branch = FusedSequential(*self.chain([*block.branch.layers, block.after]), name=block.branch.name)
-            return self.block(FusedBlock(block.name, branch, shortcut))
-        same = copy.copy(block)
-        same.branch, same.shortcut = self.network(block.branch), shortcut
-        same.before = None if block.before is None else self.network(block.before)
-        same.add, same.after = (m if m is None else self.layer(m) for m in (block.add, block.after))
-        return self.block(same)
+            return FusedBlock(block.name, branch, shortcut)
+        return self._composite(block)
+
+    def _composite(self, module: Module) -> Module:
+        """The same module over its parts brought together."""
+        same = copy.copy(module)
+        for key, value in vars(module).items():
+            if isinstance(value, Module):
+                setattr(same, key, self._one(value))
+            elif isinstance(value, list):
+                setattr(same, key, [self._one(v) if isinstance(v, Module) else v for v in value])
+        return same

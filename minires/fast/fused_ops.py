@@ -5,8 +5,9 @@ Each says what it is made of, and without a kernel runs just so.
 
 from minires.backend import get_xp
 from minires.fast.dispatch import compiled
-from minires.ops.activation import add_forward, relu_backward, relu_forward
+from minires.ops.activation import relu_backward, relu_forward
 from minires.ops.conv import conv2d_backward, conv2d_forward
+from minires.ops.join import add_forward
 from minires.ops.norm import (
     batchnorm_backward,
     batchnorm_eval_backward,

@@ -19,8 +19,9 @@ from minires.fast.fused_ops import conv2d_add_relu, norm_add_relu_forward
 from minires.fast.gpu import kernels
 from minires.fast.gpu.graph import Replay as GraphReplay
 from minires.geometry import resolve_padding
-from minires.nn.layers import BatchNorm, Conv2d, ZeroPad2d
+from minires.nn.conv import Conv2d, ZeroPad2d
 from minires.nn.module import Module, Param, Sequential, inference
+from minires.nn.norm import BatchNorm
 
 
 class FoldedConv(Module):
@@ -111,8 +112,10 @@ class Predictor:
         self.net = model if self.reason else _folded(model)
         if self.reason:
             return
-        weights = model.params()[0].data
-        if device_of(weights) == "cpu":
+        weights = next((p.data for p in model.params()), None)
+        if weights is None:  # a pool, say
+            self.forward = self.net.forward
+        elif device_of(weights) == "cpu":
             self.forward = self.replay = Replay(self.net.forward)
         elif kernels.available(weights):
             self.replay = GraphReplay(get_xp(weights), self.net.forward, "" if graph else "asked for none")

@@ -22,8 +22,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".json")
 SHARED = ("geometry.py",)  # what every op stands on
-OPS = tuple(f"ops/{name}.py" for name in ("activation", "conv", "dense", "loss", "norm", "pool"))
-LAYERS = tuple(f"nn/{name}.py" for name in ("module", "layers", "blocks"))
+OPS = tuple(f"ops/{name}.py" for name in ("activation", "conv", "dense", "join", "loss", "norm", "pool"))
+LAYERS = tuple(f"nn/{name}.py" for name in ("activation", "blocks", "conv", "dense", "join", "module", "norm", "pool"))
 OTHERS = ("optim.py", "fast/fused_ops.py")
 
 LAYOUT = tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT

@@ -5,8 +5,9 @@ from minires.errors import StateError
 from minires.fast.checkpointing import Checkpointed
 from minires.fast.fuse import Fuser
 from minires.fast.fused_ops import conv2d_backward_add, norm_add_relu_backward, norm_add_relu_forward, norm_statistics
-from minires.nn.layers import BatchNorm, Conv2d
+from minires.nn.conv import Conv2d
 from minires.nn.module import Module, Param, Sequential, inference
+from minires.nn.norm import BatchNorm
 
 
 class FusedConv(Conv2d):

@@ -63,8 +63,8 @@ def _look(path: Path) -> tuple[str, list[str]]:
     with open_hdf5(path, "a checkpoint, weights or data") as file:
         keys, checkpoint = set(file), "minires" in file.attrs
     if checkpoint:
-        config = load_checkpoint(path).classifier.model.config
-        return f"a checkpoint of {config.arch} ({config.variant}), {config.classes} classes, all weights finite", []
+        model = load_checkpoint(path).classifier.model
+        return f"a checkpoint of {model.title}, {model.classes} classes, all weights finite", []
     parts = [part for part in ("train", "test") if f"{part}_set_x" in keys]
     if not parts:
         return _weights(read_keras(path), path)

@@ -1,21 +1,15 @@
-"""State over the ops: modules, thin layers, the residual block, the family of networks."""
+"""State over the ops: modules, thin layers, joins, the residual block, any network, the family of ResNets."""
 
-from minires.nn.blocks import Add, Block
-from minires.nn.layers import (
-    AvgPool2d,
-    BatchNorm,
-    Conv2d,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAvgPool2d,
-    GroupNorm,
-    MaxPool2d,
-    ReLU,
-    ZeroPad2d,
-)
-from minires.nn.module import Buffer, Module, Param, Sequential, inference
-from minires.nn.resnet import ARCHITECTURES, VARIANTS, Config, ResNet, plain_twin, resnet, resnet50
+from minires.nn.activation import Dropout, Identity, ReLU
+from minires.nn.blocks import Block
+from minires.nn.conv import Conv2d, ZeroPad2d
+from minires.nn.dense import Dense, Flatten
+from minires.nn.join import Add, Branches, Concat, Multiply
+from minires.nn.module import Buffer, Composite, Maths, Module, Param, Sequential, inference, walk
+from minires.nn.network import Built, Network, as_network, build, register
+from minires.nn.norm import BatchNorm, GroupNorm
+from minires.nn.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from minires.nn.resnet import ARCHITECTURES, VARIANTS, Config, ResNet, from_config, plain_twin, resnet, resnet50
 
 __all__ = [
     "ARCHITECTURES",
@@ -24,7 +18,11 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm",
     "Block",
+    "Branches",
     "Buffer",
+    "Built",
+    "Composite",
+    "Concat",
     "Config",
     "Conv2d",
     "Dense",
@@ -32,15 +30,24 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool2d",
     "GroupNorm",
+    "Identity",
+    "Maths",
     "MaxPool2d",
     "Module",
+    "Multiply",
+    "Network",
     "Param",
     "ReLU",
     "ResNet",
     "Sequential",
     "ZeroPad2d",
+    "as_network",
+    "build",
+    "from_config",
     "inference",
     "plain_twin",
+    "register",
     "resnet",
     "resnet50",
+    "walk",
 ]

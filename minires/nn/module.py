@@ -7,9 +7,10 @@ is an error that names the layer.
 
 import threading
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from minires.backend import device_of, get_xp, to_device
-from minires.errors import DeviceError, StateError
+from minires.errors import ConfigError, DeviceError, ShapeError, StateError
 
 
 class Param:
@@ -39,11 +40,27 @@ class Buffer:
         self.name, self.data = name, data
 
 
+class Maths(NamedTuple):
+    """What a layer computes and what it hands back: (formula, a sentence) each, in the letters of minires.ops."""
+
+    forward: tuple[str, str]
+    backward: tuple[str, str]
+
+
 MODES = {"name", "training", "save_for_backward", "frozen"}  # what every module has, beside its settings
 
 
 class Module:
-    """Base of every layer, block and network. Subclasses give `forward`, `backward` and `output_shape`."""
+    """Base of every layer, block and network. Subclasses give `forward`, `backward` and `output_shape`.
+
+    What the instruments tell of a layer stands in its class too: `maths`, `keeps`, `smooth` and the methods from
+    `kept_numbers` to `look`. Each has a usual answer, so that a layer of one's own needs none of them.
+    """
+
+    maths: Maths | None = None
+    inputs: tuple[str, ...] = ("x",)  # the letters of what `forward` takes
+    keeps: tuple[str, ...] = ()  # the letters of the arrays that `forward` saves, in their order
+    smooth = False  # whether y has a derivative everywhere
 
     def __init__(self, name: str = ""):
         self.name = name
@@ -64,8 +81,31 @@ class Module:
         """The shape (without the batch) of y for an x of this shape; ShapeError where it does not fit."""
         raise NotImplementedError
 
-    def __call__(self, x):
-        return self.forward(x)
+    def kept_numbers(self, batch: int, shape: tuple) -> int:
+        """How many numbers `forward` saves beside x and y, for an output of this shape."""
+        return 0
+
+    def flops(self, x_shape: tuple, y_shape: tuple) -> int:
+        """2 for each multiply-add of one image's forward pass; 0 where there is no matrix product."""
+        return 0
+
+    def workspace(self, batch: int, x_shape: tuple, y_shape: tuple) -> int:
+        """How many numbers pass through memory beside x and y."""
+        return 0
+
+    def onnx(self, graph, x: str, shape: tuple) -> str:
+        """Add this layer's nodes to a graph (weights/onnx.py) for the value x; the name of the value that they give.
+
+        A layer of several inputs takes several names and shapes.
+        """
+        raise ConfigError(f"{self.name}: no ONNX operator is known for {type(self).__name__}: give it a method `onnx`")
+
+    def look(self) -> tuple[str, str] | None:
+        """(kind, text) of the layer's bar in a diagram; None: no bar of its own."""
+        return "other", type(self).__name__
+
+    def __call__(self, *inputs):
+        return self.forward(*inputs)
 
     def __repr__(self) -> str:
         """This module and all inside, a line each: name, type, settings, shapes of the parameters, their numbers."""
@@ -191,6 +231,18 @@ class Module:
             )
 
 
+def check_channels(layer: Module, shape: tuple, expected: int, rank: int) -> None:
+    """ShapeError, naming the layer, where a shape (without the batch) has another rank or number of channels."""
+    if len(shape) != rank or shape[-1] != expected:
+        layout = "(H, W, C)" if rank == 3 else "(C,)"
+        raise ShapeError(f"{layer.name}: expected {layout} with C = {expected}, got {shape}: check the layer before it")
+
+
+def stride_text(stride: tuple) -> str:
+    """', /2' for a diagram; nothing for a stride of 1."""
+    return "" if stride == (1, 1) else f", /{stride[0]}"
+
+
 _inside = {}  # module -> its modes before the first `inference` that holds it, and how many hold it
 _inside_lock = threading.Lock()
 
@@ -218,16 +270,47 @@ def inference(model: Module):
                     m.training, m.save_for_backward, _ = _inside.pop(m)
 
 
-class Sequential(Module):
-    """Modules one after the other: y = f_n(... f_2(f_1(x)))."""
+class Composite(Module):
+    """A module made of others, whose `flow` says once how arrays pass through them.
+
+    `forward` and `output_shape` follow from it, and so does what the instruments see; `backward` is the way back,
+    written by hand. y = f(x) + x, say, with an `Add` for the sum:
+
+        def flow(self, x, visit):
+            return visit(self.add, visit(self.f, x), x)
+    """
+
+    def flow(self, x, visit):
+        """The output for x, where visit(child, *inputs) gives a child's output."""
+        raise NotImplementedError
+
+    def forward(self, x):
+        return self.flow(x, lambda child, *inputs: child.forward(*inputs))
+
+    def output_shape(self, shape):
+        return self.flow(shape, lambda child, *shapes: child.output_shape(*shapes))
+
+
+def walk(module: Module, visit, *inputs):
+    """What comes out of `module` where visit(layer, *inputs) stands for a layer: inputs may be arrays, shapes, names.
+
+    It goes down to the layers; a composite with a `forward` of its own is one, since its `flow` may not be what runs.
+    """
+    if isinstance(module, Composite) and type(module).forward is Composite.forward:
+        return module.flow(*inputs, lambda child, *into: walk(child, visit, *into))
+    return visit(module, *inputs)
+
+
+class Sequential(Composite):
+    """Modules one after the other: y = f_n(... f_2(f_1(x))). Of none: y = x."""
 
     def __init__(self, *layers: Module, name: str = ""):
         super().__init__(name)
         self.layers = list(layers)
 
-    def forward(self, x):
+    def flow(self, x, visit):
         for layer in self.layers:
-            x = layer.forward(x)
+            x = visit(layer, x)
         return x
 
     def backward(self, dy, need_dx: bool = True):
@@ -238,8 +321,3 @@ class Sequential(Module):
         for layer in self.layers[:first]:
             layer.release()
         return dy if need_dx else None
-
-    def output_shape(self, shape):
-        for layer in self.layers:
-            shape = layer.output_shape(shape)
-        return shape

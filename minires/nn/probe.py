@@ -16,8 +16,8 @@ from time import perf_counter
 import numpy as np
 
 from minires.backend import device_of, get_xp
+from minires.nn.activation import Dropout
 from minires.nn.blocks import Block
-from minires.nn.layers import Dropout
 from minires.nn.module import Module
 
 # numbers that are not finite are what one looks for with a probe, not a reason to warn
@@ -61,6 +61,7 @@ class Record:
     name: str
     kind: str
     shape: tuple | None = None  # of the output, with the batch
+    input_shape: tuple | None = None  # of the (first) input
     forward: dict = field(default_factory=dict)  # of the output: mean, std, rms, share of zeros, finite
     dy_rms: object = None
     dx_rms: object = None  # at an add node, of what the branch gets; `Fork` has both
@@ -135,6 +136,7 @@ class Probe:
             start = _mark(inputs[0])
             y = forward(*inputs)
             record.forward_marks = get_xp(y), start, _mark(y)
+            record.input_shape = inputs[0].shape
             record.shape, record.forward = y.shape, _describe(y) if self.outputs else {}
             record.kept_bytes = sum(getattr(array, "nbytes", 0) for array in module._slot or ())
             return y

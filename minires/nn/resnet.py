@@ -8,21 +8,15 @@ and section 4.2 (CIFAR networks, depth 6n + 2). `resnet("resnet50", (64, 64, 3),
 from dataclasses import dataclass, replace
 
 from minires.errors import ConfigError, ShapeError
+from minires.nn.activation import Dropout, ReLU
 from minires.nn.blocks import Block
+from minires.nn.conv import Conv2d, ZeroPad2d
+from minires.nn.dense import Dense, Flatten
 from minires.nn.init import INITIALISERS
-from minires.nn.layers import (
-    AvgPool2d,
-    BatchNorm,
-    Conv2d,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAvgPool2d,
-    MaxPool2d,
-    ReLU,
-    ZeroPad2d,
-)
 from minires.nn.module import Sequential
+from minires.nn.network import Built, Network, build
+from minires.nn.norm import BatchNorm
+from minires.nn.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from minires.ranges import COUNT, check_fields
 
 
@@ -161,13 +155,13 @@ class Config:
             raise ShapeError(f"input shape must be (height, width, channels), got {self.input_shape}")
 
 
-class ResNet(Sequential):
+class ResNet(Network):
     """A network of the family: stem, stages of blocks, head. Logits (N, classes) for images (N, H, W, 3)."""
 
     def __init__(self, config: Config):
         build = _Builder(config)
         self.config = config
-        super().__init__(*build.stem(), *build.stages(), name=config.arch)
+        Sequential.__init__(self, *build.stem(), *build.stages(), name=config.arch)
         try:
             self.layers += build.head(self.output_shape(config.input_shape))
             self.output_shape(config.input_shape)
@@ -176,21 +170,11 @@ class ResNet(Sequential):
             raise ShapeError(f"{config.arch} ({config.variant}) on {size}: {error}") from None
 
     @property
-    def dtype(self):
-        return self.params()[0].data.dtype
-
-    def stage_shapes(self) -> dict[str, tuple]:
-        """Name -> (H, W, C) after the stem and after each stage."""
-        shapes, shape = {}, self.config.input_shape
-        for layer in self.layers:
-            shape = layer.output_shape(shape)
-            if isinstance(layer, Sequential):
-                shapes[layer.name] = shape
-        return shapes
-
-    def blocks(self) -> list[Block]:
-        """The residual (or plain) blocks, from input to output."""
-        return [m for m in self.modules() if isinstance(m, Block)]
+    def title(self) -> str:
+        """'resnet50 (course), residual, BN, He'."""
+        c = self.config
+        kind = ("residual" if c.skip else "plain") + (", pre-activation" if c.preact else "")
+        return f"{c.arch} ({c.variant}), {kind}, {'BN' if c.norm else 'no BN'}, {c.init.capitalize()}"
 
 
 class _Builder:
@@ -334,6 +318,13 @@ def resnet(arch: str, input_shape=(64, 64, 3), classes=6, **options) -> ResNet:
 def resnet50(input_shape=(64, 64, 3), classes=6, **options) -> ResNet:
     """ResNet-50; see `resnet`."""
     return resnet("resnet50", input_shape, classes, **options)
+
+
+def from_config(config: Config | Built) -> Network:
+    """The network that a config builds: one of the family, or what its builder gives."""
+    if isinstance(config, Config):
+        return ResNet(config)
+    return build(config.builder, config.input_shape, config.classes, seed=config.seed, **config.options)
 
 
 def plain_twin(model: ResNet) -> ResNet:

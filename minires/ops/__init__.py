@@ -6,8 +6,6 @@ backward never writes dy. One letter, one meaning: x (N, H, W, C), w (R, S, C, O
 """
 
 from minires.ops.activation import (
-    add_backward,
-    add_forward,
     dropout_backward,
     dropout_forward,
     flatten_backward,
@@ -18,6 +16,14 @@ from minires.ops.activation import (
 from minires.ops.conv import conv2d_backward, conv2d_forward, zero_pad2d_backward, zero_pad2d_forward
 from minires.ops.dense import dense_backward, dense_forward
 from minires.ops.groupnorm import groupnorm_backward, groupnorm_forward, groupnorm_statistics
+from minires.ops.join import (
+    add_backward,
+    add_forward,
+    concat_backward,
+    concat_forward,
+    multiply_backward,
+    multiply_forward,
+)
 from minires.ops.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from minires.ops.norm import (
     batchnorm_backward,
@@ -49,6 +55,8 @@ __all__ = [
     "batchnorm_running",
     "batchnorm_statistics",
     "batchnorm_sums",
+    "concat_backward",
+    "concat_forward",
     "conv2d_backward",
     "conv2d_forward",
     "dense_backward",
@@ -64,6 +72,8 @@ __all__ = [
     "groupnorm_statistics",
     "maxpool_backward",
     "maxpool_forward",
+    "multiply_backward",
+    "multiply_forward",
     "relu_backward",
     "relu_forward",
     "softmax_cross_entropy_backward",

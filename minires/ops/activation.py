@@ -1,4 +1,4 @@
-"""Elementwise ops: ReLU, the residual add, dropout, flatten."""
+"""Elementwise ops: ReLU, dropout, flatten."""
 
 import math
 
@@ -17,17 +17,6 @@ def relu_forward(x):
 def relu_backward(dy, y):
     """dx = dy where y > 0, else 0 (so the slope at exactly 0 is taken as 0). Needs the output alone."""
     return dy * (y > 0)
-
-
-@compiled
-def add_forward(branch, shortcut):
-    """y = F(x) + x, the residual add. K. He et al., arXiv:1512.03385, equation 1."""
-    return branch + shortcut
-
-
-def add_backward(dy):
-    """(dbranch, dshortcut) = (dy, dy): both inputs receive the whole gradient. It is copied, not halved."""
-    return dy, dy
 
 
 def dropout_forward(x, keep, rate):

@@ -21,8 +21,9 @@ from minires.backend import get_xp, to_numpy
 from minires.data.hdf5 import SEALED, atomic_hdf5, open_hdf5
 from minires.data.images import MAX_PIXELS
 from minires.errors import CheckpointError, DataError, MiniresError
-from minires.nn import Config, Module, ResNet
+from minires.nn import Built, Config, Module, Network, from_config
 from minires.nn.init import undrawn
+from minires.nn.network import BUILDERS, as_network
 from minires.train import parts
 from minires.train.classifier import Classifier, Preprocess
 
@@ -90,7 +91,7 @@ def _write(path, header, groups):
                 folder.create_dataset(name, data=to_numpy(array))
 
 
-def load_checkpoint(path: Path, model: ResNet | None = None) -> Checkpoint:
+def load_checkpoint(path: Path, model: Module | None = None) -> Checkpoint:
     """Read a file of `save_checkpoint`. CheckpointError, one line, for anything else.
 
     model: the network, where its configuration alone does not build it (layers of one's own); it takes the weights.
@@ -149,7 +150,8 @@ def _read(file, header, path, model) -> Checkpoint:
     classes, preprocess = read_use(header)
     weights, slots = ({name: group[name] for name in group} for group in (file["weights"], file["optimizer"]))
     numbers = sum(array.size for array in weights.values())
-    rebuilt = model or build(Config(**header["architecture"]), numbers)
+    config = read_config(header["architecture"])
+    rebuilt = as_network(model, config.input_shape) if model else build(config, numbers)
     if header["format"] > 1 and (other := parts.difference(header["modules"], rebuilt, by_hand=model is not None)):
         raise CheckpointError(
             f"{path}: holds another network than this one ({other}): put it together as it was, and give it to "
@@ -164,6 +166,17 @@ def _read(file, header, path, model) -> Checkpoint:
     return Checkpoint(Classifier(rebuilt, classes, preprocess), optimizer, dict(header["training"]))
 
 
+def read_config(architecture: dict) -> Config | Built:
+    """What builds a network again, from a file's JSON."""
+    return (Built if "builder" in architecture else Config)(**architecture)
+
+
+def construct(config: Config | Built) -> Network | None:
+    """The network that a config builds, its kernels zeros; None where no registered function does."""
+    with undrawn():
+        return from_config(config) if isinstance(config, Config) or config.builder in BUILDERS else None
+
+
 def read_use(header: dict) -> tuple[tuple, Preprocess]:
     """Classes and preprocessing, if they fit the network."""
     classes, wanted = header["classes"], header["architecture"]["classes"]
@@ -176,13 +189,23 @@ def read_use(header: dict) -> tuple[tuple, Preprocess]:
     return tuple(classes), preprocess
 
 
-def build(config: Config, numbers: int) -> ResNet:
-    """The network, its kernels zeros; its widths are no larger than a file of so many numbers can fill."""
+def build(config: Config | Built, numbers: int) -> Network:
+    """The network, its kernels zeros; its widths are no larger than a file of so many numbers can fill.
+
+    CheckpointError where it was built by a function that is not registered: a file brings no code along.
+    """
     height, width, channels = config.input_shape
-    if max(config.classes, channels, *(config.widths or ())) > numbers or height * width > MAX_PIXELS:
+    widths = getattr(config, "widths", None) or ()
+    if max(config.classes, channels, *widths) > numbers or height * width > MAX_PIXELS:
         raise CheckpointError(f"describes a network that its {numbers:,} numbers cannot fill: use another copy")
-    with undrawn():
-        return ResNet(config)
+    if (network := construct(config)) is not None:
+        return network
+    if not config.builder:
+        raise CheckpointError("holds a network that was put together by hand: give it to load_classifier(..., model=)")
+    raise CheckpointError(
+        f"holds a network of one's own, built by {config.builder}: name that (--arch FILE.py:FUNCTION; in Python "
+        "minires.register the function, or load_classifier(..., model=))"
+    )
 
 
 def load_weights(model: Module, arrays, source: str) -> None:
@@ -225,7 +248,7 @@ def spoilt(name: str, array: np.ndarray) -> str | None:
     return f"holds a negative variance ({low:.3g})" if name.endswith(".var") and low < 0 else None
 
 
-def load_classifier(path: Path, *, best: bool = False, model: ResNet | None = None) -> Classifier:
+def load_classifier(path: Path, *, best: bool = False, model: Module | None = None) -> Classifier:
     """The network in a file or a run's folder, with classes and preprocessing.
 
     Of a folder that is the last epoch, or the best one where `best` is asked for or a validation part chose it.

@@ -12,7 +12,7 @@ from minires.data.arrays import as_dataset
 from minires.data.dataset import Dataset, chunks
 from minires.errors import DataError, DivergedError
 from minires.fast.inference import Predictor
-from minires.nn import ResNet, inference
+from minires.nn import Module, Network, as_network, inference
 from minires.nn.probe import first_nonfinite
 from minires.ops import softmax_cross_entropy_forward
 from minires.train import scores
@@ -48,7 +48,7 @@ class Preprocess:
         return images.astype(dtype) * (1 / (255 * std)) - mean / std
 
 
-def predict_logits(model: ResNet, x, *, by_layers=False):
+def predict_logits(model: Network, x, *, by_layers=False):
     """Logits (N, K) for the network's input x (N, H, W, C), in evaluation mode; for many batches, keep a Predictor."""
     return Predictor(model, by_layers=by_layers)(x)
 
@@ -63,7 +63,7 @@ def _loss_and_probs(logits, labels):
     return float(loss), probs.astype(logits.dtype)
 
 
-def check_finite(logits: np.ndarray, model: ResNet, x) -> np.ndarray:
+def check_finite(logits: np.ndarray, model: Network, x) -> np.ndarray:
     """The logits that `model` gave for x; DivergedError, naming where it began, if one is not finite."""
     if not np.isfinite(logits).all():
         with inference(model):
@@ -79,7 +79,7 @@ def check_finite(logits: np.ndarray, model: ResNet, x) -> np.ndarray:
 class Classifier:
     """A network, its classes and its preprocessing: uint8 images in, probabilities out."""
 
-    model: ResNet
+    model: Network
     """The network."""
     classes: tuple[str, ...]
     """A name for each of its outputs."""
@@ -87,17 +87,21 @@ class Classifier:
     """What it does to an image first."""
 
     def __repr__(self) -> str:
-        size = "x".join(map(str, self.model.config.input_shape))
+        size = "x".join(map(str, self.model.input_shape))
         return f"Classifier of {size} images: {', '.join(self.classes)}\n{self.preprocess}\n{self.model}".partition("\n  ")[0]
 
     @classmethod
-    def for_data(cls, model: ResNet, train: Dataset) -> "Classifier":
-        """For training on `train`, a data set or a pair (images, labels): its statistics become the preprocessing."""
+    def for_data(cls, model: Module, train: Dataset) -> "Classifier":
+        """For training on `train`, a data set or a pair (images, labels): its statistics become the preprocessing.
+
+        model: a Network, or any Module that gives a score a class for such images.
+        """
         train = as_dataset(train)
-        if len(train.classes) != model.config.classes:
+        model = as_network(model, train.shape)
+        if len(train.classes) != model.classes:
             raise DataError(
                 f"{train.source}: {len(train.classes)} classes, but the network was built for "
-                f"{model.config.classes}: build it with classes={len(train.classes)}"
+                f"{model.classes}: build it with classes={len(train.classes)}"
             )
         return cls(model, train.classes, Preprocess.measure(train))
 
@@ -111,7 +115,7 @@ class Classifier:
         predictor: `Predictor(self.model)`, to be made once where many calls follow with the same weights.
         DataError for other images, DivergedError where a logit is not finite.
         """
-        expected = self.model.config.input_shape
+        expected = self.model.input_shape
         if images.shape[1:] != expected or images.dtype != np.uint8:
             raise DataError(
                 f"the network expects uint8 images {expected}, got {images.dtype} {images.shape[1:]}: resize them first"

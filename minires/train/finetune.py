@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from minires.backend import device_of
 from minires.errors import ConfigError
-from minires.nn import VARIANTS, Block, Dense, Module
+from minires.nn import VARIANTS, Block, Config, Dense, Module
 from minires.nn.module import Param
 from minires.optim import Optimizer
 from minires.train.classifier import Classifier
@@ -113,7 +113,9 @@ def with_classes(source: Classifier, classes: tuple[str, ...], *, input_shape=No
     features = shape
     for layer in model.layers[:-1]:
         features = layer.output_shape(features)
-    name = VARIANTS[model.config.variant].names.head.format(classes=len(classes))
+    name = old.name
+    if isinstance(model.config, Config):
+        name = VARIANTS[model.config.variant].names.head.format(classes=len(classes))
     new = Dense(name, features[-1], len(classes), bias=old.b is not None, seed=seed)
     new.astype(old.w.data.dtype).to(device_of(old.w.data))
     if new.w.data.shape[0] == old.w.data.shape[0]:

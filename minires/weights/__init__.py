@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from minires.errors import CheckpointError, ConfigError
-from minires.nn import ResNet
+from minires.nn import Config, Network, ResNet
 from minires.train.checkpoint import build, is_checkpoint
 from minires.train.classifier import Classifier, Preprocess
 from minires.weights.compare import (
@@ -66,7 +66,7 @@ WRITERS = {
 }
 
 
-def import_weights(model: ResNet, path: str | os.PathLike, *, skip_head: bool = False) -> ImportReport:
+def import_weights(model: Network, path: str | os.PathLike, *, skip_head: bool = False) -> ImportReport:
     """Load weights that Keras, PyTorch or `export_weights` wrote into `model`, in place and in its precision.
 
     What the file is, its content tells. Every array must have its place, else CheckpointError and the model is
@@ -88,7 +88,7 @@ def read_use(path: str | os.PathLike) -> Use | None:
 
 
 def import_classifier(
-    path: str | os.PathLike, model: ResNet | None = None, *, skip_head: bool = False, preprocess: str | None = None
+    path: str | os.PathLike, model: Network | None = None, *, skip_head: bool = False, preprocess: str | None = None
 ) -> tuple[Classifier, ImportReport]:
     """A network that is ready to use, from a file of weights; its report says how images will be prepared.
 
@@ -105,13 +105,14 @@ def import_classifier(
                 "as it was trained"
             )
         model = build(use.config, path.stat().st_size)
-        model = ResNet(use.config) if skip_head else model  # only so is there a head to begin with
+        if skip_head and isinstance(use.config, Config):
+            model = ResNet(use.config)  # only so is there a head to begin with
     report = import_weights(model, path, skip_head=skip_head)
     config = model.config
     if use and not preprocess:
         usual, prepared, note = "file", use.preprocess, f"images will be prepared as the file says: {use.preprocess}"
     else:
-        usual = preprocess or USUAL[config.variant]
+        usual = preprocess or USUAL[getattr(config, "variant", "course")]
         prepared = Preprocess(*(numbers[: config.input_shape[2]] for numbers in PREPROCESS[usual]))
         note = f"images will be prepared as '{usual}'"
         if usual == "caffe":
@@ -123,7 +124,7 @@ def import_classifier(
     return Classifier(model, classes, prepared), replace(report, notes=(*report.notes, note), preprocess=usual)
 
 
-def export_weights(source: ResNet | Classifier, path: str | os.PathLike) -> None:
+def export_weights(source: Network | Classifier, path: str | os.PathLike) -> None:
     """Write as the name ends: .weights.h5 (Keras 3), .safetensors, .npz or .pth (PyTorch), .onnx (the whole network).
 
     source: a classifier, whose preprocessing and classes the file then carries along (use.py), or a bare network.

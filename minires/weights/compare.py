@@ -15,7 +15,7 @@ from rich.table import Table
 from minires.backend import to_numpy
 from minires.console import Shown
 from minires.errors import ConfigError, DataError, MiniresError
-from minires.nn import Module, ResNet, ZeroPad2d, inference
+from minires.nn import Module, Network, ZeroPad2d, inference
 from minires.weights.archives import read_npz
 from minires.weights.explain import Call, difference, explain
 from minires.weights.mapping import layer_list
@@ -94,13 +94,13 @@ def activations(model: Module, x) -> dict[str, np.ndarray]:
     return {call.layer.name: to_numpy(call.y) for call in calls(model, x)}
 
 
-def compare(model: ResNet, other, x, *, tolerance: float | None = None) -> Comparison:
+def compare(model: Network, other, x, *, tolerance: float | None = None) -> Comparison:
     """Run x (N, H, W, C) through the model in evaluation mode and hold every layer against `other`.
 
     other: a minires network, or a mapping name -> activation (N, ..., C) for the same x; names that the model
     does not have are left out. tolerance: the relative difference up to which layers agree.
     """
-    if isinstance(other, ResNet):
+    if isinstance(other, Network):
         theirs = _named_alike(model, other, activations(other, x))
     elif isinstance(other, Mapping):
         theirs = dict(other)
@@ -131,12 +131,12 @@ def _row(call: Call, theirs) -> Row:
     return Row(call.layer.name, type(call.layer).__name__, y.shape, theirs.shape, difference(y, theirs))
 
 
-def _named_alike(model: ResNet, other: ResNet, theirs: dict) -> dict:
+def _named_alike(model: Network, other: Network, theirs: dict) -> dict:
     """The other network's activations under our names: layers correspond by their order."""
     ours, others = layer_list(model), layer_list(other)
     if len(ours) != len(others):
         raise ConfigError(
-            f"compare: {model.config.arch} has {len(ours)} layers with weights, {other.config.arch} {len(others)}: "
+            f"compare: {model.title} has {len(ours)} layers with weights, {other.title} {len(others)}: "
             "compare networks of one architecture"
         )
     names = {b.name: a.name for a, b in zip(ours, others, strict=True)}

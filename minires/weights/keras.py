@@ -21,8 +21,7 @@ import numpy as np
 from minires.backend import to_numpy
 from minires.data.hdf5 import atomic_hdf5, open_hdf5
 from minires.errors import CheckpointError, DataError, MiniresError
-from minires.nn import BatchNorm, Block, Conv2d, Dense, ResNet
-from minires.nn.resnet import KERAS_NAMES, VARIANTS
+from minires.nn import BatchNorm, Block, Conv2d, Dense, Network
 from minires.weights.archives import check_archive
 from minires.weights.mapping import Found, layer_list, variant_of
 from minires.weights.use import KEY
@@ -66,7 +65,7 @@ class KerasLayer:
         return known if all(known) else list(KINDS[self.kind][1][: len(known)])
 
 
-def read_keras(path: Path, model: ResNet | None = None) -> Found:
+def read_keras(path: Path, model: Network | None = None) -> Found:
     """The arrays of any Keras file. The model is asked for its layer order where names are lost."""
     try:
         if zipfile.is_zipfile(path):
@@ -196,7 +195,7 @@ def _natural(path: str) -> list:
     return [[int(part) if part.isdigit() else part for part in re.split(r"(?<=_)(\d+)$", p)] for p in path.split("/")]
 
 
-def keras_order(model: ResNet, shortcut_first: bool) -> list:
+def keras_order(model: Network, shortcut_first: bool) -> list:
     """The layers that have arrays in the order of Keras's `model.layers`.
 
     Keras sorts by distance from the output. In a block with a projection the two paths' ends therefore
@@ -219,7 +218,7 @@ def _block_order(block: Block, shortcut_first: bool) -> list:
     return order
 
 
-def _name_by_order(layers: list[KerasLayer], model: ResNet, found: Found) -> None:
+def _name_by_order(layers: list[KerasLayer], model: Network, found: Found) -> None:
     """Give the layers our names by their place. Of the two orders of a tie the one that fits the shapes."""
     theirs = {kind: [layer for layer in layers if layer.kind is kind] for kind in KINDS}
     for shortcut_first in (False, True):
@@ -235,7 +234,7 @@ def _name_by_order(layers: list[KerasLayer], model: ResNet, found: Found) -> Non
             layer.name = own.name
 
 
-def _differences(config: dict, model: ResNet) -> list[str]:
+def _differences(config: dict, model: Network) -> list[str]:
     """Where the file's own configuration states another convention than the network has: same shapes, other numbers."""
     stated = {layer["config"].get("name"): layer["config"] for layer in config.get("config", {}).get("layers", [])}
     notes = {}
@@ -252,7 +251,7 @@ def _differences(config: dict, model: ResNet) -> list[str]:
     ]
 
 
-def write_keras(model: ResNet, path: Path, use: str = "") -> None:
+def write_keras(model: Network, path: Path, use: str = "") -> None:
     """A `.weights.h5` that `model.load_weights` of Keras 3 loads into a model of the same architecture.
 
     Keras finds layers by class and order alone: the model must call Add([x, shortcut]), as the course does,
@@ -262,7 +261,7 @@ def write_keras(model: ResNet, path: Path, use: str = "") -> None:
     with atomic_hdf5(path) as file:
         if use:
             file.attrs[KEY] = use
-        for m in keras_order(model, VARIANTS[model.config.variant].names is KERAS_NAMES):
+        for m in keras_order(model, getattr(model.config, "variant", "") == "v1"):
             group, roles = KINDS[type(m)]
             suffix = f"_{counts[type(m)]}" if counts[type(m)] else ""
             counts[type(m)] += 1

@@ -11,7 +11,7 @@ import numpy as np
 
 from minires.backend import to_numpy
 from minires.errors import CheckpointError
-from minires.nn import VARIANTS, BatchNorm, Conv2d, Dense, ResNet
+from minires.nn import VARIANTS, BatchNorm, Conv2d, Dense, Network
 from minires.train.checkpoint import load_weights, spoilt
 
 PARAMETRIC = (Conv2d, BatchNorm, Dense)  # the layers that have arrays
@@ -68,7 +68,7 @@ def layer_list(model) -> list:
     return [m for m in model.modules() if isinstance(m, PARAMETRIC)]
 
 
-def fit(model: ResNet, found: Found, path: Path, *, skip_head: bool = False) -> ImportReport:
+def fit(model: Network, found: Found, path: Path, *, skip_head: bool = False) -> ImportReport:
     """Copy `found` into the model; CheckpointError, and a model untouched, unless every array has its place."""
     state, head = model.state(), layer_list(model)[-1]
     own_head = [name for name in state if name.rpartition(".")[0] == head.name]
@@ -123,7 +123,7 @@ def _adopt_head(found: Found, state: dict, head: str) -> None:
         found.rename_layer(dense[0].removesuffix(".w"), head)
 
 
-def _check_head(model: ResNet, found: Found, head: Dense, path: Path) -> None:
+def _check_head(model: Network, found: Found, head: Dense, path: Path) -> None:
     kernel = found.arrays.get(f"{head.name}.w")
     if kernel is None or kernel.ndim != 2:
         return  # told as missing, or as a wrong shape
@@ -135,19 +135,18 @@ def _check_head(model: ResNet, found: Found, head: Dense, path: Path) -> None:
             "classifier with --skip-head (skip_head=True)"
         )
     if features != expected[0]:
-        size = "x".join(map(str, model.config.input_shape))
+        size = "x".join(map(str, model.input_shape))
         raise CheckpointError(
             f"{path}: its classifier reads {features} features, that of the network {expected[0]} for images of "
             f"{size}: give the image size and the widths that it was trained with (--input)"
         )
 
 
-def _check_names(model: ResNet, found: Found, wanted: set, given: set, path: Path) -> None:
+def _check_names(model: Network, found: Found, wanted: set, given: set, path: Path) -> None:
     missing, extra = sorted(wanted - given), sorted(given - wanted)
     if not missing and not extra:
         return
-    config = model.config
-    text = f"{path}: {found.kind} for another network than {config.arch} ({config.variant}): "
+    text = f"{path}: {found.kind} for another network than {model.title}: "
     if missing:
         text += f"{len(missing)} of {len(wanted)} arrays are missing ({_some(missing)})"
     if extra:
@@ -156,7 +155,7 @@ def _check_names(model: ResNet, found: Found, wanted: set, given: set, path: Pat
     if missing and not extra and all(name.startswith(f"{head}.") for name in missing):
         raise CheckpointError(f"{text}: it has no classifier; load the rest with --skip-head (skip_head=True)")
     other = variant_of({name.rpartition(".")[0] for name in given})
-    if other not in (None, config.variant):
+    if other not in (None, getattr(model.config, "variant", other)):
         raise CheckpointError(f"{text}: its names are those of variant {other}: build the network with that variant")
     raise CheckpointError(f"{text}: build the architecture and variant that it was saved from")
 

@@ -4,6 +4,7 @@ What comes back are files of ours, whose nodes are called like the layers that t
 NHWC, as everywhere here; one Transpose at the front leads to ONNX's NCHW. Needs the extra `onnx`.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,7 @@ from minires.backend import to_numpy
 from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
 from minires.files import atomic_path
 from minires.geometry import resolve_padding
-from minires.nn import (
-    AvgPool2d,
-    BatchNorm,
-    Block,
-    Conv2d,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAvgPool2d,
-    MaxPool2d,
-    ReLU,
-    ResNet,
-    Sequential,
-    ZeroPad2d,
-)
+from minires.nn import Buffer, Flatten, Module, Network, Param, walk
 from minires.seal import BLANK, seal, sealed
 from minires.weights.mapping import Found
 from minires.weights.torch import from_torch_layout, to_torch_layout
@@ -71,18 +58,21 @@ def onnx_use(path: Path) -> str | None:
     return next((entry.value for entry in _open(path).metadata_props if entry.key == KEY), None)
 
 
-def read_onnx(path: Path, model: ResNet) -> Found:
-    """The arrays of a file of `write_onnx`; the model says how its map was flattened."""
-    found, numpy_helper = Found("ONNX"), _package().numpy_helper
-    shape, flattened = model.config.input_shape, {}
-    for layer in model.layers:
-        if isinstance(layer, Flatten):
-            flattened = {f"{model.layers[-1].name}.w": shape}
-        shape = layer.output_shape(shape)
+def read_onnx(path: Path, model: Network) -> Found:
+    """The arrays of a file of `write_onnx`; of an earlier version's the model says how its map was flattened."""
+    onnx = _package()
+    found, numpy_helper = Found("ONNX"), onnx.numpy_helper
+    shape, flattened = model.input_shape, {}
     try:
-        for tensor in _open(path).graph.initializer:
-            if tensor.name.endswith(".pads"):
-                continue
+        graph = _open(path).graph
+        nodes = {node.name for node in graph.node}
+        for layer in model.layers:
+            if isinstance(layer, Flatten) and f"{layer.name}.nhwc" not in nodes:
+                flattened = {f"{model.layers[-1].name}.w": shape}
+            shape = layer.output_shape(shape)
+        for tensor in graph.initializer:
+            if tensor.data_type == onnx.TensorProto.INT64:
+                continue  # margins, axes
             if tensor.data_location:
                 raise CheckpointError(
                     f"{path}: {tensor.name} refers to another file: give a file that holds its numbers"
@@ -100,7 +90,7 @@ def read_onnx(path: Path, model: ResNet) -> Found:
     return found
 
 
-def write_onnx(model: ResNet, path: Path, use: str = "") -> None:
+def write_onnx(model: Network, path: Path, use: str = "") -> None:
     """Write the checked model; input `images` (N, H, W, C) float32, preprocessed, output `logits` (N, K)."""
     proto = to_onnx(model)
     if use:
@@ -111,22 +101,20 @@ def write_onnx(model: ResNet, path: Path, use: str = "") -> None:
         seal(temporary)
 
 
-def to_onnx(model: ResNet):
+def to_onnx(model: Network):
     """The onnx.ModelProto, passed by onnx.checker."""
     onnx = _package()
     graph = _Graph(onnx)
-    shape = model.config.input_shape
     x = graph.node("Transpose", "to_nchw", ["images"], perm=[0, 3, 1, 2])
-    for layer in model.layers:
-        x, shape = graph.emit(layer, x, shape)
+    walk(model, graph.emit, (x, model.input_shape))
     graph.nodes[-1].output[0] = "logits"
     tensor, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
-            f"{model.config.arch}_{model.config.variant}",
-            [tensor("images", kind, ["N", *model.config.input_shape])],
-            [tensor("logits", kind, ["N", model.config.classes])],
+            re.sub(r"\W+", "_", model.title),
+            [tensor("images", kind, ["N", *model.input_shape])],
+            [tensor("logits", kind, ["N", model.classes])],
             graph.weights,
         ),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
@@ -151,7 +139,6 @@ class _Graph:
 
     def __init__(self, onnx):
         self.onnx, self.nodes, self.weights = onnx, [], []
-        self.flattened = None  # (H, W, C) of a map that was flattened, until a dense layer reads it
 
     def node(self, op: str, name: str, inputs: list[str], **attributes) -> str:
         """Add a node; returns its value's name."""
@@ -163,71 +150,19 @@ class _Graph:
         self.weights.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def weight(self, v, array=None) -> str:
-        array = to_torch_layout(to_numpy(v.data)) if array is None else array
-        return self.constant(v.name, array.astype(np.float32))
+    def hold(self, *held: Param | Buffer | None) -> list[str]:
+        """Add parameters and buffers in PyTorch's layout; the names of those that there are."""
+        arrays = ((v.name, to_torch_layout(to_numpy(v.data))) for v in held if v is not None)
+        return [self.constant(name, array.astype(np.float32)) for name, array in arrays]
 
-    def emit(self, layer, x: str, shape: tuple) -> tuple[str, tuple]:
-        """Nodes for `layer` on the value x of this shape (H, W, C); the value and the shape that it gives."""
-        match layer:
-            case Sequential():
-                for inner in layer.layers:
-                    x, shape = self.emit(inner, x, shape)
-                return x, shape
-            case Block():
-                return self.block(layer, x, shape), layer.output_shape(shape)
-            case Conv2d():
-                kernel = layer.w.data.shape[:2]
-                inputs = [x, *(self.weight(v) for v in (layer.w, layer.b) if v is not None)]
-                x = self.node("Conv", layer.name, inputs, **_window(kernel, layer.stride, layer.pad, shape))
-            case BatchNorm():
-                inputs = [x, *map(self.weight, (layer.gamma, layer.beta, layer.mean, layer.var))]
-                x = self.node("BatchNormalization", layer.name, inputs, epsilon=layer.epsilon)
-            case ReLU():
-                x = self.node("Relu", layer.name, [x])
-            case ZeroPad2d():
-                (top, bottom), (left, right) = resolve_padding(layer.pad, shape[:2], (1, 1), (1, 1))
-                pads = self.constant(f"{layer.name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right]))
-                x = self.node("Pad", layer.name, [x, pads])
-            case MaxPool2d():
-                x = self.node("MaxPool", layer.name, [x], **_window(layer.kernel, layer.stride, layer.pad, shape))
-            case AvgPool2d():
-                window = _window(layer.kernel, layer.stride, layer.pad, shape)
-                x = self.node("AveragePool", layer.name, [x], count_include_pad=1, **window)
-            case GlobalAvgPool2d():
-                x = self.node("GlobalAveragePool", layer.name, [x])
-                x = self.node("Flatten", f"{layer.name}.flatten", [x])
-            case Flatten():
-                x, self.flattened = self.node("Flatten", layer.name, [x]), shape
-            case Dense():
-                inputs = [x, self.weight(layer.w, self.dense_kernel(layer))]
-                inputs += [] if layer.b is None else [self.weight(layer.b)]
-                x = self.node("Gemm", layer.name, inputs, transB=1)
-            case Dropout():
-                pass  # nothing is dropped in evaluation
-            case _:
-                raise ConfigError(f"{layer.name}: no ONNX operator is known for {type(layer).__name__}")
-        return x, layer.output_shape(shape)
+    def emit(self, layer: Module, *inputs: tuple[str, tuple]) -> tuple[str, tuple]:
+        """Nodes for `layer` on values and their shapes, without the batch; the value and the shape that it gives."""
+        values, shapes = zip(*inputs, strict=True)
+        one = len(inputs) == 1
+        value = layer.onnx(self, values[0] if one else values, shapes[0] if one else shapes)
+        return value, layer.output_shape(*shapes)
 
-    def block(self, block: Block, x: str, shape: tuple) -> str:
-        """Both paths and their sum."""
-        h, inner = (x, shape) if block.before is None else self.emit(block.before, x, shape)
-        y, out = self.emit(block.branch, h, inner)
-        if block.shortcut is not None:
-            shortcut = x if block.shortcut == Block.IDENTITY else self.emit(block.shortcut, h, inner)[0]
-            y = self.node("Add", block.add.name, [y, shortcut])
-        return y if block.after is None else self.emit(block.after, y, out)[0]
-
-    def dense_kernel(self, layer: Dense) -> np.ndarray:
-        """(O, C). Our flattened maps run (H, W, C), ONNX's (C, H, W): the columns move instead of the data."""
-        w = to_numpy(layer.w.data)
-        if self.flattened is not None:
-            w = w.reshape(*self.flattened, -1).transpose(2, 0, 1, 3).reshape(w.shape)
-            self.flattened = None
-        return w.T
-
-
-def _window(kernel, stride, pad, shape) -> dict:
-    """ONNX's attributes of a sliding window."""
-    (top, bottom), (left, right) = resolve_padding(pad, shape[:2], kernel, stride)
-    return {"kernel_shape": kernel, "strides": stride, "pads": [top, left, bottom, right]}
+    def window(self, kernel, stride, pad, shape) -> dict:
+        """The attributes of a sliding window over a map of this shape."""
+        (top, bottom), (left, right) = resolve_padding(pad, shape[:2], kernel, stride)
+        return {"kernel_shape": kernel, "strides": stride, "pads": [top, left, bottom, right]}

@@ -16,7 +16,7 @@ import numpy as np
 from minires.backend import to_numpy
 from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
 from minires.files import atomic_path
-from minires.nn import BatchNorm, ResNet
+from minires.nn import BatchNorm, Config, Network
 from minires.nn.resnet import TORCH_NAMES, VARIANTS
 from minires.seal import BLANK, seal, sealed
 from minires.weights.archives import check_archive, read_npz
@@ -205,9 +205,9 @@ def _plain_array(path: Path, name, tensor) -> np.ndarray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def state_dict(model: ResNet) -> dict[str, np.ndarray]:
+def state_dict(model: Network) -> dict[str, np.ndarray]:
     """The weights in torchvision's names and layout, as `load_state_dict` wants them."""
-    if VARIANTS[model.config.variant].names is not TORCH_NAMES:
+    if isinstance(model.config, Config) and VARIANTS[model.config.variant].names is not TORCH_NAMES:
         raise CheckpointError(
             f"{model.config.arch} ({model.config.variant}) has no twin in torchvision, whose networks are variant "
             "v1.5: export it to .weights.h5 for Keras, or to .onnx"
@@ -221,7 +221,7 @@ def state_dict(model: ResNet) -> dict[str, np.ndarray]:
     return arrays
 
 
-def write_safetensors(model: ResNet, path: Path, use: str = "") -> None:
+def write_safetensors(model: Network, path: Path, use: str = "") -> None:
     """The `state_dict` as `.safetensors`."""
     _require_safetensors(path)
     from safetensors.numpy import save_file
@@ -235,7 +235,7 @@ def write_safetensors(model: ResNet, path: Path, use: str = "") -> None:
         seal(temporary)
 
 
-def write_npz(model: ResNet, path: Path, use: str = "") -> None:
+def write_npz(model: Network, path: Path, use: str = "") -> None:
     """The `state_dict` as `.npz`. CheckpointError where `use` is too long for it."""
     arrays, comment = state_dict(model), (use + BLANK).encode()
     if len(comment) > zipfile.ZIP_MAX_COMMENT:
@@ -248,7 +248,7 @@ def write_npz(model: ResNet, path: Path, use: str = "") -> None:
         seal(temporary)
 
 
-def write_pth(model: ResNet, path: Path, use: str = "") -> None:
+def write_pth(model: Network, path: Path, use: str = "") -> None:
     """The `state_dict` as torch saves it, for `model.load_state_dict(torch.load(path))`; needs PyTorch."""
     try:
         import torch

@@ -9,10 +9,9 @@ import json
 from dataclasses import asdict, dataclass
 
 from minires.errors import CheckpointError, MiniresError
-from minires.nn import Config, ResNet
-from minires.nn.init import undrawn
+from minires.nn import Built, Config
 from minires.train import parts
-from minires.train.checkpoint import MAX_HEADER, read_use
+from minires.train.checkpoint import MAX_HEADER, construct, read_config, read_use
 from minires.train.classifier import Classifier, Preprocess
 
 KEY = "minires_use"
@@ -32,13 +31,14 @@ class Use:
 
     classes: tuple[str, ...]
     preprocess: Preprocess
-    config: Config | None
+    config: Config | Built | None
 
 
 def to_text(classifier: Classifier) -> str:
     """The text for a file."""
     model = classifier.model
-    known = isinstance(model.config, Config) and parts.difference(parts.describe(model), _empty(model.config)) is None
+    twin = construct(model.config)
+    known = twin is not None and parts.difference(parts.describe(model), twin) is None
     use = {
         "architecture": asdict(model.config) if known else None,
         "classes": classifier.classes,
@@ -54,7 +54,7 @@ def from_text(text: str | None, path) -> Use | None:
     try:
         use = json.loads(text) if len(text) <= MAX_HEADER else {}
         architecture = use["architecture"]
-        config = None if architecture is None else Config(**architecture)
+        config = None if architecture is None else read_config(architecture)
         # without one there may be any number of classes and channels
         sizes = {"classes": len(use["classes"]), "input_shape": (1, 1, len(use["preprocess"]["mean"]))}
         return Use(*read_use(use | {"architecture": architecture or sizes}), config)
@@ -63,8 +63,3 @@ def from_text(text: str | None, path) -> Use | None:
     except Exception as error:  # of other JSON anything may be raised
         problem = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path}: its metadata ({KEY}) cannot be read ({problem}): use another copy") from None
-
-
-def _empty(config: Config) -> ResNet:
-    with undrawn():
-        return ResNet(config)

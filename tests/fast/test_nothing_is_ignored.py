@@ -348,7 +348,7 @@ EDITS = {
     "ops/activation.py": ("return dy * (y > 0)", "return 1.001 * dy * (y > 0)"),
     "ops/dense.py": ("y = x @ w", "y = 1.001 * (x @ w)"),
     "ops/loss.py": ("shifted = logits - ", "shifted = 1.001 * logits - "),
-    "nn/layers.py": ("        return ops.relu_backward(dy, y)", "        return 1.001 * ops.relu_backward(dy, y)"),
+    "nn/activation.py": ("        return ops.relu_backward(dy, y)", "        return 1.001 * ops.relu_backward(dy, y)"),
     "nn/blocks.py": ("return dx + dshortcut if", "return dx + 1.001 * dshortcut if"),
     "optim.py": ("        v *= momentum\n", "        v *= momentum * 0.99\n"),
 }  # fmt: skip
@@ -373,7 +373,7 @@ def test_the_doctor_tells_what_was_edited(copy):
 @pytest.mark.slow
 def test_a_raise_in_a_layers_training_branch_ends_fit(copy):
     line = "        if self.training:\n            mean, var, m = "
-    copy.edit("nn/layers.py", (line, line.replace("mean", "raise RuntimeError('mine')\n            mean")))
+    copy.edit("nn/norm.py", (line, line.replace("mean", "raise RuntimeError('mine')\n            mean")))
     done = copy.python("-m", "minires", "train", "--arch", "resnet8", "--epochs", "1", "--out", "run")
     assert done.returncode != 0
     assert "mine" in done.stderr
@@ -392,7 +392,7 @@ SPREAD = """    def spread(self):
 def test_a_convolution_that_was_given_dilation_is_the_one_that_trains(copy):
     before = fits(copy)
     copy.edit(
-        "nn/layers.py",
+        "nn/conv.py",
         ('return {"stride": self.stride, "pad": self.pad}', 'return {"stride": self.stride, "pad": 2 * self.pad}'),
         (
             "x, self.w.data, None if self.b is None else self.b.data, **self.window",
@@ -408,7 +408,7 @@ def test_a_convolution_that_was_given_dilation_is_the_one_that_trains(copy):
     fast, by_layers = fits(copy)
     assert fast[:2] == pytest.approx(by_layers[:2], rel=1e-6)
     assert abs(fast[0] - before[0][0]) > 1e-3
-    assert "minires/nn/layers.py was edited" in fast[2]
+    assert "minires/nn/conv.py was edited" in fast[2]
 
 
 # --- what is in doubt is compared before the first step -----------------------------------------------------------
@@ -512,7 +512,7 @@ def test_every_module_has_the_right_gradient_and_shape(cls):
     if len(arrays) == 1:
         assert module.output_shape(arrays[0].shape[1:]) == y.shape[1:]
     else:
-        assert module.join_shapes(*(a.shape[1:] for a in arrays)) == y.shape[1:]
+        assert module.output_shape(*(a.shape[1:] for a in arrays)) == y.shape[1:]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -12,7 +12,7 @@ from minires.fast.gpu import kernels
 from minires.fast.gpu.cublas import tensor_cores
 from minires.fast.gpu.graph import Replay
 from minires.fast.step import FusedStep, check_mode
-from minires.nn.layers import Dropout
+from minires.nn.activation import Dropout
 from minires.optim import SGD, Adam, AdamW
 
 OPTIMISERS = {cls: fuse.methods(cls) for cls in (SGD, Adam, AdamW)}  # as they are written

@@ -48,7 +48,8 @@ def references(model, arch, shape, classes) -> dict[str, tuple[Difference, ...]]
     config = getattr(model, "config", None)
     found = {}
     for variant in nn.VARIANTS:
-        base = nn.Config(arch, shape, classes) if config is None else replace(config, arch=arch, input_shape=shape)
+        known = isinstance(config, nn.Config)
+        base = replace(config, arch=arch, input_shape=shape) if known else nn.Config(arch, shape, classes)
         try:
             reference = ResNet(replace(base, variant=variant, skip=True, bn_momentum=None))
         except ShapeError:

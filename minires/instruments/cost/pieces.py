@@ -8,7 +8,7 @@ import copy
 import tracemalloc
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from statistics import median
 from time import perf_counter
 
@@ -16,8 +16,7 @@ import numpy as np
 
 from minires.fast.inference import Predictor
 from minires.fast.training import Fused
-from minires.nn import ResNet
-from minires.nn.blocks import Block
+from minires.nn import Network
 from minires.nn.module import Module, Param, Sequential, inference
 from minires.train import Recipe
 
@@ -44,14 +43,16 @@ class Place:
         return repr((self.before, layers))
 
 
-def places(model: ResNet):
+def places(model: Network):
     """The stem, each block and the classifier, in forward order."""
-    body = [m for m in model.layers if isinstance(m, Sequential)]
-    head = Sequential(*model.layers[len(body) :], name="head")
-    shape = model.config.input_shape
-    for stage in (*body, head):
+    shape, rows = model.input_shape, []
+    for composed, layers in groupby(model.layers, key=lambda m: bool(m.children())):
+        run = list(layers)
+        rows += run if composed else [Sequential(*run, name="head" if run[-1] is model.layers[-1] else run[0].name)]
+    for stage in rows:
         end = stage.output_shape(shape)
-        pieces = stage.layers if any(isinstance(m, Block) for m in stage.layers) else [stage]
+        grouped = isinstance(stage, Sequential) and any(m.children() for m in stage.layers)
+        pieces = stage.layers if grouped else [stage]
         for piece in pieces:
             after = piece.output_shape(shape)
             yield Place(piece, shape, after, None if piece is pieces[-1] else end)

@@ -19,7 +19,7 @@ from minires.errors import ConfigError
 from minires.fast import cpu
 from minires.instruments.cost.pieces import Trial, places, time_update
 from minires.instruments.cost.summary import Summary, show_bytes, summarize
-from minires.nn import ResNet
+from minires.nn import Network
 from minires.optim import OPTIMIZERS
 
 BUDGET = 2.0  # seconds of the probe
@@ -134,7 +134,7 @@ class Cost(Shown):
         return "\n".join(lines)
 
 
-def predict_cost(model: ResNet, batch: int = 32, optimizer: str = "adamw", budget: float = BUDGET) -> Cost:
+def predict_cost(model: Network, batch: int = 32, optimizer: str = "adamw", budget: float = BUDGET) -> Cost:
     """The cost of training and inference with `batch` images; the model is left as it is.
 
     Time: the median over the probe's rounds. Memory: of arrays, as tracemalloc counts them; it is the same in each
@@ -194,7 +194,7 @@ def _memory(model, summary, optimizer, sequence) -> Memory:
         weights=summary.memory.parameters,
         gradients=weights,
         optimizer=len(OPTIMIZERS[optimizer].slots) * weights,
-        batch=size(model.config.input_shape),
+        batch=size(model.input_shape),
         activations=activations,
         workspace=workspace,
         at=place.module.name,

@@ -1,7 +1,7 @@
 """What a network is made of, what it costs and what it keeps, told without running it.
 
 `summarize(model)` follows shapes from layer to layer (`output_shape`), so ResNet-152 takes milliseconds.
-Memory follows from one rule a layer: which arrays its `forward` saves (KEEPS below). An array that two
+Memory follows from which arrays each layer's `forward` saves (`Module.keeps`). An array that two
 layers save, such as a ReLU's output that the next convolution keeps as its input, is counted once.
 """
 
@@ -10,16 +10,11 @@ from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
+from minires import nn
 from minires.console import Shown
 from minires.errors import ConfigError
-from minires.nn.blocks import Block
-from minires.nn.layers import BatchNorm, Conv2d, Dense, Dropout, GroupNorm, MaxPool2d, ReLU
-from minires.nn.module import Module, Sequential
-from minires.nn.resnet import ResNet
-from minires.ops import conv
+from minires.nn import Module, Network
 
-# Which of its input x and its output y a layer saves for backward; shapes alone cost nothing.
-KEEPS = {Conv2d: "x", Dense: "x", BatchNorm: "x", GroupNorm: "x", ReLU: "y", MaxPool2d: "xy"}
 OPTIMISER_SLOTS = {"sgd": 1, "adam": 2}  # arrays as large as the weights: momentum; first and second moment
 
 
@@ -124,12 +119,12 @@ def show_bytes(count: float) -> str:
     return f"{count:.{min(power, 1)}f} {_UNITS[power]}"
 
 
-def summarize(model: ResNet, batch: int = 32) -> Summary:
+def summarize(model: Network, batch: int = 32) -> Summary:
     """The summary of a network for training on `batch` images. Nothing is run; see `Summary` and `Memory`."""
     if batch < 1:
         raise ConfigError(f"a batch holds at least 1 image, got {batch}")
     walk = _Walk(batch, model.dtype.itemsize)
-    walk.follow(model, walk.start(model.config.input_shape))
+    nn.walk(model, walk.visit, walk.start(model.input_shape))
     trained, not_trained = model.parameter_count()
     forward = sum(row.flops for row in walk.rows)
     # backward costs the forward product twice, for dw and for dx; no one asks for the gradient of the image
@@ -174,72 +169,23 @@ class _Walk:
         self.rows.append(Row("input", "Input", (None, *shape), 0, 0, (), 0, 0))
         return _Array(tuple(shape), "input")
 
-    def follow(self, module: Module, x: _Array) -> _Array:
-        if isinstance(module, Sequential):
-            for layer in module.layers:
-                x = self.follow(layer, x)
-            return x
-        if isinstance(module, Block):
-            return self._block(module, x)
-        return self._layer(module, x)
-
-    def _block(self, block: Block, x: _Array) -> _Array:
-        h = x if block.before is None else self.follow(block.before, x)
-        y = self.follow(block.branch, h)
-        if block.shortcut is not None:
-            other = x if block.shortcut == Block.IDENTITY else self.follow(block.shortcut, h)
-            inputs = y.maker, other.maker
-            y = _Array(block.add.join_shapes(y.shape, other.shape), block.add.name)
-            self._row(block.add, y.shape, inputs, 0, 0)
-            self.workspace = max(self.workspace, 3 * self._bytes(y.shape))
-        return y if block.after is None else self.follow(block.after, y)
-
-    def _layer(self, layer: Module, x: _Array) -> _Array:
-        shape = layer.output_shape(x.shape)
+    def visit(self, layer: Module, *inputs: _Array) -> _Array:
+        shapes = [x.shape for x in inputs]
+        shape = layer.output_shape(*shapes)
         y = _Array(shape, layer.name)
-        kept = 0
-        for array in ({"x": x, "y": y}[letter] for letter in KEEPS.get(type(layer), "")):
+        named = dict(zip(layer.inputs, inputs, strict=False)) | {"y": y}
+        kept = layer.kept_numbers(self.batch, shape) * self.itemsize
+        for array in (named[letter] for letter in layer.keeps if letter in named):
             if not array.kept:
                 array.kept = True
                 kept += self._bytes(array.shape)
-        if isinstance(layer, BatchNorm):
-            kept += 2 * shape[-1] * self.itemsize  # the batch's mean and 1 / standard deviation
-        if isinstance(layer, GroupNorm):
-            kept += 2 * layer.groups * self._bytes(())  # the same of each image's groups
-        if isinstance(layer, Dropout) and layer.rate:
-            kept += self._bytes(shape)  # the mask
-        self._row(layer, shape, (x.maker,), _flops(layer, shape), kept)
-        passing = self._bytes(x.shape) + self._bytes(shape) + self._columns(layer, x.shape, shape)
+        flops = layer.flops(shapes[0], shape)
+        trained, running = layer.parameter_count()
+        makers = tuple(x.maker for x in inputs)
+        self.rows.append(Row(layer.name, type(layer).__name__, (None, *shape), trained, running, makers, flops, kept))
+        passing = sum(map(self._bytes, (*shapes, shape))) + layer.workspace(self.batch, shapes[0], shape)
         self.workspace = max(self.workspace, passing)
         return y
 
-    def _row(self, layer, shape, inputs, flops, kept_bytes):
-        trained, kept = layer.parameter_count()
-        self.rows.append(
-            Row(layer.name, type(layer).__name__, (None, *shape), trained, kept, inputs, flops, kept_bytes)
-        )
-
     def _bytes(self, shape) -> int:
         return self.batch * math.prod(shape) * self.itemsize
-
-    def _columns(self, layer, x_shape, y_shape) -> int:
-        """Bytes of a convolution's padded copy and of its columns, forward and backward."""
-        if not isinstance(layer, Conv2d):
-            return 0
-        R, S, C, _ = layer.w.data.shape
-        pads = conv.resolve_padding(layer.pad, x_shape[:2], (R, S), layer.stride)
-        padded = (x_shape[0] + sum(pads[0]), x_shape[1] + sum(pads[1]), C)
-        copy = self._bytes(padded) if padded != x_shape else 0
-        if (R, S, *layer.stride) == (1, 1, 1, 1):
-            return copy
-        image = y_shape[0] * y_shape[1] * R * S * C * self.itemsize
-        columns = min(self.batch * image, max(image, conv.MAX_WORKSPACE))
-        return copy + 2 * columns
-
-
-def _flops(layer: Module, y_shape) -> int:
-    """2 for each multiply-add of one image; 0 where there is no matrix product."""
-    if not isinstance(layer, (Conv2d, Dense)):
-        return 0
-    *window, _ = layer.w.data.shape
-    return 2 * math.prod(window) * math.prod(y_shape)

@@ -17,9 +17,6 @@ from minires.geometry import resolve_padding
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import in_place, label, moving
 
-# layers without a kink; every other leaf is watched by the zeros in its output
-SMOOTH = (nn.Conv2d, nn.Dense, nn.BatchNorm, nn.GroupNorm, nn.Add, nn.AvgPool2d, nn.GlobalAvgPool2d, nn.Flatten)
-SMOOTH += (nn.ZeroPad2d, nn.Dropout)
 FLOAT32 = {"epsilon": 1e-2, "tolerance": 3e-2}  # what float32 can tell at best
 
 
@@ -69,7 +66,7 @@ class Watch:
         self.mode, self.patterns, self._count = mode, {}, {}
 
     def _forward(self, module, forward):
-        kinked = not module.children() and not isinstance(module, SMOOTH)
+        kinked = not module.children() and not module.smooth  # then it is watched by the zeros in its output
 
         def watched(*inputs):
             if self.mode == "record":

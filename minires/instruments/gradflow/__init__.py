@@ -16,10 +16,9 @@ from rich.table import Table
 from minires import ops
 from minires.backend import device_of, get_xp
 from minires.console import Shown
-from minires.nn.layers import Conv2d, Dense
-from minires.nn.module import Sequential
+from minires.errors import ConfigError
+from minires.nn import Block, Built, Config, Conv2d, Dense, Module, Network, ResNet, plain_twin, walk
 from minires.nn.probe import Probe, probe, untouched
-from minires.nn.resnet import Config, ResNet, plain_twin
 
 __all__ = [
     "BlockFlow",
@@ -71,7 +70,7 @@ class GradFlow(Shown):
     batch: int
     layers: tuple[LayerFlow, ...]
     blocks: tuple[BlockFlow, ...]
-    config: Config
+    config: Config | Built
 
     def as_dict(self) -> dict:
         """Everything as plain types, for JSON."""
@@ -143,7 +142,7 @@ class SkipComparison(Shown):
         return table
 
 
-def gradflow(model: ResNet, x, labels, *, title: str | None = None) -> GradFlow:
+def gradflow(model: Network, x, labels, *, title: str | None = None) -> GradFlow:
     """The gradient flow of softmax cross-entropy on one batch, in training mode.
 
     x (N, H, W, C) in the model's dtype and on its device, labels (N,) integers. The model is left exactly as
@@ -154,18 +153,20 @@ def gradflow(model: ResNet, x, labels, *, title: str | None = None) -> GradFlow:
         loss, probs = ops.softmax_cross_entropy_forward(model.forward(x), labels)
         model.backward(ops.softmax_cross_entropy_backward(probs, labels), need_dx=False)
         norms = {p.name: (_norm(p.data), None if p.grad is None else _norm(p.grad)) for p in model.params()}
-        seen = {row["name"]: row for row in log.rows()}
+        seen = dict(zip(log.modules, log.rows(), strict=True))
     forks = {fork["name"]: fork for fork in log.blocks()}
     layers, ends = [], {}
     for stage, block, layer, depth, main in main_path(model):
-        layers.append(LayerFlow(layer.name, stage, depth, main, seen[layer.name]["dy_rms"], *norms[layer.w.name]))
+        layers.append(LayerFlow(layer.name, stage, depth, main, seen[layer]["dy_rms"], *norms[layer.w.name]))
         ends[block] = stage, depth
-    blocks, shape = [], seen[model.layers[0].name]["shape"]  # of the stem's output, the first block's input
+    blocks = []
     for block in model.blocks():
-        dy, dx, before, shape = seen[block.name]["dy_rms"], seen[block.name]["dx_rms"], shape, seen[block.name]["shape"]
+        row, record = seen[block], log.records[block]
+        ends_here = _whole(row["dy_rms"], record.shape), _whole(row["dx_rms"], record.input_shape)
         paths = (forks.get(block.name, {}).get(key) for key in ("branch_rms", "shortcut_rms", "cosine"))
-        blocks.append(BlockFlow(block.name, *ends[block], dy, dx, _whole(dy, shape), _whole(dx, before), *paths))
-    title = title or network_title(model.config)
+        where = ends.get(block) or (model.places()[block][0], 0)
+        blocks.append(BlockFlow(block.name, *where, row["dy_rms"], row["dx_rms"], *ends_here, *paths))
+    title = title or model.title
     return GradFlow(title, model.config.seed, float(loss), len(x), tuple(layers), tuple(blocks), model.config)
 
 
@@ -177,6 +178,8 @@ def compare_skip(config_or_model: Config | ResNet, x, labels) -> SkipComparison:
     networks call `gradflow` on each.
     """
     config = getattr(config_or_model, "config", config_or_model)
+    if not isinstance(config, Config):
+        raise ConfigError("only a network of the family (minires.resnet) has a plain twin: call gradflow on each")
     residual = ResNet(replace(config, skip=True))
     plain = plain_twin(residual)
     for model in (residual, plain):
@@ -184,20 +187,29 @@ def compare_skip(config_or_model: Config | ResNet, x, labels) -> SkipComparison:
     return SkipComparison(gradflow(residual, x, labels), gradflow(plain, x, labels))
 
 
-def main_path(model: ResNet):
-    """(stage, enclosing block or None, layer, depth, main) for every convolution and dense layer, in forward order.
+def main_path(model: Network):
+    """(stage, block or None, layer, depth, main) for every convolution and dense layer, in the modules' order.
 
-    depth counts the layers of the main path from 1; a projection, which is not `main`, has that of its block's last.
+    depth counts the layers of the longest way from the image, from 1; a projection, which is not `main`, has that of
+    its block's last.
     """
-    owner, depth = {id(m): block for block in model.blocks() for m in block.modules()}, 0
-    for top in model.layers:
-        stage = top.name if isinstance(top, Sequential) else "head"
-        for layer in top.modules():
-            if isinstance(layer, (Conv2d, Dense)):
-                block = owner.get(id(layer))
-                beside = block is not None and isinstance(block.shortcut, Sequential) and layer in block.shortcut.layers
-                depth += not beside
-                yield stage, block, layer, depth, not beside
+    depths, places = {}, model.places()
+
+    def visit(layer, *before):
+        depth = max(before)
+        for inner in layer.modules():  # of one with a forward of its own, what is in it
+            depth += isinstance(inner, (Conv2d, Dense))
+            depths[inner] = depth
+        return depth
+
+    walk(model, visit, 0)
+    beside = {}  # layer of a projection -> its block's add node
+    for block in model.modules():
+        if isinstance(block, Block) and isinstance(block.shortcut, Module):
+            beside |= dict.fromkeys(block.shortcut.modules(), block.add)
+    for layer in places:
+        if isinstance(layer, (Conv2d, Dense)):
+            yield *places[layer], layer, depths[beside.get(layer, layer)], layer not in beside
 
 
 def _norm(x) -> float:
@@ -209,14 +221,6 @@ def _norm(x) -> float:
 def _whole(rms: float | None, shape) -> float | None:
     """The Euclidean norm of an array of this shape and root mean square."""
     return None if rms is None else rms * math.sqrt(math.prod(shape))
-
-
-def network_title(config: Config) -> str:
-    """'resnet50, plain, BN, He'."""
-    kind = "residual" if config.skip else "plain"
-    preact = ", pre-activation" if config.preact else ""
-    norm = "BN" if config.norm else "no BN"
-    return f"{config.arch} ({config.variant}), {kind}{preact}, {norm}, {config.init.capitalize()}"
 
 
 def _short(value: float | None) -> str:

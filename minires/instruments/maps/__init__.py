@@ -13,7 +13,7 @@ import numpy as np
 from minires.backend import device_of, get_xp, to_device, to_numpy
 from minires.data.dataset import chunks
 from minires.errors import ConfigError, DataError
-from minires.nn import Conv2d, Module, ResNet, Sequential
+from minires.nn import Conv2d, Dense, Module, Network, from_config
 from minires.train.classifier import EVAL_BATCH, Classifier, check_finite, softmax
 from minires.weights.compare import activations
 
@@ -93,8 +93,8 @@ def find_layer(model: Module, name: str) -> Module:
 
 
 def stage_names(model: Module) -> list[str]:
-    """The stem and the stages, from input to output."""
-    return [m.name for m in model.layers if isinstance(m, Sequential)]
+    """The stem and the stages, from input to output; of a network without, the blocks or layers that give maps."""
+    return list(model.stage_shapes()) or [m.name for m in model.blocks() if not isinstance(m, Dense)]
 
 
 def feature_maps(classifier: Classifier, image: np.ndarray, layers: list[str]) -> list[FeatureMaps]:
@@ -119,12 +119,12 @@ def first_kernels(model: Module) -> np.ndarray:
     return to_numpy(conv.w.data).transpose(3, 0, 1, 2)
 
 
-def kernel_change(model: ResNet) -> np.ndarray:
+def kernel_change(model: Network) -> np.ndarray:
     """What training has added to the first kernels, (O, R, S, C): they less the initial ones, which the seed repeats.
 
     In a short training a few percent of their norm, lost in the noise of the initial kernels unless taken apart.
     """
-    return first_kernels(model) - first_kernels(ResNet(model.config))
+    return first_kernels(model) - first_kernels(from_config(model.config))
 
 
 def gradcam(classifier: Classifier, images: np.ndarray, *, layer: str | None = None, targets=None) -> GradCam:

@@ -15,10 +15,9 @@ import numpy as np
 
 from minires import ops
 from minires.backend import to_numpy
-from minires.instruments.gradflow import network_title
 from minires.instruments.step import formulas
 from minires.instruments.step.formulas import Maths
-from minires.nn import Add, Block, Module, Param, ResNet, Sequential
+from minires.nn import Add, Block, Branches, Module, Network, Param
 from minires.nn.probe import Probe, cosine, probe, rms, untouched
 
 CHANNELS = 8  # of the first image, shown as tiles
@@ -189,26 +188,29 @@ def _tiles(a) -> tuple[np.ndarray, int]:
 class _Recorder(Probe):
     """A probe that also writes a tape. An array that comes again keeps its place among the tensors."""
 
-    def __init__(self, model: ResNet):
+    def __init__(self, model: Network):
         super().__init__(model)
         self.steps: list[Step] = []
         self.tensors: list[Tensor] = []
         self._known = {}  # id of an array -> (position, the array: held, so that the id stays its own)
         self._places = _places(model)
         self._sum = None  # what the last fork summed, until the next layer receives it
+        self._parts = {}  # branches -> path -> the gradient that it sent
         for block, fork in self.forks.items():
             fork.meet = partial(self._meet, block)
+        for branches in (m for m in self.modules if isinstance(m, Branches)):
+            for path in branches.paths:
+                self._watched.setdefault(path, []).append(partial(self._gather, branches, path))
 
     def wrap_forward(self, module, forward):
         probed = super().wrap_forward(module, forward)
         if module.children():
             return probed
-        letters = ("F(x)", "shortcut") if isinstance(module, Add) else ("x",)
 
         def taped(*inputs):
             y = probed(*inputs)
             angle = _number(cosine(*inputs)) if isinstance(module, Add) else None
-            ends = dict(zip(letters, inputs, strict=True)), {"y": y}
+            ends = dict(zip(_letters(module, len(inputs)), inputs, strict=True)), {"y": y}
             self._note_layer(module, "forward", *ends, kept=_kept(module), cosine=angle)
             return y
 
@@ -223,7 +225,9 @@ class _Recorder(Probe):
             self.receive(dy)
             kept = _kept(module)
             dx = probed(dy, *args, **kwargs)
-            outputs = dict(zip(("dF", "dshortcut"), dx, strict=True)) if isinstance(module, Add) else {"dx": dx}
+            into = dx if isinstance(dx, tuple) else (dx,)
+            letters = ("d" + letter.removesuffix("(x)") for letter in _letters(module, len(into)))
+            outputs = {letter: d for letter, d in zip(letters, into, strict=True) if d is not None}
             self._note_layer(module, "backward", {"dy": dy}, outputs, kept=kept)
             return dx
 
@@ -263,16 +267,24 @@ class _Recorder(Probe):
 
     def _meet(self, block: Block, branch, shortcut) -> None:
         """Where the paths part: both gradients are at hand and the block is about to add them."""
-        self._sum = branch + shortcut
+        angle = _number(self.forks[block].numbers["cosine"])
+        self._add_up(block, self._places[block.add], {"via branch": branch, "via shortcut": shortcut}, cosine=angle)
+
+    def _gather(self, branches: Branches, path: Module, dx) -> None:
+        """The same for paths that are joined otherwise, once the last of them has sent its gradient."""
+        parts = self._parts.setdefault(branches, {})
+        parts[path] = dx
+        if len(parts) == len(branches.paths):
+            named = {f"via {p.name or i}": parts[p] for i, p in enumerate(branches.paths, 1)}
+            self._add_up(branches, self._places[branches], named)
+            del self._parts[branches]
+
+    def _add_up(self, block, place, parts, **fields) -> None:
+        first, *others = parts.values()
+        self._sum = sum(others, first)
+        maths = formulas.fork(type(block), tuple(parts))
         self.note(
-            "backward",
-            {"via branch": branch, "via shortcut": shortcut},
-            {"dx": self._sum},
-            name=f"{block.name}.fork",
-            kind="Fork",
-            **self._places[block.add],
-            maths=formulas.FORK,
-            cosine=_number(self.forks[block].numbers["cosine"]),
+            "backward", parts, {"dx": self._sum}, name=f"{block.name}.fork", kind="Fork", **place, maths=maths, **fields
         )
 
     def _position(self, array) -> int:
@@ -282,7 +294,7 @@ class _Recorder(Probe):
         return self._known[id(array)][0]
 
 
-def record(model: ResNet, x, labels, *, classes=None, image=None, title: str | None = None) -> Tape:
+def record(model: Network, x, labels, *, classes=None, image=None, title: str | None = None) -> Tape:
     """The tape of softmax cross-entropy on one batch, in training mode, with the gradient carried back to x.
 
     x (N, H, W, C) in the model's dtype and on its device, labels (N,) integers; classes: their names; image: the
@@ -300,7 +312,7 @@ def record(model: ResNet, x, labels, *, classes=None, image=None, title: str | N
         recorder.note("backward", {"p": probs}, {"dlogits": dlogits}, **loss_place, maths=formulas.LOSS["backward"])
         recorder.receive(model.backward(dlogits))
     return Tape(
-        title=title or network_title(model.config),
+        title=title or model.title,
         seed=model.config.seed,
         batch=len(x),
         loss=float(loss),
@@ -313,25 +325,32 @@ def record(model: ResNet, x, labels, *, classes=None, image=None, title: str | N
     )
 
 
-def _places(model: ResNet) -> dict[Module, dict]:
+def _places(model: Network) -> dict[Module, dict]:
     """Each module's stage, block and path."""
-    places = {}
-    for top in model.layers:
-        stage = top.name if isinstance(top, Sequential) else "head"
-        for module in top.modules():
-            places[module] = {"stage": stage, "block": "", "path": "main"}
-    for block in model.blocks():
-        paths = {"branch": block.branch, "shortcut": block.shortcut}
-        of = {m: path for path, top in paths.items() if isinstance(top, Module) for m in top.modules()}
-        for module in block.modules():
-            places[module] |= {"block": block.name, "path": of.get(module, "main")}
-    return places
+    paths = {}
+    for block in (m for m in model.modules() if isinstance(m, Block)):
+        for path in ("branch", "shortcut"):
+            if isinstance(top := getattr(block, path), Module):
+                paths |= dict.fromkeys(top.modules(), path)
+    return {
+        module: {
+            "stage": stage,
+            "block": block.name if block and block.children() else "",
+            "path": paths.get(module, "main"),
+        }
+        for module, (stage, block) in model.places().items()
+    }
+
+
+def _letters(module: Module, count: int) -> tuple[str, ...]:
+    """What the inputs of a module are called: x, or x1, x2, ... where a join takes any number of them."""
+    return module.inputs if len(module.inputs) == count else tuple(f"x{i}" for i in range(1, count + 1))
 
 
 def _kept(module: Module) -> tuple[Held, ...]:
     """What is in the layer's slot now; a slot may also hold shapes, which cost nothing."""
     arrays = [a for a in module._slot or () if hasattr(a, "nbytes")]
-    names = formulas.KEPT.get(type(module), ())[: len(arrays)]
+    names = module.keeps[: len(arrays)]
     return tuple(Held(name, a.shape, a.nbytes) for name, a in zip_longest(names, arrays, fillvalue="array"))
 
 

@@ -22,8 +22,11 @@ from minires.errors import DataError, MiniresError
 from minires.fast import communicator
 from minires.instruments.bn_doctor import drift
 from minires.instruments.gradflow import main_path
-from minires.nn.layers import BatchNorm, Conv2d, Dense, ReLU
+from minires.nn.activation import ReLU
+from minires.nn.conv import Conv2d
+from minires.nn.dense import Dense
 from minires.nn.module import Module
+from minires.nn.norm import BatchNorm
 from minires.nn.probe import probe, rms, untouched
 from minires.ranges import RANGES, check
 from minires.train.progress import Reporter
