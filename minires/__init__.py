@@ -17,9 +17,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "minires.nn": (
         *("resnet", "resnet50", "plain_twin", "ResNet", "Config", "ARCHITECTURES", "VARIANTS"),
-        *("Module", "Param", "Buffer", "Sequential", "Block", "Add", "inference"),
+        *("Network", "build", "register", "as_network"),
+        *("Module", "Composite", "Sequential", "Branches", "Block", "Add", "Concat", "Multiply", "Param", "Buffer"),
         *("Conv2d", "Dense", "BatchNorm", "GroupNorm", "ReLU", "MaxPool2d", "AvgPool2d", "GlobalAvgPool2d"),
-        *("Flatten", "ZeroPad2d", "Dropout"),
+        *("Flatten", "ZeroPad2d", "Dropout", "Identity", "inference"),
     ),
     "minires.ops": ("softmax_cross_entropy_forward", "softmax_cross_entropy_backward"),
     "minires.optim": ("SGD", "Adam", "AdamW"),
