@@ -27,7 +27,17 @@ _HOMES = {
     "minires.backend": ("to_device", "to_numpy"),
     "minires.data": ("make_signs", "Augment"),
     "minires.train": (
-        *("Classifier", "Preprocess", "Recipe", "Schedule", "fit", "resume", "evaluate", "Evaluation", "predict_logits"),
+        *(
+            "Classifier",
+            "Preprocess",
+            "Recipe",
+            "Schedule",
+            "fit",
+            "resume",
+            "evaluate",
+            "Evaluation",
+            "predict_logits",
+        ),
         *("load_classifier", "save_checkpoint", "with_classes", "Progress", "Reporter"),
     ),
     "minires.api": ("load", "save", "predict", "Prediction"),

@@ -3,15 +3,21 @@
 V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning", arXiv:1603.07285.
 """
 
+from typing import Any, TypeAlias
+
 from minires.errors import ShapeError
 
+Size: TypeAlias = tuple[int, int]  # (vertical, horizontal)
+Pair: TypeAlias = int | Size  # both directions alike, or each its own
+Pad: TypeAlias = str | int | tuple  # as `resolve_padding` takes it
 
-def pair(value) -> tuple:
+
+def pair(value: Any) -> tuple:
     """(v, v) for a single v, else the two values given."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
-def resolve_padding(pad, size, kernel, stride) -> tuple[tuple[int, int], tuple[int, int]]:
+def resolve_padding(pad: Pad, size: Size, kernel: Size, stride: Size) -> tuple[tuple[int, int], tuple[int, int]]:
     """((top, bottom), (left, right)) for any way of stating a padding.
 
     `pad` is "valid" (none), "same" (ceil(H / stride) outputs; an odd zero goes to the bottom and right, as
@@ -28,13 +34,13 @@ def resolve_padding(pad, size, kernel, stride) -> tuple[tuple[int, int], tuple[i
     return tuple(pair(p) for p in pair(pad))
 
 
-def output_size(size, kernel, stride, pad) -> tuple[int, int]:
+def output_size(size: Size, kernel: Size, stride: Size, pad: Pad) -> tuple[int, int]:
     """(P, Q): P = floor((H + top + bottom - R) / stride) + 1, Q alike; may be < 1 when the image is too small."""
     pads = resolve_padding(pad, size, kernel, stride)
     return tuple((n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, pads, kernel, stride, strict=True))
 
 
-def windows_over(name, size, kernel, stride, pad) -> tuple[int, int]:
+def windows_over(name: str, size: Size, kernel: Size, stride: Size, pad: Pad) -> tuple[int, int]:
     """`output_size`; ShapeError, from the layer or op of this name, where no window fits."""
     P, Q = output_size(size, kernel, stride, pad)
     if min(P, Q) < 1:
@@ -45,7 +51,7 @@ def windows_over(name, size, kernel, stride, pad) -> tuple[int, int]:
     return P, Q
 
 
-def pool_window(size, kernel, stride, pad):
+def pool_window(size: Size, kernel: Pair, stride: Pair | None, pad: Pad) -> tuple[Size, Size, tuple[Size, Size]]:
     """(kernel, stride, padding) of a pooling, each in full; the stride is the kernel's where none is given.
 
     ShapeError where no window fits, or one would lie in the padding alone.

@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from minires.lessons.site.build import build
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from minires.cli import main
 from minires.data import make_signs
-from minires.lessons.site.build import build
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # picture: the page, the way into it, the window's width and height

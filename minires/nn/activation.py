@@ -1,9 +1,10 @@
 """Elementwise layers: ReLU, identity, dropout."""
 
 import math
+from typing import Any
 
 from minires import ops
-from minires.backend import get_xp
+from minires.backend import Array, get_xp
 from minires.errors import ConfigError
 from minires.nn.init import generator
 from minires.nn.module import Maths, Module
@@ -18,22 +19,22 @@ class ReLU(Module):
     )
     keeps = ("y",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         y = ops.relu_forward(x)
         self.save(y)
         return y
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         (y,) = self.saved()
         return ops.relu_backward(dy, y)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return graph.node("Relu", self.name, [x])
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "relu", ""
 
 
@@ -43,19 +44,19 @@ class Identity(Module):
     maths = Maths(("y = x", "The path changes nothing."), ("dx = dy", "And neither does the way back."))
     smooth = True
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return x
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return dy
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return x
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return None
 
 
@@ -69,14 +70,14 @@ class Dropout(Module):
     keeps = ("keep",)
     smooth = True
 
-    def __init__(self, name, rate, *, seed=0):
+    def __init__(self, name: str, rate: float, *, seed: int = 0):
         super().__init__(name)
         if not 0 <= rate < 1:
             raise ConfigError(f"{name}: dropout rate must lie in [0, 1), got {rate}")
         self.rate = rate
         self.rng = generator(seed, name)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         if not self.training or self.rate == 0:
             self.save(None)
             return x
@@ -85,18 +86,18 @@ class Dropout(Module):
         self.save(keep)
         return ops.dropout_forward(x, keep, self.rate)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         (keep,) = self.saved()
         return dy if keep is None else ops.dropout_backward(dy, keep, self.rate)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def kept_numbers(self, batch, shape):
+    def kept_numbers(self, batch: int, shape: tuple[int, ...]) -> int:
         return batch * math.prod(shape) if self.rate else 0  # the mask
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return x  # nothing is dropped in evaluation
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "other", "dropout"

@@ -5,8 +5,12 @@ K. He et al., "Deep Residual Learning", arXiv:1512.03385, sections 3.2 and 3.3 (
 same code with no shortcut.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from minires.backend import Array
 from minires.nn.join import Add
-from minires.nn.module import Composite, Sequential
+from minires.nn.module import Composite, Module, Sequential
 
 
 class Block(Composite):
@@ -18,20 +22,28 @@ class Block(Composite):
 
     IDENTITY = "identity"
 
-    def __init__(self, name, branch: Sequential, shortcut, *, before=None, after=None):
+    def __init__(
+        self,
+        name: str,
+        branch: Sequential,
+        shortcut: Module | str | None,
+        *,
+        before: Module | None = None,
+        after: Module | None = None,
+    ):
         super().__init__(name)
         self.before, self.branch, self.shortcut = before, branch, shortcut
         self.add = None if shortcut is None else Add(f"{name}.add")
         self.after = after
 
-    def flow(self, x, visit):
+    def flow(self, x: Any, visit: Callable) -> Any:
         h = x if self.before is None else visit(self.before, x)
         y = visit(self.branch, h)
         if self.shortcut is not None:
             y = visit(self.add, y, x if self.shortcut == self.IDENTITY else visit(self.shortcut, h))
         return y if self.after is None else visit(self.after, y)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         if self.after is not None:
             dy = self.after.backward(dy)
         if self.shortcut is None:

@@ -14,6 +14,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from minires.errors import ConfigError, MiniresError, ShapeError
 from minires.nn.blocks import Block
@@ -61,7 +64,7 @@ class Network(Sequential):
         check_names(self)
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         """That of its weights."""
         return self.params()[0].data.dtype
 
@@ -138,7 +141,7 @@ def register(builder: Callable, name: str = "") -> Callable:
     return builder
 
 
-def build(builder: str | Callable, input_shape: tuple, classes: int, *, seed: int = 0, **options) -> Network:
+def build(builder: str | Callable, input_shape: tuple, classes: int, *, seed: int = 0, **options: Any) -> Network:
     """The Network that a builder gives: a function (which is registered), a registered name, or "file.py:function".
 
     It is called with input_shape, classes, seed where it takes one, and options. ConfigError for no such builder, or

@@ -1,26 +1,29 @@
 """Pooling: the maximum or the mean of windows, the mean of whole maps."""
 
+from typing import Any
+
 from minires import ops
-from minires.geometry import pair, windows_over
+from minires.backend import Array
+from minires.geometry import Pad, Pair, pair, windows_over
 from minires.nn.module import Maths, Module, stride_text
 
 
 class _Pool2d(Module):
     word = ""  # in a diagram
 
-    def __init__(self, name, kernel, stride=None, pad=0):
+    def __init__(self, name: str, kernel: Pair, stride: Pair | None = None, pad: Pad = 0):
         super().__init__(name)
         self.kernel, self.pad = pair(kernel), pad
         self.stride = pair(stride if stride is not None else kernel)
 
     @property
-    def window(self):
+    def window(self) -> dict[str, Any]:
         return {"kernel": self.kernel, "stride": self.stride, "pad": self.pad}
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*windows_over(self.name, shape[:2], self.kernel, self.stride, self.pad), shape[2])
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "pool", f"{self.word} {self.kernel[0]}×{self.kernel[1]}{stride_text(self.stride)}"
 
 
@@ -34,15 +37,15 @@ class MaxPool2d(_Pool2d):
     keeps = ("x", "y")
     word = "max"
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         y = ops.maxpool_forward(x, **self.window)
         self.save(x, y)
         return y
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return ops.maxpool_backward(dy, *self.saved(), **self.window)
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return graph.node("MaxPool", self.name, [x], **graph.window(self.kernel, self.stride, self.pad, shape))
 
 
@@ -56,14 +59,14 @@ class AvgPool2d(_Pool2d):
     smooth = True
     word = "avg"
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         self.save(x.shape)
         return ops.avgpool_forward(x, **self.window)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return ops.avgpool_backward(dy, *self.saved(), **self.window)
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         window = graph.window(self.kernel, self.stride, self.pad, shape)
         return graph.node("AveragePool", self.name, [x], count_include_pad=1, **window)
 
@@ -77,19 +80,19 @@ class GlobalAvgPool2d(Module):
     )
     smooth = True
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         self.save(x.shape)
         return ops.global_avgpool_forward(x)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return ops.global_avgpool_backward(dy, *self.saved())
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[-1:]
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         mean = graph.node("GlobalAveragePool", self.name, [x])
         return graph.node("Flatten", f"{self.name}.flatten", [mean])
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "pool", "global avg"

@@ -5,10 +5,10 @@ The im2col formulation: K. Chellapilla, S. Puri, P. Simard, "High Performance Co
 for Document Processing", 2006, section 3; arithmetic of sizes: V. Dumoulin, F. Visin, arXiv:1603.07285.
 """
 
-from minires.backend import device_of, get_xp, workspace
+from minires.backend import Array, device_of, get_xp, workspace
 from minires.errors import ConfigError
 from minires.fast.dispatch import compiled
-from minires.geometry import output_size, pair, resolve_padding, windows_over
+from minires.geometry import Pad, Pair, output_size, pair, resolve_padding, windows_over
 from minires.ops.norm import channel_sum
 
 # Bytes of columns that one matrix product may take. The batch is walked in pieces of this size, so that a
@@ -17,7 +17,7 @@ MAX_WORKSPACE = 2 * 2**20
 GPU_WORKSPACE = 2**30  # there, pieces that fit in the cache are no faster
 
 
-def zero_pad2d_forward(x, pad):
+def zero_pad2d_forward(x: Array, pad: Pad) -> Array:
     """y = x with rows and columns of zeros around it; pad as in `resolve_padding`. x itself when there are none."""
     (top, bottom), (left, right) = resolve_padding(pad, x.shape[1:3], (1, 1), (1, 1))
     if not (top or bottom or left or right):
@@ -28,14 +28,14 @@ def zero_pad2d_forward(x, pad):
     return y
 
 
-def zero_pad2d_backward(dy, pad):
+def zero_pad2d_backward(dy: Array, pad: Pad) -> Array:
     """dx: the padding received no input, so its gradient is dropped."""
     (top, bottom), (left, right) = resolve_padding(pad, dy.shape[1:3], (1, 1), (1, 1))
     H, W = dy.shape[1] - top - bottom, dy.shape[2] - left - right
     return dy[:, top : top + H, left : left + W]
 
 
-def im2col(x, kernel, stride):
+def im2col(x: Array, kernel: Pair, stride: Pair) -> Array:
     """Every receptive field as a row: (N, H, W, C) -> (N * P * Q, R * S * C), no padding.
 
     In NHWC a field's row of S pixels lies side by side in memory, so the copy moves S * C numbers at a time;
@@ -51,7 +51,7 @@ def im2col(x, kernel, stride):
     return fields.reshape(N * P * Q, R * S * C)
 
 
-def col2im(columns, shape, kernel, stride):
+def col2im(columns: Array, shape: tuple[int, ...], kernel: Pair, stride: Pair) -> Array:
     """The adjoint of `im2col`: each entry of a row is added back where it was read from."""
     (R, S), (sv, sh) = kernel, stride
     N, H, W, C = shape
@@ -84,7 +84,15 @@ def _check_algorithm(name):
 
 
 @compiled
-def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
+def conv2d_forward(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    stride: Pair = 1,
+    pad: Pad = 0,
+    algorithm: str | None = None,
+) -> Array:
     """y[n, p, q, o] = b[o] + sum over r, s, c of x[n, p*stride + r - top, q*stride + s - left, c] w[r, s, c, o]
 
     x (N, H, W, C), w (R, S, C, O), b (O,) or None -> y (N, P, Q, O), in the dtype of x and w.
@@ -108,7 +116,19 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
 
 
 @compiled
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None):
+def conv2d_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    *,
+    stride: Pair = 1,
+    pad: Pad = 0,
+    need_dx: bool = True,
+    need_dw: bool = True,
+    need_db: bool = True,
+    dw: Array | None = None,
+    algorithm: str | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
     """(dx, dw, db) of `conv2d_forward`, each None unless needed. dw is written where one is given.
 
     With the columns X (recomputed, never kept) the forward is Y = X W + b, so

@@ -7,7 +7,7 @@ Nothing here looks at a second image: any batch will do, and evaluation is train
 
 import math
 
-from minires.backend import get_xp
+from minires.backend import Array, get_xp
 from minires.errors import ShapeError
 
 
@@ -26,7 +26,7 @@ def _sum(grouped):
     return grouped.sum(axis=(1, 3), dtype=get_xp(grouped).result_type(grouped, "f4"))
 
 
-def groupnorm_statistics(x, groups):
+def groupnorm_statistics(x: Array, groups: int) -> tuple[Array, Array]:
     """(mean, var) (N, G): mean = sum x / m,  var = sum (x - mean)^2 / m, over the m = H*W*C/G values of a group."""
     C = x.shape[-1]
     if not math.prod(x.shape[1:]) or C % groups:
@@ -37,13 +37,13 @@ def groupnorm_statistics(x, groups):
     return mean, _sum((x - _spread(mean)) ** 2) / m
 
 
-def groupnorm_forward(x, gamma, beta, mean, rstd):
+def groupnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, rstd: Array) -> Array:
     """y = gamma * (x - mean) * rstd + beta."""
     x_hat = (_grouped(x, mean.shape[1]) - _spread(mean)) * _spread(rstd)
     return (gamma * x_hat.reshape(x.shape) + beta).astype(x.dtype, copy=False)
 
 
-def groupnorm_backward(dy, x, gamma, mean, rstd):
+def groupnorm_backward(dy: Array, x: Array, gamma: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
     """(dx, dgamma, dbeta). With x_hat = (x - mean) * rstd and g = gamma * dy, sums over the m values of each group:
 
     dx = rstd * (g - sum g / m - x_hat * sum (g * x_hat) / m): as in batch normalisation, what flows back through the

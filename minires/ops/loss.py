@@ -1,6 +1,6 @@
 """Softmax and cross-entropy in one, as they are differentiated."""
 
-from minires.backend import device_of, get_xp
+from minires.backend import Array, device_of, get_xp
 from minires.errors import ShapeError
 
 
@@ -32,7 +32,7 @@ def _check_range(labels, shape):
         )
 
 
-def softmax_cross_entropy_forward(logits, labels, *, label_smoothing=0.0):
+def softmax_cross_entropy_forward(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> tuple[Array, Array]:
     """(loss, probs): probs = softmax(logits), loss = -mean over n of sum over k of t[n, k] log probs[n, k].
 
     logits (N, K); labels (N,) integers in 0..K-1 or (N, K) one-hot; t = (1 - a) one-hot + a / K for smoothing
@@ -51,6 +51,6 @@ def softmax_cross_entropy_forward(logits, labels, *, label_smoothing=0.0):
     return -losses.sum(axis=1).mean(), xp.exp(log_probs)
 
 
-def softmax_cross_entropy_backward(probs, labels, *, label_smoothing=0.0):
+def softmax_cross_entropy_backward(probs: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
     """dlogits = (probs - t) / N."""
     return (probs - _targets(labels, probs.shape, probs.dtype, label_smoothing)) / len(probs)

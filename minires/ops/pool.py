@@ -2,9 +2,9 @@
 
 import math
 
-from minires.backend import get_xp
+from minires.backend import Array, get_xp
 from minires.fast.dispatch import compiled
-from minires.geometry import output_size, pool_window
+from minires.geometry import Pad, Pair, output_size, pool_window
 from minires.ops.conv import zero_pad2d_backward, zero_pad2d_forward
 
 
@@ -28,7 +28,7 @@ def _maxpool_setup(x, kernel, stride, pad):
 
 
 @compiled
-def maxpool_forward(x, *, kernel, stride=None, pad=0):
+def maxpool_forward(x: Array, *, kernel: Pair, stride: Pair | None = None, pad: Pad = 0) -> Array:
     """y[n, p, q, c] = the largest x of the window, NaN where it holds one; stride defaults to the kernel.
 
     Padding never wins.
@@ -43,7 +43,15 @@ def maxpool_forward(x, *, kernel, stride=None, pad=0):
 
 
 @compiled
-def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
+def maxpool_backward(
+    dy: Array,
+    x: Array,
+    y: Array,
+    *,
+    kernel: Pair,
+    stride: Pair | None = None,
+    pad: Pad = 0,
+) -> Array:
     """dx: each dy goes to its window's maximum, or its NaN; of equal ones to the first in row-major order."""
     xp = get_xp(dy)
     padded, kernel, stride, pads = _maxpool_setup(x, kernel, stride, pad)
@@ -66,7 +74,14 @@ def _avgpool_setup(shape, kernel, stride, pad, count_include_pad, like):
 
 
 @compiled
-def avgpool_forward(x, *, kernel, stride=None, pad=0, count_include_pad=True):
+def avgpool_forward(
+    x: Array,
+    *,
+    kernel: Pair,
+    stride: Pair | None = None,
+    pad: Pad = 0,
+    count_include_pad: bool = True,
+) -> Array:
     """y = the mean of the window. Zeros of the padding count, as in PyTorch, unless told otherwise, as in Keras."""
     kernel, stride, pads, cells = _avgpool_setup(x.shape, kernel, stride, pad, count_include_pad, x)
     first, *others = _windows(zero_pad2d_forward(x, pads), kernel, stride)
@@ -76,7 +91,15 @@ def avgpool_forward(x, *, kernel, stride=None, pad=0, count_include_pad=True):
     return (y / cells).astype(x.dtype, copy=False)
 
 
-def avgpool_backward(dy, shape, *, kernel, stride=None, pad=0, count_include_pad=True):
+def avgpool_backward(
+    dy: Array,
+    shape: tuple[int, ...],
+    *,
+    kernel: Pair,
+    stride: Pair | None = None,
+    pad: Pad = 0,
+    count_include_pad: bool = True,
+) -> Array:
     """dx, of the given shape: every cell of a window receives dy / cells."""
     kernel, stride, pads, cells = _avgpool_setup(shape, kernel, stride, pad, count_include_pad, dy)
     (top, bottom), (left, right) = pads
@@ -89,11 +112,11 @@ def avgpool_backward(dy, shape, *, kernel, stride=None, pad=0, count_include_pad
 
 
 @compiled
-def global_avgpool_forward(x):
+def global_avgpool_forward(x: Array) -> Array:
     """y[n, c] = the mean over the map. M. Lin et al., "Network In Network", arXiv:1312.4400, section 3.2."""
     return x.mean(axis=(1, 2))
 
 
-def global_avgpool_backward(dy, shape):
+def global_avgpool_backward(dy: Array, shape: tuple[int, ...]) -> Array:
     """dx, of the given shape: dy / (H * W) everywhere."""
     return get_xp(dy).broadcast_to((dy / (shape[1] * shape[2]))[:, None, None, :], shape)

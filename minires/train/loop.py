@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from minires.fast import communicator
 from minires.fast.check import IMAGES, Agreement
 from minires.fast.gpu import kernels
 from minires.fast.step import make_step
+from minires.nn import Module
 from minires.nn.probe import first_nonfinite
 from minires.train import finetune, folder, stops
 from minires.train.checkpoint import Checkpoint, Snapshot, load_checkpoint
@@ -49,7 +51,7 @@ def fit(
     reporter: Reporter | None = None,
     check: bool = True,
     stall: float = USUAL,
-    **ways,
+    **ways: Any,
 ) -> Progress:
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
 
@@ -81,13 +83,13 @@ def resume(
     test: Dataset | None = None,
     *,
     validation: Dataset | None = None,
-    epochs=None,
-    device="cpu",
-    reporter=None,
-    check=True,
-    model=None,
-    stall=USUAL,
-    **ways,
+    epochs: int | None = None,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+    check: bool = True,
+    model: Module | None = None,
+    stall: float = USUAL,
+    **ways: Any,
 ) -> tuple[Classifier, Progress]:
     """Go on with the run in the folder `out`, on the same data; `epochs` may extend it. model: see `load_checkpoint`.
 
@@ -117,7 +119,7 @@ def resume(
         return checkpoint.classifier, progress
 
 
-def reopen(out: Path, train: Dataset, model=None) -> tuple[Checkpoint, Recipe, Progress]:
+def reopen(out: Path, train: Dataset, model: Module | None = None) -> tuple[Checkpoint, Recipe, Progress]:
     """What the run in the folder `out` has come to; whatever a kill or a full disk left of its files is put right.
 
     CheckpointError when there is no training state, the data are not those of the run, or another training has it.

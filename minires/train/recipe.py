@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from minires.data.augment import Augment
 from minires.errors import ConfigError
+from minires.nn import Param
 from minires.optim import OPTIMIZERS, Optimizer
 from minires.ranges import COUNT, POSITIVE, check_fields
 from minires.train.schedule import KINDS, Schedule, usual_warmup
@@ -62,7 +63,7 @@ class Recipe:
                 "or train for longer"
             )
 
-    def make_optimizer(self, params) -> Optimizer:
+    def make_optimizer(self, params: list[Param] | list[dict]) -> Optimizer:
         """The optimiser of `params`, or of groups of them; that of a network's parts is `finetune.make_optimizer`."""
         options = {k: getattr(self, k) for k in ("weight_decay", "decay_all", "clip_norm")}
         if self.optimizer == "sgd":

@@ -14,20 +14,23 @@ Everything happens on a copy on the CPU; the module given is left as it was.
 """
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from rich import box
 from rich.table import Table
 
-from minires.backend import blas_threads
+from minires.backend import Array, blas_threads
 from minires.console import Shown
 from minires.errors import ConfigError
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import Evidence, explain, sharp
 from minires.instruments.gradcheck.subject import FLOAT32, ModuleSubject, copies, make_subject
-from minires.nn import resnet
+from minires.nn import Module, resnet
 
 LADDER = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-4, 1e-3)  # other epsilons, to see whether the one that failed is to blame
 SAMPLE = 96  # coordinates at which a wrong gradient is measured to find its cause, of one layer or block
@@ -100,15 +103,15 @@ class Report(Shown):
 
 
 def gradcheck(
-    target,
-    x,
+    target: Module | tuple[Callable, Callable],
+    x: Array | tuple | dict,
     *,
-    dy=None,
+    dy: Array | None = None,
     epsilon: float = 1e-6,
     tolerance: float = 1e-6,
     coordinates: int = 4,
     training: bool | None = None,
-    dtype=np.float64,
+    dtype: DTypeLike | None = np.float64,
     hold: bool = False,
     layers: bool = False,
     seed: int = 0,
@@ -158,8 +161,14 @@ def gradcheck(
 
 
 def gradcheck_model(
-    arch: str = "resnet50", *, input_shape=(64, 64, 3), batch: int = 2, epsilon: float = 1e-7, seed: int = 0, **options
-):
+    arch: str = "resnet50",
+    *,
+    input_shape: tuple[int, int, int] = (64, 64, 3),
+    batch: int = 2,
+    epsilon: float = 1e-7,
+    seed: int = 0,
+    **options: Any,
+) -> Report:
     """A whole network by name, in training mode: one random direction for the images and for every parameter,
     and each layer by itself. options: as `minires.nn.resnet` takes them."""
     model = resnet(arch, input_shape, seed=seed, **options)
@@ -200,7 +209,15 @@ class Sweep:
 
 
 def epsilon_sweep(
-    target, x, *, epsilons=None, directions: int = 5, training=None, dtype=np.float64, seed: int = 0, title=None
+    target: Module | tuple[Callable, Callable],
+    x: Array | tuple | dict,
+    *,
+    epsilons: Sequence[float] | None = None,
+    directions: int = 5,
+    training: bool | None = None,
+    dtype: DTypeLike = np.float64,
+    seed: int = 0,
+    title: str | None = None,
 ) -> Sweep:
     """The V-curve: the relative error of the central difference for each epsilon, along random directions of all
     tensors at once, with the share of stencils whose ends lie on two sides of a kink. Arguments as `gradcheck`."""
