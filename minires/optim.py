@@ -228,6 +228,14 @@ class SGD(Optimizer):
     """v <- momentum * v + g + decay * w;  w <- w - lr * v, or w - lr * (g + decay * w + momentum * v) with Nesterov.
 
     B. Polyak, 1964; Y. Nesterov, 1983, in the form of I. Sutskever et al., ICML 2013, as PyTorch writes it.
+
+    >>> layer = minires.Dense("fc", 2, 1, bias=False)
+    >>> optimizer = minires.SGD(layer.params(), momentum=0.0)
+    >>> layer.w.data[:] = 1.0
+    >>> layer.w.write_grad(numpy.ones((2, 1), "float32"))
+    >>> norm = optimizer.step(lr=0.5)
+    >>> layer.w.data.ravel().tolist()
+    [0.5, 0.5]
     """
 
     slots = ("velocity",)
@@ -271,7 +279,15 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: w <- w * (1 - lr * decay). I. Loshchilov, F. Hutter, arXiv:1711.05101."""
+    """Adam with decoupled weight decay: w <- w * (1 - lr * decay). I. Loshchilov, F. Hutter, arXiv:1711.05101.
+
+    >>> model = minires.resnet("resnet8", (16, 16, 3), 6)
+    >>> optimizer = minires.AdamW(model.params(), weight_decay=0.05)
+    >>> with minires.make_step(model, optimizer) as step:
+    ...     loss, right, norm = step(numpy.zeros((4, 16, 16, 3), "float32"), numpy.arange(4), lr=1e-3)
+    >>> optimizer.steps
+    1
+    """
 
     decoupled = True
 

@@ -131,6 +131,14 @@ def make_step(
     recompute: memory for time, for large images or batches (checkpointing.py); the same gradients to the bit.
     max_workspace: bytes that one op may take beside its arguments and results; None: as each op likes.
     Make it anew after `.to` or `.astype`, like the optimiser.
+
+    >>> model = minires.resnet("resnet8", (16, 16, 3), 6)
+    >>> x, labels = numpy.zeros((4, 16, 16, 3), "float32"), numpy.arange(4)
+    >>> with minires.make_step(model, minires.SGD(model.params())) as step:
+    ...     for _ in range(3):
+    ...         loss, right, norm = step(x, labels, lr=0.01)
+    >>> numpy.isfinite(float(loss))
+    True
     """
     from minires.fast.gpu.step import GpuStep  # it builds on Step
 

@@ -12,12 +12,24 @@ from minires.backend import Array
 from minires.nn.join import Add
 from minires.nn.module import Composite, Module, Sequential
 
+__all__ = [
+    "Block",
+]
+
 
 class Block(Composite):
     """One residual unit. The shortcut is a module (projection), IDENTITY, or None for a plain block.
 
     Post-activation:  y = after(branch(x) + shortcut(x)), `after` being the last ReLU.
     Pre-activation:   h = before(x), the first BN and ReLU; y = branch(h) + (x or projection(h)).
+
+    branch: F, mostly a Sequential; before, after: modules, or None. ShapeError, naming both paths, where they do not add.
+
+    >>> branch = minires.Sequential(minires.Conv2d("f.conv", 8, 8, 3, pad=1), minires.BatchNorm("f.bn", 8), name="f")
+    >>> block = minires.Block("block", branch, minires.Block.IDENTITY, after=minires.ReLU("relu"))
+    >>> x = numpy.random.default_rng(0).standard_normal((2, 6, 6, 8))
+    >>> minires.gradcheck(block, x).ok
+    True
     """
 
     IDENTITY = "identity"

@@ -7,14 +7,39 @@ import numpy as np
 
 from minires import ops
 from minires.backend import Array
+from minires.errors import ConfigError
 from minires.geometry import Pad, Pair, pair, resolve_padding, windows_over
 from minires.nn.init import draw_kernel
 from minires.nn.module import Maths, Module, Param, check_channels, stride_text
 from minires.ops.conv import MAX_WORKSPACE
 
+__all__ = [
+    "Conv2d",
+    "ZeroPad2d",
+]
+
 
 class Conv2d(Module):
-    """Convolution. w (R, S, C, O); see ops.conv2d_forward. `init`: 'he' or 'glorot'."""
+    """Convolution. w (R, S, C / groups, O); see ops.conv2d_forward. `init`: 'he' or 'glorot'.
+
+    stride, dilation: one number or (vertical, horizontal). groups: the channels fall into so many equal parts, each by
+    itself; as many as channels are a depthwise convolution. ConfigError where in_channels or out_channels do not.
+
+    kernel: R and S, one number or (vertical, horizontal). pad: "valid", "same", a number, (vertical, horizontal) or
+    ((top, bottom), (left, right)). bias: whether there is b (O,). seed: of the draw, which the layer's name keys too.
+
+    Shapes: x (N, H, W, in_channels) -> y (N, P, Q, out_channels), P = floor((H + top + bottom - (R - 1) * dilation - 1)
+    / stride) + 1, Q alike. ShapeError, naming this layer, for other channels or a map smaller than the window;
+    DeviceError where x lies on another device than w.
+
+    >>> conv = minires.Conv2d("conv", 3, 8, 3, stride=2, pad="same")
+    >>> conv.output_shape((32, 32, 3))
+    (16, 16, 8)
+    >>> y = conv.forward(numpy.ones((2, 32, 32, 3), "float32"))
+    >>> dx = conv.backward(numpy.ones_like(y))
+    >>> y.shape, dx.shape, conv.w.grad.shape
+    ((2, 16, 16, 8), (2, 32, 32, 3), (3, 3, 3, 8))
+    """
 
     maths = Maths(
         ("y = w ∗ x + b", "Each output pixel is a weighted sum over a window of all input channels."),
@@ -36,23 +61,35 @@ class Conv2d(Module):
         *,
         stride: Pair = 1,
         pad: Pad = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
         bias: bool = False,
         init: str = "he",
         seed: int = 0,
     ):
         super().__init__(name)
-        self.stride, self.pad = pair(stride), pad
-        shape = (*pair(kernel), in_channels, out_channels)
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ConfigError(
+                f"{name}: {in_channels} channels in and {out_channels} out do not make {groups} equal groups: "
+                "choose a divisor of both"
+            )
+        self.stride, self.pad, self.dilation, self.groups = pair(stride), pad, pair(dilation), groups
+        shape = (*pair(kernel), in_channels // groups, out_channels)
         self.w = Param(f"{name}.w", draw_kernel(f"{name}.w", shape, init, seed))
         self.b = Param(f"{name}.b", np.zeros(out_channels, np.float32), decay=False) if bias else None
 
     @property
     def window(self) -> dict[str, Any]:
-        return {"stride": self.stride, "pad": self.pad}
+        return {"stride": self.stride, "pad": self.pad, "dilation": self.dilation, "groups": self.groups}
+
+    @property
+    def in_channels(self) -> int:
+        """Of the input; w has those of one group."""
+        return self.w.data.shape[2] * self.groups
 
     def check_input(self, x: Array) -> None:
         """ShapeError or DeviceError, naming this layer, where x does not fit."""
-        check_channels(self, x.shape[1:], self.w.data.shape[2], 3)
+        check_channels(self, x.shape[1:], self.in_channels, 3)
         self.check_device(x, self.w.data)
 
     def forward(self, x: Array) -> Array:
@@ -70,17 +107,17 @@ class Conv2d(Module):
         return dx
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        R, S, C, O = self.w.data.shape
-        check_channels(self, shape, C, 3)
-        return (*windows_over(self.name, shape[:2], (R, S), self.stride, self.pad), O)
+        R, S, _, O = self.w.data.shape
+        check_channels(self, shape, self.in_channels, 3)
+        return (*windows_over(self.name, shape[:2], (R, S), self.stride, self.pad, self.dilation), O)
 
     def flops(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
         return 2 * math.prod(self.w.data.shape[:3]) * math.prod(y_shape)
 
     def workspace(self, batch: int, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
         """The padded copy and the columns, forward and backward."""
-        (R, S, C, _), itemsize = self.w.data.shape, self.w.data.dtype.itemsize
-        pads = resolve_padding(self.pad, x_shape[:2], (R, S), self.stride)
+        (R, S, *_), C, itemsize = self.w.data.shape, self.in_channels, self.w.data.dtype.itemsize
+        pads = resolve_padding(self.pad, x_shape[:2], (R, S), self.stride, self.dilation)
         padded = (x_shape[0] + sum(pads[0]), x_shape[1] + sum(pads[1]), C)
         copy = batch * math.prod(padded) * itemsize if padded != x_shape else 0
         if (R, S, *self.stride) == (1, 1, 1, 1):
@@ -89,12 +126,16 @@ class Conv2d(Module):
         return copy + 2 * min(batch * image, max(image, MAX_WORKSPACE))
 
     def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
-        window = graph.window(self.w.data.shape[:2], self.stride, self.pad, shape)
-        return graph.node("Conv", self.name, [x, *graph.hold(self.w, self.b)], **window)
+        pads = resolve_padding(self.pad, shape[:2], self.w.data.shape[:2], self.stride, self.dilation)
+        window = graph.window(self.w.data.shape[:2], self.stride, pads, self.dilation)
+        return graph.node("Conv", self.name, [x, *graph.hold(self.w, self.b)], group=self.groups, **window)
 
     def look(self) -> tuple[str, str] | None:
         R, S, _, O = self.w.data.shape
-        return "conv", f"{R}×{S}, {O}{stride_text(self.stride)}"
+        groups = f", {self.groups} groups" if self.groups > 1 else ""
+        groups = ", depthwise" if self.groups == self.in_channels > 1 else groups
+        dilation = f", dilated {self.dilation[0]}" if self.dilation != (1, 1) else ""
+        return "conv", f"{R}×{S}, {O}{stride_text(self.stride)}{groups}{dilation}"
 
 
 class ZeroPad2d(Module):
@@ -121,9 +162,7 @@ class ZeroPad2d(Module):
         return shape[0] + top + bottom, shape[1] + left + right, shape[2]
 
     def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
-        (top, bottom), (left, right) = resolve_padding(self.pad, shape[:2], (1, 1), (1, 1))
-        pads = graph.constant(f"{self.name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right]))
-        return graph.node("Pad", self.name, [x, pads])
+        return graph.pad(self.name, x, resolve_padding(self.pad, shape[:2], (1, 1), (1, 1)))
 
     def look(self) -> tuple[str, str] | None:
         return None  # it belongs to the convolution behind it

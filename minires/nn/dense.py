@@ -10,6 +10,11 @@ from minires.backend import Array
 from minires.nn.init import draw_kernel
 from minires.nn.module import Maths, Module, Param, check_channels
 
+__all__ = [
+    "Dense",
+    "Flatten",
+]
+
 
 class Flatten(Module):
     """(N, H, W, C) -> (N, H * W * C)."""
@@ -18,7 +23,7 @@ class Flatten(Module):
         ("y = x as one row an image", "The same numbers in another shape."),
         ("dx = dy in the shape of x", "The same numbers, back in their shape."),
     )
-    smooth = True
+    smooth = view = True
 
     def forward(self, x: Array) -> Array:
         self.save(x.shape)
@@ -40,7 +45,18 @@ class Flatten(Module):
 
 
 class Dense(Module):
-    """Fully connected: y = x w + b. w (C, O)."""
+    """Fully connected: y = x w + b. w (C, O).
+
+    x (N, in_features) -> y (N, out_features). `init`: 'glorot' or 'he'; bias: whether there is b (O,). ShapeError, naming
+    this layer, for other features; DeviceError where x lies on another device than w.
+
+    >>> fc = minires.Dense("fc", 64, 10)
+    >>> fc.forward(numpy.ones((2, 64), "float32")).shape
+    (2, 10)
+    >>> fc.output_shape((32,))
+    Traceback (most recent call last):
+    minires.errors.ShapeError: fc: expected (C,) with C = 64, got (32,): check the layer before it
+    """
 
     maths = Maths(
         ("y = x w + b", "Each class scores a weighted sum of the features."),

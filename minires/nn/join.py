@@ -3,10 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from minires import ops
 from minires.backend import Array
 from minires.errors import ShapeError
 from minires.nn.module import Composite, Maths, Module
+
+__all__ = [
+    "Add",
+    "Branches",
+    "Concat",
+    "Multiply",
+]
 
 
 class Add(Module):
@@ -77,7 +86,7 @@ class Concat(Module):
 
 
 class Multiply(Module):
-    """y = x * gate; a gate (C,) holds for each channel's whole map."""
+    """y = x * gate; a gate (C,) or (1, 1, C) holds for each channel's whole map."""
 
     maths = Maths(
         ("y = x · gate", "One path scales the other."),
@@ -95,15 +104,17 @@ class Multiply(Module):
         return ops.multiply_backward(dy, *self.saved())
 
     def output_shape(self, x: tuple[int, ...], gate: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of x; ShapeError for a gate that is neither of that shape nor (C,)."""
-        if gate not in (x, x[-1:]):
+        """The shape of x; ShapeError for a gate that is neither of that shape nor one factor a channel."""
+        if gate not in (x, x[-1:], (*[1] * (len(x) - 1), *x[-1:])):
             raise ShapeError(f"{self.name}: expected a gate {x} or {x[-1:]} for a map {x}, got {gate}: one a channel")
         return x
 
     def onnx(self, graph: Any, inputs: tuple[str, ...], shapes: tuple) -> str:
         x, gate = inputs
-        if shapes[0] != shapes[1] and len(shapes[0]) == 3:
-            gate = graph.node("Unsqueeze", f"{self.name}.gate", [gate, graph.constant(f"{self.name}.axes", [2, 3])])
+        if len(shapes[0]) > len(shapes[1]):
+            gate = graph.node(
+                "Unsqueeze", f"{self.name}.gate", [gate, graph.constant(f"{self.name}.axes", np.array([2, 3]))]
+            )
         return graph.node("Mul", self.name, [x, gate])
 
     def look(self) -> tuple[str, str] | None:
@@ -114,6 +125,10 @@ class Branches(Composite):
     """Several paths from one input, joined: y = join(f_1(x), f_2(x), ...); of a path that is an `Identity` x itself.
 
     With `Concat` (the default) an Inception or Fire module, with `Multiply` a squeeze and excitation.
+
+    >>> paths = minires.Conv2d("a", 8, 4, 1), minires.Conv2d("b", 8, 4, 3, pad=1)
+    >>> minires.Branches("fire", *paths).output_shape((16, 16, 8))
+    (16, 16, 8)
     """
 
     def __init__(self, name: str, *paths: Module, join: Module | None = None):

@@ -15,6 +15,17 @@ from numpy.typing import DTypeLike
 from minires.backend import Array, device_of, get_xp, to_device
 from minires.errors import ConfigError, DeviceError, ShapeError, StateError
 
+__all__ = [
+    "Buffer",
+    "Composite",
+    "Maths",
+    "Module",
+    "Param",
+    "Sequential",
+    "inference",
+    "walk",
+]
+
 
 class Param:
     """A trained array. `data` and `grad` have one shape; `decay` tells whether weight decay applies.
@@ -58,12 +69,23 @@ class Module:
 
     What the instruments tell of a layer stands in its class too: `maths`, `keeps`, `smooth` and the methods from
     `kept_numbers` to `look`. Each has a usual answer, so that a layer of one's own needs none of them.
+
+    >>> class Double(minires.Module):
+    ...     def forward(self, x):
+    ...         return 2 * x
+    ...     def backward(self, dy, need_dx=True):
+    ...         return 2 * dy
+    ...     def output_shape(self, shape):
+    ...         return shape
+    >>> minires.gradcheck(Double("double"), numpy.ones((2, 3))).ok
+    True
     """
 
     maths: Maths | None = None
     inputs: tuple[str, ...] = ("x",)  # the letters of what `forward` takes
     keeps: tuple[str, ...] = ()  # the letters of the arrays that `forward` saves, in their order
     smooth = False  # whether y has a derivative everywhere
+    view = False  # whether y is x itself, maybe in another shape: it takes no memory of its own
 
     def __init__(self, name: str = ""):
         self.name = name
@@ -305,7 +327,16 @@ def walk(module: Module, visit: Callable, *inputs: Any) -> Any:
 
 
 class Sequential(Composite):
-    """Modules one after the other: y = f_n(... f_2(f_1(x))). Of none: y = x."""
+    """Modules one after the other: y = f_n(... f_2(f_1(x))). Of none: y = x.
+
+    >>> net = minires.Sequential(minires.Conv2d("conv", 3, 4, 3, pad=1), minires.ReLU("relu"), name="net")
+    >>> net
+    net: Sequential()  108 parameters
+      conv: Conv2d(stride=(1, 1), pad=1, dilation=(1, 1), groups=1, w=(3, 3, 3, 4))  108 parameters
+      relu: ReLU()
+    >>> net.output_shape((8, 8, 3))
+    (8, 8, 4)
+    """
 
     def __init__(self, *layers: Module, name: str = ""):
         super().__init__(name)

@@ -21,6 +21,17 @@ from minires.nn.norm import BatchNorm
 from minires.nn.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from minires.ranges import COUNT, check_fields
 
+__all__ = [
+    "ARCHITECTURES",
+    "VARIANTS",
+    "Config",
+    "ResNet",
+    "from_config",
+    "plain_twin",
+    "resnet",
+    "resnet50",
+]
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -311,6 +322,17 @@ def resnet(arch: str, input_shape: tuple[int, int, int] = (64, 64, 3), classes: 
 
     The CIFAR networks (resnet8, 14, 20, 32, 44, 56, 110) take the conventions of variant 'v1.5' unless told
     otherwise, the ImageNet ones those of 'course'.
+
+    input_shape (H, W, C); logits (N, classes) come out. ConfigError for an unknown name or option, ShapeError for images too
+    small.
+
+    >>> model = minires.resnet("resnet20", (32, 32, 3), classes=10)
+    >>> model.parameter_count()[0]
+    272474
+    >>> plain = minires.resnet("resnet20", (32, 32, 3), classes=10, skip=False)  # its plain twin
+    >>> logits = model.forward(numpy.zeros((2, 32, 32, 3), "float32"))
+    >>> logits.shape
+    (2, 10)
     """
     if arch in ARCHITECTURES and ARCHITECTURES[arch].stem == "cifar":
         options.setdefault("variant", "v1.5")
@@ -318,7 +340,12 @@ def resnet(arch: str, input_shape: tuple[int, int, int] = (64, 64, 3), classes: 
 
 
 def resnet50(input_shape: tuple[int, int, int] = (64, 64, 3), classes: int = 6, **options: Any) -> ResNet:
-    """ResNet-50; see `resnet`."""
+    """ResNet-50; see `resnet`.
+
+    >>> model = minires.resnet50((64, 64, 3), classes=6)
+    >>> sum(model.parameter_count())
+    23600006
+    """
     return resnet("resnet50", input_shape, classes, **options)
 
 

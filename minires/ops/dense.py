@@ -4,6 +4,11 @@ from minires.backend import Array
 from minires.fast.dispatch import compiled
 from minires.ops.norm import channel_sum
 
+__all__ = [
+    "dense_backward",
+    "dense_forward",
+]
+
 
 @compiled
 def dense_forward(x: Array, w: Array, b: Array | None = None) -> Array:

@@ -14,6 +14,16 @@ from minires.backend import Array, get_xp, row_chunks
 from minires.errors import ShapeError
 from minires.fast.dispatch import compiled
 
+__all__ = [
+    "batchnorm_backward",
+    "batchnorm_dx",
+    "batchnorm_eval_backward",
+    "batchnorm_forward",
+    "batchnorm_running",
+    "batchnorm_statistics",
+    "batchnorm_sums",
+]
+
 
 def _rows(x):
     """x as (rows, W * C), with the slices that walk over it."""

@@ -79,7 +79,14 @@ def check_finite(logits: np.ndarray, model: Network, x: Array) -> np.ndarray:
 
 @dataclass(repr=False)
 class Classifier:
-    """A network, its classes and its preprocessing: uint8 images in, probabilities out."""
+    """A network, its classes and its preprocessing: uint8 images in, probabilities out.
+
+    >>> train, _ = minires.make_signs(12, 6, size=16)
+    >>> model = minires.resnet("resnet8", train.shape, len(train.classes))
+    >>> classifier = minires.Classifier.for_data(model, train)
+    >>> classifier.probs(train.images([0, 1])).shape
+    (2, 6)
+    """
 
     model: Network
     """The network."""
@@ -195,6 +202,14 @@ def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers: bool = Fals
 
     dataset: or a pair (images, labels) of NumPy arrays, labels by name or number.
     DataError for other classes, DivergedError where the network gives a number that is not finite.
+
+    >>> train, test = minires.make_signs(12, 6, size=16)
+    >>> classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    >>> found = minires.evaluate(classifier, test)
+    >>> found.confusion.sum(), 0 <= found.accuracy <= 1
+    (6, True)
+    >>> found
+    accuracy ...% (...), ... mistakes in 6, loss ...
     """
     dataset = as_dataset(dataset, classifier.classes)
     if dataset.classes != classifier.classes:

@@ -67,6 +67,14 @@ def fit(
     stall: seconds without progress after which stderr is told what is waited for (watch.py).
     Raises DivergedError, naming the layer, when a value is not finite, DisagreementError where that comparison fails,
     CheckpointError where another training has the folder, stops.Stopped (a KeyboardInterrupt) after Ctrl-C or SIGTERM.
+
+    >>> train, test = minires.make_signs(24, 12, size=16)
+    >>> classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    >>> progress = minires.fit(classifier, train, test, minires.Recipe(epochs=2, batch_size=12), out="run")
+    >>> [row["epoch"] for row in progress.history]
+    [1, 2]
+    >>> minires.load("run").classes == train.classes
+    True
     """
     recipe = recipe or Recipe()
     with _alone_in(out), finetune.thawed(classifier.model, recipe):
@@ -94,6 +102,13 @@ def resume(
     """Go on with the run in the folder `out`, on the same data; `epochs` may extend it. model: see `load_checkpoint`.
 
     A run that is complete comes back as it is, its files put right (see `reopen`, which also says what is refused).
+
+    >>> train, test = minires.make_signs(24, 12, size=16)
+    >>> classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    >>> progress = minires.fit(classifier, train, test, minires.Recipe(epochs=1, batch_size=12), out="run")
+    >>> classifier, progress = minires.resume("run", train, test, epochs=2)
+    >>> progress.epoch
+    2
     """
     with _alone_in(out):
         checkpoint, recipe, progress = reopen(out, train, model)

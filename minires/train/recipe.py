@@ -15,7 +15,15 @@ USUAL = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (2e-3, 0.05)}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; stored in the checkpoint. The defaults were chosen by measurement (README)."""
+    """How to train; stored in the checkpoint. The defaults were chosen by measurement (README).
+
+    >>> recipe = minires.Recipe(epochs=30, optimizer="sgd", lr=0.1, freeze=("stem",), rates={"head": 10})
+    >>> recipe.batch_size, recipe.weight_decay
+    (32, 0.0005)
+    >>> minires.Recipe(optimizer="adamm")
+    Traceback (most recent call last):
+    minires.errors.ConfigError: unknown optimizer 'adamm': choose one of sgd, adam, adamw
+    """
 
     epochs: int = 11
     batch_size: int = 32

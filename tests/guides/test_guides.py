@@ -9,6 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import minires
@@ -55,7 +56,7 @@ def examples():
     for name in minires.__all__:
         thing = getattr(minires, name)
         if inspect.isclass(thing) or inspect.isfunction(thing):
-            for test in finder.find(thing, name, module=False, globs={"minires": minires}):
+            for test in finder.find(thing, name, module=False, globs={"minires": minires, "numpy": np}):
                 if test.examples:
                     yield test
 

@@ -148,6 +148,12 @@ def gradflow(model: Network, x: Array, labels: Array, *, title: str | None = Non
 
     x (N, H, W, C) in the model's dtype and on its device, labels (N,) integers. The model is left exactly as
     it was: running statistics, gradients, modes, dropout's generators. Raises ShapeError as `forward` does.
+
+    >>> model = minires.resnet("resnet8", (16, 16, 3), 6)
+    >>> x = numpy.random.default_rng(0).standard_normal((4, 16, 16, 3)).astype("float32")
+    >>> flow = minires.gradflow(model, x, numpy.array([0, 1, 2, 3]))
+    >>> [layer.name for layer in flow.layers][:2]
+    ['conv1', 'layer1.0.conv1']
     """
     with untouched(model), probe(model, Probe(model, outputs=False)) as log:
         model.train()

@@ -138,6 +138,11 @@ def gradcam(
     targets  (N,) class numbers c; those that the network predicts where none are given
     R. Selvaraju et al., arXiv:1610.02391, section 3. The gradient is pushed back from a one-hot dlogits; in
     evaluation mode no image sees its neighbours, so that one backward pass serves all.
+
+    >>> train, _ = minires.make_signs(12, 6, size=16)
+    >>> classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    >>> minires.gradcam(classifier, train.images([0, 1])).maps.shape[0]
+    2
     """
     model = copy.deepcopy(classifier.model).eval()
     for module in model.modules():
