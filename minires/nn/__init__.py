@@ -1,6 +1,7 @@
 """State over the ops: modules, thin layers, joins, the residual block, any network, the family of ResNets."""
 
-from minires.nn import activation, blocks, conv, dense, join, module, network, norm, pool, resnet
+from minires.nn import activation, blocks, conv, dense, join, module, network, norm, pool
+from minires.nn import resnet as family
 from minires.nn.activation import *
 from minires.nn.blocks import *
 from minires.nn.conv import *
@@ -22,5 +23,5 @@ __all__ = [
     *network.__all__,
     *norm.__all__,
     *pool.__all__,
-    *resnet.__all__,
+    *family.__all__,
 ]

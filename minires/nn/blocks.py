@@ -23,7 +23,7 @@ class Block(Composite):
     Post-activation:  y = after(branch(x) + shortcut(x)), `after` being the last ReLU.
     Pre-activation:   h = before(x), the first BN and ReLU; y = branch(h) + (x or projection(h)).
 
-    branch: F, mostly a Sequential; before, after: modules, or None. ShapeError, naming both paths, where they do not add.
+    branch: F, mostly a Sequential; before, after: modules, or None. ShapeError, naming both, where paths do not add.
 
     >>> branch = minires.Sequential(minires.Conv2d("f.conv", 8, 8, 3, pad=1), minires.BatchNorm("f.bn", 8), name="f")
     >>> block = minires.Block("block", branch, minires.Block.IDENTITY, after=minires.ReLU("relu"))

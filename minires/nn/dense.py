@@ -47,8 +47,8 @@ class Flatten(Module):
 class Dense(Module):
     """Fully connected: y = x w + b. w (C, O).
 
-    x (N, in_features) -> y (N, out_features). `init`: 'glorot' or 'he'; bias: whether there is b (O,). ShapeError, naming
-    this layer, for other features; DeviceError where x lies on another device than w.
+    x (N, in_features) -> y (N, out_features). `init`: 'glorot' or 'he'; bias: whether there is b (O,). ShapeError,
+    naming this layer, for other features; DeviceError where x lies on another device than w.
 
     >>> fc = minires.Dense("fc", 64, 10)
     >>> fc.forward(numpy.ones((2, 64), "float32")).shape

@@ -119,7 +119,7 @@ class GroupNorm(_Norm):
 
     It keeps nothing of other batches and works with one image. Y. Wu, K. He, arXiv:1803.08494, section 3.
 
-    x (N, H, W, channels) -> y of its shape. ConfigError where `groups` does not divide the channels, ShapeError for others.
+    x (N, H, W, channels) -> y of its shape. ConfigError where `groups` does not divide them, ShapeError for others.
 
     >>> minires.GroupNorm("gn", 8, groups=4).output_shape((16, 16, 8))
     (16, 16, 8)

@@ -323,8 +323,8 @@ def resnet(arch: str, input_shape: tuple[int, int, int] = (64, 64, 3), classes: 
     The CIFAR networks (resnet8, 14, 20, 32, 44, 56, 110) take the conventions of variant 'v1.5' unless told
     otherwise, the ImageNet ones those of 'course'.
 
-    input_shape (H, W, C); logits (N, classes) come out. ConfigError for an unknown name or option, ShapeError for images too
-    small.
+    input_shape (H, W, C); logits (N, classes) come out. ConfigError for an unknown name or option, ShapeError for
+    images that are too small.
 
     >>> model = minires.resnet("resnet20", (32, 32, 3), classes=10)
     >>> model.parameter_count()[0]
