@@ -137,7 +137,7 @@ def make_step(
     >>> with minires.make_step(model, minires.SGD(model.params())) as step:
     ...     for _ in range(3):
     ...         loss, right, norm = step(x, labels, lr=0.01)
-    >>> numpy.isfinite(float(loss))
+    >>> float(loss) > 0
     True
     """
     from minires.fast.gpu.step import GpuStep  # it builds on Step

@@ -63,7 +63,7 @@ class BatchNorm(_Norm):
     >>> x = numpy.array([[1, 10], [3, 30]], "float32")
     >>> norm.forward(x).round(3).tolist()
     [[-1.0, -1.0], [1.0, 1.0]]
-    >>> norm.mean.data.round(3).tolist()  # a tenth of the way from 0 to the batch's 2 and 20
+    >>> [round(float(mean), 3) for mean in norm.mean.data]  # a tenth of the way from 0 to the batch's 2 and 20
     [0.2, 2.0]
     """
 

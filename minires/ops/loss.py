@@ -87,8 +87,8 @@ def softmax_cross_entropy_forward(
 
     >>> logits, labels = numpy.zeros((2, 4)), numpy.array([0, 3])
     >>> loss, probs = minires.softmax_cross_entropy_forward(logits, labels)
-    >>> float(loss) == numpy.log(4), probs[0].tolist()
-    (True, [0.25, 0.25, 0.25, 0.25])
+    >>> round(float(loss), 4), probs[0].tolist()  # log 4
+    (1.3863, [0.25, 0.25, 0.25, 0.25])
     """
     xp = get_xp(logits)
     _check_reduction(reduction)
