@@ -7,14 +7,16 @@ images that were preprocessed unlike those of training.
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from rich.table import Table
 
 from minires import ops
-from minires.backend import device_of, get_xp, to_device, to_numpy
+from minires.backend import Array, device_of, get_xp, to_device, to_numpy
 from minires.console import Shown
+from minires.data import Dataset
 from minires.errors import ConfigError, DataError
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import label
@@ -90,7 +92,9 @@ class Diagnosis(Shown):
         return table
 
 
-def bn_doctor(classifier: Classifier, dataset, *, train=None, updates: int | None = None) -> Diagnosis:
+def bn_doctor(
+    classifier: Classifier, dataset: Dataset, *, train: Dataset | None = None, updates: int | None = None
+) -> Diagnosis:
     """Evaluate `classifier` on `dataset` with each kind of statistics and say what is wrong, if anything.
 
     train    the training images, for statistics estimated anew; without them the images of `dataset` serve
@@ -115,13 +119,15 @@ def bn_doctor(classifier: Classifier, dataset, *, train=None, updates: int | Non
     return Diagnosis(dataset.source, len(dataset), results, layers, updates, momentum, remains, finding)
 
 
-def inputs(classifier: Classifier, dataset, *, batch: int = BATCH, most: int = MOST, seed: int = 0):
+def inputs(
+    classifier: Classifier, dataset: Dataset, *, batch: int = BATCH, most: int = MOST, seed: int = 0
+) -> Iterator[Array]:
     """Yield network inputs of equal batches from up to `most` images, in random order: classes come mixed."""
     for index in _shuffled(len(dataset), batch, most, seed):
         yield _input(classifier, dataset, index)
 
 
-def input_drift(classifier: Classifier, x) -> Finding:
+def input_drift(classifier: Classifier, x: Array) -> Finding:
     """Whether `x` (N, H, W, C) floats, about to enter the network, were preprocessed as in training.
 
     Undoing the right preprocessing gives back whole numbers in 0..255. The finding names the usual one that does;
@@ -180,7 +186,7 @@ def _summary(evaluation) -> dict:
     return {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
 
 
-def drift(mean, var, true_mean, true_var, epsilon):
+def drift(mean: Array, var: Array, true_mean: Array, true_var: Array, epsilon: float) -> tuple[float, float]:
     """How far statistics (C,) are from the true ones, as RMS over the channels, 0-d arrays on their device.
 
     Of (mean - true mean) / sqrt(true variance + epsilon), in standard deviations; and of the logarithm of

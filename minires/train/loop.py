@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from minires.fast import communicator
 from minires.fast.check import IMAGES, Agreement
 from minires.fast.gpu import kernels
 from minires.fast.step import make_step
+from minires.nn import Module
 from minires.nn.probe import first_nonfinite
 from minires.train import finetune, folder, stops
 from minires.train.checkpoint import Checkpoint, Snapshot, load_checkpoint
@@ -51,7 +53,7 @@ def fit(
     reporter: Reporter | None = None,
     check: bool = True,
     stall: float = USUAL,
-    **ways,
+    **ways: Any,
 ) -> Progress:
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
 
@@ -67,6 +69,14 @@ def fit(
     stall: seconds without progress after which stderr is told what is waited for (watch.py).
     Raises DivergedError, naming the layer, when a value is not finite, DisagreementError where that comparison fails,
     CheckpointError where another training has the folder, stops.Stopped (a KeyboardInterrupt) after Ctrl-C or SIGTERM.
+
+    >>> train, test = minires.make_signs(24, 12, size=16)
+    >>> classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    >>> progress = minires.fit(classifier, train, test, minires.Recipe(epochs=2, batch_size=12), out="run")
+    >>> [row["epoch"] for row in progress.history]
+    [1, 2]
+    >>> minires.load("run").classes == train.classes
+    True
     """
     recipe = recipe or Recipe()
     with _alone_in(out), finetune.thawed(classifier.model, recipe):
@@ -83,17 +93,24 @@ def resume(
     test: Dataset | None = None,
     *,
     validation: Dataset | None = None,
-    epochs=None,
-    device="cpu",
-    reporter=None,
-    check=True,
-    model=None,
-    stall=USUAL,
-    **ways,
+    epochs: int | None = None,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+    check: bool = True,
+    model: Module | None = None,
+    stall: float = USUAL,
+    **ways: Any,
 ) -> tuple[Classifier, Progress]:
     """Go on with the run in the folder `out`, on the same data; `epochs` may extend it. model: see `load_checkpoint`.
 
     A run that is complete comes back as it is, its files put right (see `reopen`, which also says what is refused).
+
+    >>> train, test = minires.make_signs(24, 12, size=16)
+    >>> classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    >>> progress = minires.fit(classifier, train, test, minires.Recipe(epochs=1, batch_size=12), out="run")
+    >>> classifier, progress = minires.resume("run", train, test, epochs=2)
+    >>> progress.epoch
+    2
     """
     with _alone_in(out):
         checkpoint, recipe, progress = reopen(out, train, model)
@@ -119,7 +136,7 @@ def resume(
         return checkpoint.classifier, progress
 
 
-def reopen(out: Path, train: Dataset, model=None) -> tuple[Checkpoint, Recipe, Progress]:
+def reopen(out: Path, train: Dataset, model: Module | None = None) -> tuple[Checkpoint, Recipe, Progress]:
     """What the run in the folder `out` has come to; whatever a kill or a full disk left of its files is put right.
 
     CheckpointError when there is no training state, the data are not those of the run, or another training has it.
