@@ -376,7 +376,9 @@ class _Run:
     def inputs(self):
         """Training images, augmented as in an epoch behind the last one."""
         count = -(-MOST // self.recipe.batch_size)
+        self.doing("statistics")
         for images, _, _ in islice(self.batches.epoch(self.recipe.epochs), count):
+            self.doing("statistics")
             yield self.classifier.preprocess(to_device(images, self.device), self.optimizer.weights.dtype)
 
     def evaluated(self):
@@ -402,7 +404,6 @@ class _Run:
         better = True
         self.watch_numbers()
         if self.recipe.precise_bn and p.epoch + 1 == self.recipe.epochs and norms(self.model):
-            self.doing("statistics")
             if self.stop.unless_stopped(recalibrate, self.model, self.inputs()) is None:
                 return
         if self.test is not None:
