@@ -72,7 +72,8 @@ def add_network(p, arch_option=True, regime=True):
     if arch_option:
         text = "a name, or your own: FILE.py:FUNCTION (default: %(default)s)"
         p.add_argument("--arch", default="resnet50", type=network_name, metavar="NAME", help=text)
-    p.add_argument("--variant", choices=VARIANTS, help="conventions: course (Keras notebook), v1, v1.5 (torchvision)")
+    conventions = "conventions: course (Keras notebook), v1, v1.5 (torchvision), keras-example (keras.io)"
+    p.add_argument("--variant", choices=VARIANTS, help=conventions)
     p.add_argument("--preact", action="store_true", help="BN and ReLU before each convolution")
     if not regime:
         return

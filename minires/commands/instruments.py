@@ -117,7 +117,8 @@ def register(commands, command) -> None:
     )
     common.add_data(p, "builtin")
     common.add_network(p, regime=False)
-    depths = {name.removeprefix("resnet"): name for name, a in ARCHITECTURES.items() if a.stem == "cifar"}
+    cifar = (name.removeprefix("resnet") for name, a in ARCHITECTURES.items() if a.stem == "cifar")
+    depths = {number: f"resnet{number}" for number in cifar if number.isdigit()}
     p.add_argument(
         "--compare",
         default="skip",

@@ -34,8 +34,8 @@ def _cifar(n: int) -> Architecture:
     return Architecture("basic", (n, n, n), (16, 32, 64), "cifar")
 
 
-def _imagenet(block: str, *repeats: int) -> Architecture:
-    return Architecture(block, repeats, (64, 128, 256, 512), "imagenet")
+def _imagenet(block: str, *repeats: int, stem: str = "imagenet") -> Architecture:
+    return Architecture(block, repeats, (64, 128, 256, 512), stem)
 
 
 ARCHITECTURES = {
@@ -51,6 +51,10 @@ ARCHITECTURES = {
     "resnet50": _imagenet("bottleneck", 3, 4, 6, 3),
     "resnet101": _imagenet("bottleneck", 3, 4, 23, 3),
     "resnet152": _imagenet("bottleneck", 3, 8, 36, 3),
+    # as repositories for CIFAR have them (kuangliu/pytorch-cifar): ImageNet's stages behind a stem for small images
+    "resnet18-cifar": _imagenet("basic", 2, 2, 2, 2, stem="cifar"),
+    "resnet34-cifar": _imagenet("basic", 3, 4, 6, 3, stem="cifar"),
+    "resnet50-cifar": _imagenet("bottleneck", 3, 4, 6, 3, stem="cifar"),
 }
 
 # kernel sizes, widths as multiples of the stage's
@@ -93,6 +97,14 @@ TORCH_NAMES = Names(
     shortcut=("layer{layer}.{index}.downsample.0", "layer{layer}.{index}.downsample.1"),
     head="fc",
 )
+EXAMPLE_NAMES = Names(  # of ours: Keras's own example leaves naming to Keras
+    stem=("conv", "bn"),
+    unit="stack{layer}_block{block}",
+    conv="stack{layer}_block{block}_conv{i}",
+    norm="stack{layer}_block{block}_bn{i}",
+    shortcut=("stack{layer}_block{block}_conv0", ""),
+    head="dense",
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,8 @@ class Variant:
     pad_layer: bool  # zero padding as a layer of its own before a "valid" convolution
     pool_pad: int
     head: str  # "flatten": 2x2 average pool, then flatten; "global": global average pool
+    same: bool = False  # Keras's "same" padding: at stride 2 at the bottom and right only
+    bare_shortcut: bool = False  # no normalisation behind a projection
 
 
 VARIANTS = {
@@ -117,6 +131,10 @@ VARIANTS = {
     "v1": Variant(KERAS_NAMES, 0, True, 1.001e-5, 0.99, False, True, 1, "global"),
     # torchvision.models.resnet50
     "v1.5": Variant(TORCH_NAMES, 1, False, 1e-5, 0.9, True, False, 1, "global"),
+    # keras.io's example "cifar10_resnet", version 1; its 8x8 average pool is the global one for images of 32x32
+    "keras-example": Variant(
+        EXAMPLE_NAMES, 0, True, 1e-3, 0.99, False, False, 1, "global", same=True, bare_shortcut=True
+    ),
 }
 
 
@@ -194,7 +212,8 @@ class _Builder:
 
     def conv(self, name, C, O, kernel, stride=1, pad=None):
         settings = {"bias": self.variant.conv_bias, "init": self.config.init, "seed": self.config.seed}
-        return Conv2d(name, C, O, kernel, stride=stride, pad=kernel // 2 if pad is None else pad, **settings)
+        usual = "same" if self.variant.same else kernel // 2
+        return Conv2d(name, C, O, kernel, stride=stride, pad=usual if pad is None else pad, **settings)
 
     def norm(self, name, channels):
         """A list with one BatchNorm, or an empty one for a network without."""
@@ -277,7 +296,7 @@ class _Builder:
             return Block.IDENTITY
         conv, norm = (name.format(**where) for name in self.names.shortcut)
         layers = [self.conv(conv, C, O, 1, stride)]
-        if not self.config.preact:
+        if not self.config.preact and not self.variant.bare_shortcut:
             layers += self.norm(norm, O)
         return Sequential(*layers, name=f"{unit}.shortcut")
 

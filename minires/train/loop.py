@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from minires.nn.probe import first_nonfinite
 from minires.train import finetune, folder, stops
 from minires.train.checkpoint import Checkpoint, Snapshot, load_checkpoint
 from minires.train.classifier import Classifier, evaluate
+from minires.train.precise_bn import MOST, norms, recalibrate
 from minires.train.progress import Progress, Reporter
 from minires.train.recipe import Recipe
 from minires.train.watch import USUAL, Ticking, Watch
@@ -243,6 +245,7 @@ class _Run:
         return {
             "data": (f"waiting for images of {self.train.source}", disk, lambda: self.batches.reader),
             "step": ("computing a step", "is the machine busy, or the batch very large?", lambda: here),
+            "statistics": ("estimating the running statistics", disk, lambda: self.batches.reader),
             "test": (f"evaluating on {tested}", disk, lambda: here),
             "save": (f"saving to {self.out}", "is that disk slow, or gone?", lambda: self.saver.thread),
         }
@@ -353,6 +356,12 @@ class _Run:
         bad = (p.name for p in held if not get_xp(p.grad).isfinite(p.grad).all())
         return next((f"the gradient of {name}" for name in bad), "")
 
+    def inputs(self):
+        """Training images, augmented as in an epoch behind the last one."""
+        count = -(-MOST // self.recipe.batch_size)
+        for images, _, _ in islice(self.batches.epoch(self.recipe.epochs), count):
+            yield self.classifier.preprocess(to_device(images, self.device), self.optimizer.weights.dtype)
+
     def evaluated(self):
         test = Ticking(self.test, self.doing)
         try:
@@ -375,6 +384,10 @@ class _Run:
         }
         better = True
         self.watch_numbers()
+        if self.recipe.precise_bn and p.epoch + 1 == self.recipe.epochs and norms(self.model):
+            self.doing("statistics")
+            if self.stop.unless_stopped(recalibrate, self.model, self.inputs()) is None:
+                return
         if self.test is not None:
             result = self.stop.unless_stopped(self.evaluated)
             if result is None:

@@ -30,7 +30,8 @@ class Recipe:
     warmup_epochs: float | None = None  # None: one, of a short run no more than 30 %
     label_smoothing: float = 0.0
     # it mirrors only images whose classes allow it
-    augment: Augment | None = field(default_factory=lambda: Augment(0.05, 5, 0.05, flip=True))
+    augment: Augment | None = field(default_factory=lambda: Augment(0.1, 10, 0.1, flip=True))
+    precise_bn: bool = True  # at the end estimate running statistics anew, with the last weights (precise_bn.py)
     patience: int | None = None  # epochs without a better test loss before stopping
     # fine-tuning (finetune.py); a part is "stem", "stage2", ..., "head", or a block or layer by its name
     freeze: dict = field(default_factory=dict)  # part -> epochs for which it stays as it is, None: all; or their names
