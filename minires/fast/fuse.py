@@ -20,7 +20,7 @@ from minires.nn.norm import BatchNorm
 PROVEN = (
     *(Add, Block, Sequential, nn.Branches, nn.Concat, nn.Multiply, nn.Network, nn.ResNet),
     *(nn.AvgPool2d, BatchNorm, Conv2d, nn.Dense, nn.Dropout, nn.Flatten, nn.GlobalAvgPool2d, nn.MaxPool2d, ReLU),
-    *(nn.GroupNorm, nn.Identity, nn.ZeroPad2d),
+    *(nn.GELU, nn.GroupNorm, nn.Identity, nn.LayerNorm, nn.LeakyReLU, nn.Sigmoid, nn.StochasticDepth, nn.ZeroPad2d),
 )
 
 
@@ -162,7 +162,8 @@ class Fuser:
             return self.network(module)
         if isinstance(module, Block):
             return self.block(self._block(module))
-        return self._composite(module) if module.children() else self.layer(module)
+        known = type(module) in WRITTEN
+        return self._composite(module) if known and module.children() else self.layer(module)
 
     def _block(self, block: Block) -> Module:
         if block.before is None and block.after is not None and isinstance(block.branch.layers[-1], BatchNorm):

@@ -57,16 +57,17 @@ def norm_add_relu_backward(
 
 
 @compiled
-def conv2d_backward_add(dy, x, w, add, *, stride=1, pad=0, need_dw=True, dw=None):
+def conv2d_backward_add(dy, x, w, add, *, stride=1, pad=0, dilation=1, groups=1, need_dw=True, dw=None):
     """(dx + add, dw, None): where two paths part, their gradients meet."""
-    dx, dw, _ = conv2d_backward(dy, x, w, stride=stride, pad=pad, need_dw=need_dw, need_db=False, dw=dw)
+    window = {"stride": stride, "pad": pad, "dilation": dilation, "groups": groups}
+    dx, dw, _ = conv2d_backward(dy, x, w, **window, need_dw=need_dw, need_db=False, dw=dw)
     return add_forward(dx, add), dw, None
 
 
 @compiled
-def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0):
+def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0, dilation=1, groups=1):
     """y = relu(conv(x, w) + b + shortcut), the last two if asked for; weights: a `Weights` of w, which it may pack."""
-    y = conv2d_forward(x, weights.plain(), b, stride=stride, pad=pad)
+    y = conv2d_forward(x, weights.plain(), b, stride=stride, pad=pad, dilation=dilation, groups=groups)
     if shortcut is not None:
         y = add_forward(y, shortcut)
     return relu_forward(y) if relu else y

@@ -1,18 +1,19 @@
 """State over the ops: modules, thin layers, joins, the residual block, any network, the family of ResNets."""
 
-from minires.nn.activation import Dropout, Identity, ReLU
+from minires.nn.activation import GELU, Dropout, Identity, LeakyReLU, ReLU, Sigmoid, StochasticDepth
 from minires.nn.blocks import Block
 from minires.nn.conv import Conv2d, ZeroPad2d
 from minires.nn.dense import Dense, Flatten
 from minires.nn.join import Add, Branches, Concat, Multiply
 from minires.nn.module import Buffer, Composite, Maths, Module, Param, Sequential, inference, walk
 from minires.nn.network import Built, Network, as_network, build, register
-from minires.nn.norm import BatchNorm, GroupNorm
+from minires.nn.norm import BatchNorm, GroupNorm, LayerNorm
 from minires.nn.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from minires.nn.resnet import ARCHITECTURES, VARIANTS, Config, ResNet, from_config, plain_twin, resnet, resnet50
 
 __all__ = [
     "ARCHITECTURES",
+    "GELU",
     "VARIANTS",
     "Add",
     "AvgPool2d",
@@ -31,6 +32,8 @@ __all__ = [
     "GlobalAvgPool2d",
     "GroupNorm",
     "Identity",
+    "LayerNorm",
+    "LeakyReLU",
     "Maths",
     "MaxPool2d",
     "Module",
@@ -40,6 +43,8 @@ __all__ = [
     "ReLU",
     "ResNet",
     "Sequential",
+    "Sigmoid",
+    "StochasticDepth",
     "ZeroPad2d",
     "as_network",
     "build",

@@ -1,4 +1,4 @@
-"""Elementwise layers: ReLU, identity, dropout."""
+"""Elementwise layers: ReLU and its relatives, identity, dropout, stochastic depth."""
 
 import math
 
@@ -37,11 +37,109 @@ class ReLU(Module):
         return "relu", ""
 
 
+class LeakyReLU(Module):
+    """y = x where x > 0, else slope * x. ConfigError for a slope below 0: the output would not tell x's side."""
+
+    maths = Maths(
+        ("y = x where x > 0, else slope · x", "Negative values are made small."),
+        (
+            "dx = dy where y > 0, else slope · dy",
+            "The gradient passes where the unit was on, elsewhere a little of it.",
+        ),
+    )
+    keeps = ("y",)
+
+    def __init__(self, name, slope=0.01):
+        super().__init__(name)
+        if not 0 <= slope < math.inf:
+            raise ConfigError(f"{name}: the slope must be a number of at least 0, got {slope}")
+        self.slope = float(slope)
+
+    def forward(self, x):
+        y = ops.leaky_relu_forward(x, self.slope)
+        self.save(y)
+        return y
+
+    def backward(self, dy, need_dx=True):
+        (y,) = self.saved()
+        return ops.leaky_relu_backward(dy, y, self.slope)
+
+    def output_shape(self, shape):
+        return shape
+
+    def onnx(self, graph, x, shape):
+        return graph.node("LeakyRelu", self.name, [x], alpha=self.slope)
+
+    def look(self):
+        return "relu", "leaky"
+
+
+class Sigmoid(Module):
+    """y = 1 / (1 + exp(-x)): between 0 and 1, as a gate has to be."""
+
+    maths = Maths(
+        ("y = 1 / (1 + exp(−x))", "Every value is brought between 0 and 1."),
+        ("dx = dy · y (1 − y)", "The gradient is at most a quarter, and small where the unit is near 0 or 1."),
+    )
+    keeps = ("y",)
+    smooth = True
+
+    def forward(self, x):
+        y = ops.sigmoid_forward(x)
+        self.save(y)
+        return y
+
+    def backward(self, dy, need_dx=True):
+        (y,) = self.saved()
+        return ops.sigmoid_backward(dy, y)
+
+    def output_shape(self, shape):
+        return shape
+
+    def onnx(self, graph, x, shape):
+        return graph.node("Sigmoid", self.name, [x])
+
+    def look(self):
+        return "relu", "sigmoid"
+
+
+class GELU(Module):
+    """y = x * Phi(x), Phi the normal distribution's share below x: exact, by erf. See ops.gelu_forward."""
+
+    maths = Maths(
+        ("y = x · Φ(x)", "Each value is weighted by how large it is among normal numbers."),
+        ("dx = dy · (Φ(x) + x φ(x))", "Large values pass the gradient whole, very negative ones hardly any."),
+    )
+    keeps = ("x",)
+    smooth = True
+
+    def forward(self, x):
+        self.save(x)
+        return ops.gelu_forward(x)
+
+    def backward(self, dy, need_dx=True):
+        (x,) = self.saved()
+        return ops.gelu_backward(dy, x)
+
+    def output_shape(self, shape):
+        return shape
+
+    def onnx(self, graph, x, shape):
+        scaled = graph.node("Mul", f"{self.name}.scaled", [x, graph.number(f"{self.name}.root", 0.5**0.5)])
+        erf = graph.node("Erf", f"{self.name}.erf", [scaled])
+        twice = graph.node("Add", f"{self.name}.twice", [erf, graph.number(f"{self.name}.one", 1)])
+        share = graph.node("Mul", f"{self.name}.share", [twice, graph.number(f"{self.name}.half", 0.5)])
+        return graph.node("Mul", self.name, [x, share])
+
+    def look(self):
+        return "relu", "GELU"
+
+
 class Identity(Module):
     """y = x: a path that leaves its input as it is."""
 
     maths = Maths(("y = x", "The path changes nothing."), ("dx = dy", "And neither does the way back."))
-    smooth = True
+    smooth = view = True
 
     def forward(self, x):
         return x
@@ -72,7 +170,7 @@ class Dropout(Module):
     def __init__(self, name, rate, *, seed=0):
         super().__init__(name)
         if not 0 <= rate < 1:
-            raise ConfigError(f"{name}: dropout rate must lie in [0, 1), got {rate}")
+            raise ConfigError(f"{name}: the rate at which to drop must lie in [0, 1), got {rate}")
         self.rate = rate
         self.rng = generator(seed, name)
 
@@ -81,9 +179,13 @@ class Dropout(Module):
             self.save(None)
             return x
         xp = get_xp(x)
-        keep = xp.asarray(self.rng.random(x.shape) >= self.rate).astype(x.dtype)
+        keep = xp.asarray(self.rng.random(self.mask_shape(x.shape)) >= self.rate).astype(x.dtype)
         self.save(keep)
         return ops.dropout_forward(x, keep, self.rate)
+
+    def mask_shape(self, shape):
+        """Of what is drawn for a batch of this shape."""
+        return shape
 
     def backward(self, dy, need_dx=True):
         (keep,) = self.saved()
@@ -100,3 +202,25 @@ class Dropout(Module):
 
     def look(self):
         return "other", "dropout"
+
+
+class StochasticDepth(Dropout):
+    """Drop a branch of whole images with probability `rate` in training, scale those that stay by 1 / (1 - rate).
+
+    The last layer of a residual branch: an image whose branch is dropped goes through the shortcut alone. Keyed by the
+    name, as dropout. G. Huang et al., "Deep Networks with Stochastic Depth", arXiv:1603.09382.
+    """
+
+    maths = Maths(
+        ("y = x · keep / (1 − rate)", "Whole images are dropped at random, the others scaled up."),
+        ("dx = dy · keep / (1 − rate)", "The same images are dropped on the way back."),
+    )
+
+    def mask_shape(self, shape):
+        return (shape[0], *(1 for _ in shape[1:]))
+
+    def kept_numbers(self, batch, shape):
+        return batch if self.rate else 0
+
+    def look(self):
+        return "other", "stochastic depth"

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from minires import ops
+from minires.errors import ConfigError
 from minires.geometry import pair, resolve_padding, windows_over
 from minires.nn.init import draw_kernel
 from minires.nn.module import Maths, Module, Param, check_channels, stride_text
@@ -12,7 +13,11 @@ from minires.ops.conv import MAX_WORKSPACE
 
 
 class Conv2d(Module):
-    """Convolution. w (R, S, C, O); see ops.conv2d_forward. `init`: 'he' or 'glorot'."""
+    """Convolution. w (R, S, C / groups, O); see ops.conv2d_forward. `init`: 'he' or 'glorot'.
+
+    stride, dilation: one number or (vertical, horizontal). groups: the channels fall into so many equal parts, each by
+    itself; as many as channels are a depthwise convolution. ConfigError where in_channels or out_channels do not.
+    """
 
     maths = Maths(
         ("y = w ∗ x + b", "Each output pixel is a weighted sum over a window of all input channels."),
@@ -25,20 +30,44 @@ class Conv2d(Module):
     keeps = ("x",)
     smooth = True
 
-    def __init__(self, name, in_channels, out_channels, kernel, *, stride=1, pad=0, bias=False, init="he", seed=0):
+    def __init__(
+        self,
+        name,
+        in_channels,
+        out_channels,
+        kernel,
+        *,
+        stride=1,
+        pad=0,
+        dilation=1,
+        groups=1,
+        bias=False,
+        init="he",
+        seed=0,
+    ):
         super().__init__(name)
-        self.stride, self.pad = pair(stride), pad
-        shape = (*pair(kernel), in_channels, out_channels)
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ConfigError(
+                f"{name}: {in_channels} channels in and {out_channels} out do not make {groups} equal groups: "
+                "choose a divisor of both"
+            )
+        self.stride, self.pad, self.dilation, self.groups = pair(stride), pad, pair(dilation), groups
+        shape = (*pair(kernel), in_channels // groups, out_channels)
         self.w = Param(f"{name}.w", draw_kernel(f"{name}.w", shape, init, seed))
         self.b = Param(f"{name}.b", np.zeros(out_channels, np.float32), decay=False) if bias else None
 
     @property
     def window(self):
-        return {"stride": self.stride, "pad": self.pad}
+        return {"stride": self.stride, "pad": self.pad, "dilation": self.dilation, "groups": self.groups}
+
+    @property
+    def in_channels(self):
+        """Of the input; w has those of one group."""
+        return self.w.data.shape[2] * self.groups
 
     def check_input(self, x):
         """ShapeError or DeviceError, naming this layer, where x does not fit."""
-        check_channels(self, x.shape[1:], self.w.data.shape[2], 3)
+        check_channels(self, x.shape[1:], self.in_channels, 3)
         self.check_device(x, self.w.data)
 
     def forward(self, x):
@@ -56,17 +85,17 @@ class Conv2d(Module):
         return dx
 
     def output_shape(self, shape):
-        R, S, C, O = self.w.data.shape
-        check_channels(self, shape, C, 3)
-        return (*windows_over(self.name, shape[:2], (R, S), self.stride, self.pad), O)
+        R, S, _, O = self.w.data.shape
+        check_channels(self, shape, self.in_channels, 3)
+        return (*windows_over(self.name, shape[:2], (R, S), self.stride, self.pad, self.dilation), O)
 
     def flops(self, x_shape, y_shape):
         return 2 * math.prod(self.w.data.shape[:3]) * math.prod(y_shape)
 
     def workspace(self, batch, x_shape, y_shape):
         """The padded copy and the columns, forward and backward."""
-        (R, S, C, _), itemsize = self.w.data.shape, self.w.data.dtype.itemsize
-        pads = resolve_padding(self.pad, x_shape[:2], (R, S), self.stride)
+        (R, S, *_), C, itemsize = self.w.data.shape, self.in_channels, self.w.data.dtype.itemsize
+        pads = resolve_padding(self.pad, x_shape[:2], (R, S), self.stride, self.dilation)
         padded = (x_shape[0] + sum(pads[0]), x_shape[1] + sum(pads[1]), C)
         copy = batch * math.prod(padded) * itemsize if padded != x_shape else 0
         if (R, S, *self.stride) == (1, 1, 1, 1):
@@ -75,12 +104,16 @@ class Conv2d(Module):
         return copy + 2 * min(batch * image, max(image, MAX_WORKSPACE))
 
     def onnx(self, graph, x, shape):
-        window = graph.window(self.w.data.shape[:2], self.stride, self.pad, shape)
-        return graph.node("Conv", self.name, [x, *graph.hold(self.w, self.b)], **window)
+        pads = resolve_padding(self.pad, shape[:2], self.w.data.shape[:2], self.stride, self.dilation)
+        window = graph.window(self.w.data.shape[:2], self.stride, pads, self.dilation)
+        return graph.node("Conv", self.name, [x, *graph.hold(self.w, self.b)], group=self.groups, **window)
 
     def look(self):
         R, S, _, O = self.w.data.shape
-        return "conv", f"{R}×{S}, {O}{stride_text(self.stride)}"
+        groups = f", {self.groups} groups" if self.groups > 1 else ""
+        groups = ", depthwise" if self.groups == self.in_channels > 1 else groups
+        dilation = f", dilated {self.dilation[0]}" if self.dilation != (1, 1) else ""
+        return "conv", f"{R}×{S}, {O}{stride_text(self.stride)}{groups}{dilation}"
 
 
 class ZeroPad2d(Module):
@@ -107,9 +140,7 @@ class ZeroPad2d(Module):
         return shape[0] + top + bottom, shape[1] + left + right, shape[2]
 
     def onnx(self, graph, x, shape):
-        (top, bottom), (left, right) = resolve_padding(self.pad, shape[:2], (1, 1), (1, 1))
-        pads = graph.constant(f"{self.name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right]))
-        return graph.node("Pad", self.name, [x, pads])
+        return graph.pad(self.name, x, resolve_padding(self.pad, shape[:2], (1, 1), (1, 1)))
 
     def look(self):
         return None  # it belongs to the convolution behind it

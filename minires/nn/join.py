@@ -1,5 +1,7 @@
 """Where several paths become one. A join has several inputs: forward(*xs), backward(dy) -> (dx, ...)."""
 
+import numpy as np
+
 from minires import ops
 from minires.errors import ShapeError
 from minires.nn.module import Composite, Maths, Module
@@ -73,7 +75,7 @@ class Concat(Module):
 
 
 class Multiply(Module):
-    """y = x * gate; a gate (C,) holds for each channel's whole map."""
+    """y = x * gate; a gate (C,) or (1, 1, C) holds for each channel's whole map."""
 
     maths = Maths(
         ("y = x · gate", "One path scales the other."),
@@ -91,15 +93,17 @@ class Multiply(Module):
         return ops.multiply_backward(dy, *self.saved())
 
     def output_shape(self, x, gate):
-        """The shape of x; ShapeError for a gate that is neither of that shape nor (C,)."""
-        if gate not in (x, x[-1:]):
+        """The shape of x; ShapeError for a gate that is neither of that shape nor one factor a channel."""
+        if gate not in (x, x[-1:], (*[1] * (len(x) - 1), *x[-1:])):
             raise ShapeError(f"{self.name}: expected a gate {x} or {x[-1:]} for a map {x}, got {gate}: one a channel")
         return x
 
     def onnx(self, graph, inputs, shapes):
         x, gate = inputs
-        if shapes[0] != shapes[1] and len(shapes[0]) == 3:
-            gate = graph.node("Unsqueeze", f"{self.name}.gate", [gate, graph.constant(f"{self.name}.axes", [2, 3])])
+        if len(shapes[0]) > len(shapes[1]):
+            gate = graph.node(
+                "Unsqueeze", f"{self.name}.gate", [gate, graph.constant(f"{self.name}.axes", np.array([2, 3]))]
+            )
         return graph.node("Mul", self.name, [x, gate])
 
     def look(self):

@@ -1,10 +1,12 @@
-"""Normalisations: of a batch, of groups of channels."""
+"""Normalisations: of a batch, of groups of channels, of each position."""
+
+import math
 
 import numpy as np
 
 from minires import ops
 from minires.backend import get_xp
-from minires.errors import ConfigError
+from minires.errors import ConfigError, ShapeError
 from minires.fast import communicator
 from minires.nn.module import Buffer, Maths, Module, Param, check_channels
 
@@ -131,4 +133,75 @@ class GroupNorm(_Norm):
         return 2 * batch * self.groups  # mean and 1 / standard deviation of each image's groups
 
     def onnx(self, graph, x, shape):
-        return graph.group_norm(self, x, self.groups)
+        """Each group as one channel of InstanceNormalization, as opset 17 has no operator for groups."""
+        name, before = self.name, [0, shape[-1], *shape[:-1]]
+        ones, zeros = (
+            graph.number(f"{name}.{word}", [value] * self.groups) for word, value in (("ones", 1), ("zeros", 0))
+        )
+        grouped = graph.constant(f"{name}.grouped", np.array([0, self.groups, -1]))
+        x = graph.node("Reshape", f"{name}.split", [x, grouped])
+        x = graph.node("InstanceNormalization", f"{name}.norm", [x, ones, zeros], epsilon=self.epsilon)
+        x = graph.node("Reshape", f"{name}.joined", [x, graph.constant(f"{name}.whole", np.array(before))])
+        gamma, beta = graph.hold(self.gamma, self.beta)
+        if len(shape) == 3:
+            axes = graph.constant(f"{name}.axes", np.array([1, 2]))
+            gamma, beta = (graph.node("Unsqueeze", f"{v}.column", [v, axes]) for v in (gamma, beta))
+        x = graph.node("Mul", f"{name}.scaled", [x, gamma])
+        return graph.node("Add", name, [x, beta])
+
+
+class LayerNorm(_Norm):
+    """Layer normalisation: each position of each image by itself, over the last axes, which have the given shape.
+
+    shape: a number C for the channels alone, or (W, C), (H, W, C); gamma and beta have it too. The same in training and
+    evaluation. J. L. Ba et al., arXiv:1607.06450, section 3.
+    """
+
+    maths = Maths(
+        (
+            "y = γ (x − μ) / √(σ² + ε) + β",
+            "The channels of each position are brought to mean 0 and variance 1, then scaled and shifted.",
+        ),
+        (
+            "dx = (g − mean g − x̂ · mean(g x̂)) / σ,   g = γ dy",
+            "What flows back through a position's mean and variance is subtracted; dividing by σ rescales the rest.",
+        ),
+    )
+
+    def __init__(self, name, shape, *, epsilon=1e-5):
+        super().__init__(name, shape, epsilon)
+
+    def check_input(self, x):
+        """ShapeError or DeviceError, naming this layer, where x does not fit."""
+        self.output_shape(x.shape[1:])
+        self.check_device(x, self.gamma.data)
+
+    def forward(self, x):
+        self.check_input(x)
+        mean, var = ops.layernorm_statistics(x, self.gamma.data.ndim)
+        rstd = 1 / get_xp(x).sqrt(var + self.epsilon)
+        self.save(x, mean, rstd)
+        return ops.layernorm_forward(x, self.gamma.data, self.beta.data, mean, rstd)
+
+    def backward(self, dy, need_dx=True):
+        x, mean, rstd = self.saved()
+        return self.write_grads(*ops.layernorm_backward(dy, x, self.gamma.data, mean, rstd))
+
+    def output_shape(self, shape):
+        last = self.gamma.data.shape
+        if shape[-len(last) :] != last:
+            raise ShapeError(f"{self.name}: expected {last} as the last axes, got {shape}: check the layer before it")
+        return shape
+
+    def kept_numbers(self, batch, shape):
+        return 2 * batch * math.prod(shape[: len(shape) - self.gamma.data.ndim])
+
+    def onnx(self, graph, x, shape):
+        held, settings = graph.hold(self.gamma, self.beta), {"axis": -self.gamma.data.ndim, "epsilon": self.epsilon}
+        if self.gamma.data.ndim == 2:  # which is held transposed, as all matrices are
+            held = [graph.node("Transpose", f"{v}.turned", [v], perm=[1, 0]) for v in held]
+        if len(shape) == 1:
+            return graph.node("LayerNormalization", self.name, [x, *held], **settings)
+        x = graph.node("Transpose", f"{self.name}.to_nhwc", [x], perm=[0, 2, 3, 1])
+        x = graph.node("LayerNormalization", f"{self.name}.nhwc", [x, *held], **settings)
+        return graph.node("Transpose", self.name, [x], perm=[0, 3, 1, 2])

@@ -1,31 +1,37 @@
 """Pooling: the maximum or the mean of windows, the mean of whole maps."""
 
 from minires import ops
-from minires.geometry import pair, windows_over
+from minires.geometry import pair, pool_window, resolve_padding, windows_over
 from minires.nn.module import Maths, Module, stride_text
 
 
 class _Pool2d(Module):
     word = ""  # in a diagram
+    dilation = (1, 1)
 
-    def __init__(self, name, kernel, stride=None, pad=0):
+    def __init__(self, name, kernel, stride, pad, ceil_mode):
         super().__init__(name)
-        self.kernel, self.pad = pair(kernel), pad
+        self.kernel, self.pad, self.ceil_mode = pair(kernel), pad, ceil_mode
         self.stride = pair(stride if stride is not None else kernel)
 
     @property
     def window(self):
-        return {"kernel": self.kernel, "stride": self.stride, "pad": self.pad}
+        return {"kernel": self.kernel, "stride": self.stride, "pad": self.pad, "ceil_mode": self.ceil_mode}
+
+    def pads(self, shape):
+        """All that windows over a map of this shape reach beyond it: ((top, bottom), (left, right))."""
+        return pool_window(shape[:2], self.kernel, self.stride, self.pad, self.dilation, self.ceil_mode)[2]
 
     def output_shape(self, shape):
-        return (*windows_over(self.name, shape[:2], self.kernel, self.stride, self.pad), shape[2])
+        steps = self.kernel, self.stride, self.pad, self.dilation, self.ceil_mode
+        return (*windows_over(self.name, shape[:2], *steps), shape[2])
 
     def look(self):
         return "pool", f"{self.word} {self.kernel[0]}×{self.kernel[1]}{stride_text(self.stride)}"
 
 
 class MaxPool2d(_Pool2d):
-    """The largest value of each window."""
+    """The largest value of each window. dilation and ceil_mode as in ops.maxpool_forward, and in PyTorch."""
 
     maths = Maths(
         ("y = the largest x of each window", "Each window keeps its largest value."),
@@ -33,6 +39,14 @@ class MaxPool2d(_Pool2d):
     )
     keeps = ("x", "y")
     word = "max"
+
+    def __init__(self, name, kernel, stride=None, pad=0, *, dilation=1, ceil_mode=False):
+        super().__init__(name, kernel, stride, pad, ceil_mode)
+        self.dilation = pair(dilation)
+
+    @property
+    def window(self):
+        return {**super().window, "dilation": self.dilation}
 
     def forward(self, x):
         y = ops.maxpool_forward(x, **self.window)
@@ -43,11 +57,12 @@ class MaxPool2d(_Pool2d):
         return ops.maxpool_backward(dy, *self.saved(), **self.window)
 
     def onnx(self, graph, x, shape):
-        return graph.node("MaxPool", self.name, [x], **graph.window(self.kernel, self.stride, self.pad, shape))
+        window = graph.window(self.kernel, self.stride, self.pads(shape), self.dilation)
+        return graph.node("MaxPool", self.name, [x], **window)
 
 
 class AvgPool2d(_Pool2d):
-    """The mean of each window."""
+    """The mean of each window. ceil_mode and count_include_pad as in ops.avgpool_forward, and in PyTorch."""
 
     maths = Maths(
         ("y = the mean of each window", "Each window is replaced by its mean."),
@@ -55,6 +70,14 @@ class AvgPool2d(_Pool2d):
     )
     smooth = True
     word = "avg"
+
+    def __init__(self, name, kernel, stride=None, pad=0, *, ceil_mode=False, count_include_pad=True):
+        super().__init__(name, kernel, stride, pad, ceil_mode)
+        self.count_include_pad = count_include_pad
+
+    @property
+    def window(self):
+        return {**super().window, "count_include_pad": self.count_include_pad}
 
     def forward(self, x):
         self.save(x.shape)
@@ -64,8 +87,13 @@ class AvgPool2d(_Pool2d):
         return ops.avgpool_backward(dy, *self.saved(), **self.window)
 
     def onnx(self, graph, x, shape):
-        window = graph.window(self.kernel, self.stride, self.pad, shape)
-        return graph.node("AveragePool", self.name, [x], count_include_pad=1, **window)
+        pads, asked = self.pads(shape), resolve_padding(self.pad, shape[:2], self.kernel, self.stride)
+        counted = int(self.count_include_pad)
+        if counted and pads != asked:  # zeros of the padding count, what lies beyond it does not
+            x, counted = graph.pad(f"{self.name}.pad", x, asked), 0
+            pads = tuple((0, after - zeros) for (_, after), (_, zeros) in zip(pads, asked, strict=True))
+        window = graph.window(self.kernel, self.stride, pads)
+        return graph.node("AveragePool", self.name, [x], count_include_pad=counted, **window)
 
 
 class GlobalAvgPool2d(Module):

@@ -3,6 +3,9 @@
 Y. Wu, K. He, "Group Normalization", arXiv:1803.08494, section 3. Shapes: x, y (N, H, W, C) or (N, C); gamma, beta (C,);
 mean, rstd (N, G), with rstd = 1 / sqrt(var + epsilon). G = 1 takes a whole image, G = C each channel of it.
 Nothing here looks at a second image: any batch will do, and evaluation is training.
+
+Layer normalisation is the case of one group for everything in the last axes that gamma and beta have, each position of
+the others by itself. J. L. Ba et al., arXiv:1607.06450, section 3.
 """
 
 import math
@@ -58,3 +61,29 @@ def groupnorm_backward(dy, x, gamma, mean, rstd):
     dx = _spread(rstd) * (g - _spread(_sum(g) / m) - x_hat * _spread(_sum(g * x_hat) / m))
     grads = dx.reshape(x.shape), dgamma, dbeta
     return tuple(d.astype(v.dtype, copy=False) for d, v in zip(grads, (x, gamma, gamma), strict=True))
+
+
+def _positions(x, axes):
+    """x as (positions, the values of the last `axes` axes)."""
+    return x.reshape(math.prod(x.shape[: x.ndim - axes]), math.prod(x.shape[x.ndim - axes :]))
+
+
+def layernorm_statistics(x, axes=1):
+    """(mean, var) over the last `axes` axes, each of the shape of those before: (N, H, W) for the channels of a map."""
+    mean, var = groupnorm_statistics(_positions(x, axes), 1)
+    before = x.shape[: x.ndim - axes]
+    return mean.reshape(before), var.reshape(before)
+
+
+def layernorm_forward(x, gamma, beta, mean, rstd):
+    """y = gamma * (x - mean) * rstd + beta; gamma, beta: (last axes of x,), mean, rstd: (the others,)."""
+    rows = _positions(x, gamma.ndim)
+    y = groupnorm_forward(rows, gamma.ravel(), beta.ravel(), mean.reshape(-1, 1), rstd.reshape(-1, 1))
+    return y.reshape(x.shape)
+
+
+def layernorm_backward(dy, x, gamma, mean, rstd):
+    """(dx, dgamma, dbeta): as in `groupnorm_backward`, each position a group."""
+    rows, drows = _positions(x, gamma.ndim), _positions(dy, gamma.ndim)
+    grads = groupnorm_backward(drows, rows, gamma.ravel(), mean.reshape(-1, 1), rstd.reshape(-1, 1))
+    return tuple(d.reshape(v.shape) for d, v in zip(grads, (x, gamma, gamma), strict=True))

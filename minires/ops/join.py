@@ -29,7 +29,7 @@ def concat_backward(dy, channels):
 
 
 def multiply_forward(x, gate):
-    """y = x * gate, with a gate of x's shape, or (N, C): then one factor for each channel's whole map.
+    """y = x * gate, with a gate of x's shape, or (N, C) or (N, 1, 1, C): then one factor for each channel's whole map.
 
     J. Hu et al., "Squeeze-and-Excitation Networks", arXiv:1709.01507, equation 4.
     """
@@ -38,8 +38,9 @@ def multiply_forward(x, gate):
 
 def multiply_backward(dy, x, gate):
     """(dx, dgate) = (dy * gate, dy * x), the latter summed over the map where one factor served all of it."""
-    dgate = dy * x
-    return dy * _spread(gate, x), dgate if gate.ndim == x.ndim else dgate.sum(axis=(1, 2))
+    wide, dgate = _spread(gate, x), dy * x
+    shared = tuple(i for i, size in enumerate(wide.shape) if size != x.shape[i])
+    return dy * wide, dgate.sum(axis=shared).reshape(gate.shape) if shared else dgate
 
 
 def _spread(gate, x):

@@ -4,71 +4,81 @@ import math
 
 from minires.backend import get_xp
 from minires.fast.dispatch import compiled
-from minires.geometry import output_size, pool_window
+from minires.geometry import output_size, pair, pool_window, resolve_padding
 from minires.ops.conv import zero_pad2d_backward, zero_pad2d_forward
 
 
-def _windows(x, kernel, stride):
+def _windows(x, kernel, stride, dilation=(1, 1)):
     """The R * S views of x that together cover each window, in row-major order of the window's cells."""
-    (R, S), (sv, sh) = kernel, stride
-    P, Q = output_size(x.shape[1:3], kernel, stride, "valid")
-    return [x[:, r : r + sv * (P - 1) + 1 : sv, s : s + sh * (Q - 1) + 1 : sh] for r in range(R) for s in range(S)]
+    (R, S), (sv, sh), (dv, dh) = kernel, stride, dilation
+    P, Q = output_size(x.shape[1:3], kernel, stride, "valid", dilation)
+    starts = [(r * dv, s * dh) for r in range(R) for s in range(S)]
+    return [x[:, h : h + sv * (P - 1) + 1 : sv, w : w + sh * (Q - 1) + 1 : sh] for h, w in starts]
 
 
-def _maxpool_setup(x, kernel, stride, pad):
-    """x with minus infinity around it (a pad can never win), and its windows' geometry."""
-    kernel, stride, pads = pool_window(x.shape[1:3], kernel, stride, pad)
+def _maxpool_setup(x, kernel, stride, pad, dilation, ceil_mode):
+    """(x with minus infinity around it, which can never win; its windows' geometry; the padding)."""
+    kernel, stride, pads = pool_window(x.shape[1:3], kernel, stride, pad, dilation, ceil_mode)
     (top, bottom), (left, right) = pads
+    window = kernel, stride, pair(dilation)
     if not (top or bottom or left or right):
-        return x, kernel, stride, pads
+        return x, window, pads
     N, H, W, C = x.shape
     padded = get_xp(x).full((N, top + H + bottom, left + W + right, C), -math.inf, x.dtype)
     padded[:, top : top + H, left : left + W] = x
-    return padded, kernel, stride, pads
+    return padded, window, pads
 
 
 @compiled
-def maxpool_forward(x, *, kernel, stride=None, pad=0):
+def maxpool_forward(x, *, kernel, stride=None, pad=0, dilation=1, ceil_mode=False):
     """y[n, p, q, c] = the largest x of the window, NaN where it holds one; stride defaults to the kernel.
 
-    Padding never wins.
+    Padding never wins. dilation: how far a window's cells lie apart. ceil_mode: a last window may reach beyond the
+    padding (see geometry.output_size). Both as in PyTorch. ShapeError for a window without a pixel.
     """
     xp = get_xp(x)
-    padded, kernel, stride, _ = _maxpool_setup(x, kernel, stride, pad)
-    first, *others = _windows(padded, kernel, stride)
+    padded, window, _ = _maxpool_setup(x, kernel, stride, pad, dilation, ceil_mode)
+    first, *others = _windows(padded, *window)
     y = first.copy()
-    for window in others:
-        xp.maximum(y, window, out=y)
+    for cell in others:
+        xp.maximum(y, cell, out=y)
     return y
 
 
 @compiled
-def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
+def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0, dilation=1, ceil_mode=False):
     """dx: each dy goes to its window's maximum, or its NaN; of equal ones to the first in row-major order."""
     xp = get_xp(dy)
-    padded, kernel, stride, pads = _maxpool_setup(x, kernel, stride, pad)
+    padded, window, pads = _maxpool_setup(x, kernel, stride, pad, dilation, ceil_mode)
     dpadded = xp.zeros(padded.shape, dy.dtype)
     free = xp.ones(y.shape, bool)  # windows whose gradient is still to be given away
-    for window, dwindow in zip(_windows(padded, kernel, stride), _windows(dpadded, kernel, stride), strict=True):
-        wins = free & ((window == y) | (window != window))
-        dwindow += dy * wins
+    for cell, dcell in zip(_windows(padded, *window), _windows(dpadded, *window), strict=True):
+        wins = free & ((cell == y) | (cell != cell))
+        dcell += dy * wins
         free ^= wins
     return zero_pad2d_backward(dpadded, pads)
 
 
-def _avgpool_setup(shape, kernel, stride, pad, count_include_pad, like):
+def _avgpool_setup(shape, kernel, stride, pad, ceil_mode, count_include_pad, like):
     """Geometry, and how many cells each window averages: (P, Q, 1) or a plain number."""
-    kernel, stride, pads = pool_window(shape[1:3], kernel, stride, pad)
-    if count_include_pad or not any(map(any, pads)):
+    size = shape[1:3]
+    kernel, stride, pads = pool_window(size, kernel, stride, pad, 1, ceil_mode)
+    counted = resolve_padding(pad, size, kernel, stride) if count_include_pad else ((0, 0), (0, 0))
+    if counted == pads:
         return kernel, stride, pads, kernel[0] * kernel[1]
-    ones = zero_pad2d_forward(get_xp(like).ones((1, *shape[1:3], 1), like.dtype), pads)
-    return kernel, stride, pads, sum(_windows(ones, kernel, stride))[0]
+    rest = tuple((b - d, a - c) for (b, a), (d, c) in zip(pads, counted, strict=True))
+    ones = [n + sum(p) for n, p in zip(size, counted, strict=True)]
+    cells = zero_pad2d_forward(get_xp(like).ones((1, *ones, 1), like.dtype), rest)
+    return kernel, stride, pads, sum(_windows(cells, kernel, stride))[0]
 
 
 @compiled
-def avgpool_forward(x, *, kernel, stride=None, pad=0, count_include_pad=True):
-    """y = the mean of the window. Zeros of the padding count, as in PyTorch, unless told otherwise, as in Keras."""
-    kernel, stride, pads, cells = _avgpool_setup(x.shape, kernel, stride, pad, count_include_pad, x)
+def avgpool_forward(x, *, kernel, stride=None, pad=0, ceil_mode=False, count_include_pad=True):
+    """y = the mean of the window. Zeros of the padding count, as in PyTorch, unless told otherwise, as in Keras.
+
+    ceil_mode: as in `maxpool_forward`; what lies beyond the padding does not count.
+    """
+    kernel, stride, pads, cells = _avgpool_setup(x.shape, kernel, stride, pad, ceil_mode, count_include_pad, x)
     first, *others = _windows(zero_pad2d_forward(x, pads), kernel, stride)
     y = first.astype(get_xp(x).result_type(x, "f4"))
     for window in others:
@@ -76,9 +86,9 @@ def avgpool_forward(x, *, kernel, stride=None, pad=0, count_include_pad=True):
     return (y / cells).astype(x.dtype, copy=False)
 
 
-def avgpool_backward(dy, shape, *, kernel, stride=None, pad=0, count_include_pad=True):
+def avgpool_backward(dy, shape, *, kernel, stride=None, pad=0, ceil_mode=False, count_include_pad=True):
     """dx, of the given shape: every cell of a window receives dy / cells."""
-    kernel, stride, pads, cells = _avgpool_setup(shape, kernel, stride, pad, count_include_pad, dy)
+    kernel, stride, pads, cells = _avgpool_setup(shape, kernel, stride, pad, ceil_mode, count_include_pad, dy)
     (top, bottom), (left, right) = pads
     N, H, W, C = shape
     dpadded = get_xp(dy).zeros((N, top + H + bottom, left + W + right, C), dy.dtype)

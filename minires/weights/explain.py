@@ -98,8 +98,8 @@ def _convolution(call: Call, source: Call | None):
         x, pad = source.x, source.layer.pad
 
     def run(x=x, w=w, b=b, stride=layer.stride, pad=pad):
-        if min(output_size(x.shape[1:3], (R, S), stride, pad)) >= 1:
-            return ops.conv2d_forward(x, w, b, stride=stride, pad=pad)
+        if min(output_size(x.shape[1:3], (R, S), stride, pad, layer.dilation)) >= 1:
+            return ops.conv2d_forward(x, w, b, **{**layer.window, "stride": stride, "pad": pad})
 
     for stride in ((1, 1), (2, 2)):
         if stride != layer.stride:
@@ -108,7 +108,7 @@ def _convolution(call: Call, source: Call | None):
                 "and v1 stride the first 1x1 of a block, v1.5 the 3x3)",
                 run(stride=stride),
             )
-    own = resolve_padding(pad, x.shape[1:3], (R, S), layer.stride)
+    own = resolve_padding(pad, x.shape[1:3], (R, S), layer.stride, layer.dilation)
     for pads, habit in _paddings(x, (R, S), layer.stride):
         if pads != own:
             yield f"it pads {pads}, here {own}: {habit}", run(pad=pads)
@@ -147,7 +147,7 @@ def _pool(call: Call):
     own = resolve_padding(layer.pad, call.x.shape[1:3], layer.kernel, layer.stride)
     for pads, habit in _paddings(call.x, layer.kernel, layer.stride):
         if pads != own:
-            pooled = ops.maxpool_forward(call.x, kernel=layer.kernel, stride=layer.stride, pad=pads)
+            pooled = ops.maxpool_forward(call.x, **{**layer.window, "pad": pads})
             yield f"it pads {pads}, here {own}: {habit}", pooled
 
 

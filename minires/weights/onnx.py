@@ -12,7 +12,6 @@ import numpy as np
 from minires import __version__
 from minires.backend import to_numpy
 from minires.files import atomic_path
-from minires.geometry import resolve_padding
 from minires.nn import Buffer, Module, Network, Param, walk
 from minires.seal import BLANK, seal
 from minires.weights.onnx_read import PRODUCER, package
@@ -87,7 +86,19 @@ class _Graph:
         value = layer.onnx(self, values[0] if one else values, shapes[0] if one else shapes)
         return value, layer.output_shape(*shapes)
 
-    def window(self, kernel, stride, pad, shape) -> dict:
-        """The attributes of a sliding window over a map of this shape."""
-        (top, bottom), (left, right) = resolve_padding(pad, shape[:2], kernel, stride)
-        return {"kernel_shape": kernel, "strides": stride, "pads": [top, left, bottom, right]}
+    def window(self, kernel, stride, pads, dilation=(1, 1)) -> dict:
+        """The attributes of a sliding window; padding in full."""
+        (top, bottom), (left, right) = pads
+        dilated = {} if dilation == (1, 1) else {"dilations": dilation}
+        return {"kernel_shape": kernel, "strides": stride, "pads": [top, left, bottom, right]} | dilated
+
+    def pad(self, name: str, x: str, pads) -> str:
+        """Zeros around the map x; padding in full."""
+        (top, bottom), (left, right) = pads
+        margins = self.constant(f"{name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right]))
+        return self.node("Pad", name, [x, margins])
+
+    def number(self, name: str, value) -> str:
+        """Add a number, or several, that are no part of the network's state; returns the name."""
+        tensor = self.onnx.numpy_helper.from_array(np.asarray(value, np.float32), name)
+        return self.node("Constant", name, [], value=tensor)

@@ -17,13 +17,13 @@ ALGORITHMS = "direct", "winograd"
 class _Convolution:
     """The sizes of one, worked out once, and the algorithm of each of its three products."""
 
-    def __init__(self, x_shape, w_shape, stride, pad, algorithm, lanes, limit):
-        (R, S, C, O), (N, H, W, channels) = w_shape, x_shape
-        self.window, self.stride = (R, S), pair(stride)
-        (top, bottom), (left, right) = pads = resolve_padding(pad, (H, W), (R, S), self.stride)
-        P, Q = output_size((H, W), (R, S), self.stride, pads)
+    def __init__(self, x_shape, w_shape, stride, pad, dilation, groups, algorithm, lanes, limit):
+        (R, S, each, O), (N, H, W, C) = w_shape, x_shape
+        self.window, self.stride, self.dilation, self.groups = (R, S), pair(stride), pair(dilation), groups
+        (top, bottom), (left, right) = pads = resolve_padding(pad, (H, W), (R, S), self.stride, self.dilation)
+        P, Q = output_size((H, W), (R, S), self.stride, pads, self.dilation)
         self.shape, self.start = (N, P, Q, O), (top, left)
-        known = algorithm in (None, *ALGORITHMS) and channels == C
+        known = algorithm in (None, *ALGORITHMS) and each * groups == C and O % groups == 0
         self.fits = known and min(N, P, Q, O, C) > 0 and min(top, left, bottom, right) >= 0
         if (R, S, *self.stride) == (1, 1, 1, 1) and not any(map(any, pads)):
             N, H, W, P, Q = N * H * W, 1, 1, 1, 1  # every pixel for itself: pixels are images
@@ -35,8 +35,11 @@ class _Convolution:
         self.calls = self._call(False), self._call(True)
 
     def _choose(self, source, result, asked, lanes, limit):
-        """'winograd' or 'direct'. Winograd's weights are four times as many: they want enough tiles to pay."""
-        fits = self.window == (3, 3) and self.stride == (1, 1) and source[3] % lanes == result[3] % lanes == 0
+        """'winograd', 'depthwise' or 'direct'. Winograd's weights are four times as many: with enough tiles it pays."""
+        if self.groups == source[3] == result[3] > 1:
+            return "depthwise"
+        plain = (*self.stride, *self.dilation, self.groups) == (1, 1, 1, 1, 1)
+        fits = self.window == (3, 3) and plain and source[3] % lanes == result[3] % lanes == 0
         tiles = result[0] * -(-result[1] // TILE) * -(-result[2] // TILE)
         pays = min(result[1:3]) >= TILE - 1 and tiles >= FEWEST_TILES
         room = not limit or 36 * source[3] * result[3] * 8 <= limit
@@ -45,46 +48,54 @@ class _Convolution:
     def _call(self, back):
         """The kernel's name and its numbers, up to whether there is a ReLU."""
         (N, H, W, K), (_, P, Q, O), (top, left) = *((self.y, self.x) if back else (self.x, self.y)), self.start
-        if (self.back if back else self.forward) == "winograd":
+        algorithm, steps = self.back if back else self.forward, (*self.stride, top, left, *self.dilation)
+        if algorithm == "winograd":
             top, left = (2 - top, 2 - left) if back else (top, left)
             return "winograd", (N, H, W, K, P, Q, O, top, left, int(back))
-        return "conv2d", (N, H, W, K, P, Q, O, *self.window, *self.stride, top, left, 1, 1, int(back))
+        if algorithm == "depthwise":
+            return "depthwise", (N, H, W, K, P, Q, *self.window, *steps, int(back))
+        return "conv2d", (N, H, W, K, P, Q, O, *self.window, *steps, self.groups, int(back))
 
     def run(self, x, w, y, *, back=False, packed=None, b=None, add=None, relu=False):
         """Write y from x, or, `back`, the gradient of the image from that of the output."""
         name, numbers = self.calls[back]
-        getattr(_kernels, name)(x, w, packed, b, add, y, *numbers, int(relu))
+        weights = (w,) if name == "depthwise" else (w, packed)
+        getattr(_kernels, name)(x, *weights, b, add, y, *numbers, int(relu))
 
     def weights(self, x, dy, dw):
         """Write the gradient of the weights."""
+        steps = *self.window, *self.stride, *self.start, *self.dilation
         if self.forward == "winograd":
             _kernels.winograd_weights(x, dy, dw, *self.x, *self.y[1:], *self.start)
+        elif self.forward == "depthwise":
+            _kernels.depthwise_weights(x, dy, dw, *self.x, *self.y[1:3], *steps)
         else:
-            _kernels.conv2d_weights(x, dy, dw, *self.x, *self.y[1:], *self.window, *self.stride, *self.start, 1, 1)
+            _kernels.conv2d_weights(x, dy, dw, *self.x, *self.y[1:], *steps, self.groups)
 
 
 _cached = lru_cache(1024)(_Convolution)
 
 
-def _convolution(x, w, stride, pad, algorithm=None):
+def _convolution(x, w, stride, pad, dilation, groups, algorithm=None):
     """The convolution of x with w, or None where that is no business of the kernels."""
     if x.ndim != 4 or w.ndim != 4:
         return None
     if not isinstance(pad, int | str):
         pad = tuple(map(pair, pair(pad)))  # lists among them have no place in the cache
     lanes = VECTOR_BYTES[_State.isa] // x.itemsize
-    conv = _cached(x.shape, w.shape, pair(stride), pad, algorithm, lanes, workspace_limit())
+    steps = pair(stride), pad, pair(dilation), groups
+    conv = _cached(x.shape, w.shape, *steps, algorithm, lanes, workspace_limit())
     return conv if conv.fits else None
 
 
-def algorithm(x, w, *, stride=1, pad=0) -> str:
+def algorithm(x, w, *, stride=1, pad=0, dilation=1, groups=1) -> str:
     """Which algorithm a convolution of these takes: 'im2col' where the kernels do not run it."""
-    conv = _convolution(x, w, stride, pad) if enabled() and takes((x, w)) else None
+    conv = _convolution(x, w, stride, pad, dilation, groups) if enabled() and takes((x, w)) else None
     return conv.forward if conv else "im2col"
 
 
-def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
-    conv = _convolution(x, w, stride, pad, algorithm)
+def conv2d_forward(x, w, b=None, *, stride=1, pad=0, dilation=1, groups=1, algorithm=None):
+    conv = _convolution(x, w, stride, pad, dilation, groups, algorithm)
     if conv is None or not fit((b, w.shape[3:])):
         return NotImplemented
     y = empty(conv.shape, x.dtype)
@@ -93,7 +104,10 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
 
 
 class Weights:
-    """Weights (R, S, C, O) that do not change, in one form at a time: as they were given, or packed for a kernel."""
+    """Weights (R, S, C, O) that do not change, in one form at a time: as they were given, or packed for a kernel.
+
+    Those of groups stay as they were given.
+    """
 
     KEPT = 2**22  # bytes up to which Winograd's weights, four times as many, are kept beside the plain ones
 
@@ -118,9 +132,11 @@ class Weights:
     def _width(self, panel):
         return self.wide if self.shape[3] - panel * self.wide > self.wide // 2 else self.wide // 2
 
-    def of(self, algorithm):
+    def of(self, algorithm, groups=1):
         """(w, packed) as the kernel of this algorithm takes them."""
         with self.lock:
+            if groups > 1:
+                return whole(self._plain()), None
             if algorithm == "direct":
                 if self.packed is None:
                     self.packed, self.w, self.transformed = self._packed(self.w), None, None
@@ -149,21 +165,34 @@ class Weights:
         return transformed
 
 
-def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0):
-    conv = _convolution(x, weights, stride, pad)
+def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0, dilation=1, groups=1):
+    conv = _convolution(x, weights, stride, pad, dilation, groups)
     fits = conv and weights.dtype == x.dtype
     if not fits or not fit((b, weights.shape[3:]), (shortcut, conv.shape)):
         return NotImplemented
     x, y, b = whole(x), empty(conv.shape, x.dtype), None if b is None else whole(b)
-    w, packed = weights.of(conv.forward)
+    w, packed = weights.of(conv.forward, groups)
     conv.run(x, w, y, packed=packed, b=b, add=None if shortcut is None else whole(shortcut), relu=relu)
     return y
 
 
 def conv2d_backward(
-    dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None, add=None
+    dy,
+    x,
+    w,
+    *,
+    stride=1,
+    pad=0,
+    dilation=1,
+    groups=1,
+    need_dx=True,
+    need_dw=True,
+    need_db=True,
+    dw=None,
+    algorithm=None,
+    add=None,
 ):
-    conv = _convolution(x, w, stride, pad, algorithm)
+    conv = _convolution(x, w, stride, pad, dilation, groups, algorithm)
     if conv is None or not fit((dy, conv.shape), (add, x.shape), (dw, w.shape)) or not (dw is None or dw.flags.carray):
         return NotImplemented
     dy, x, w = whole(dy), whole(x), whole(w)

@@ -50,6 +50,10 @@ INLINE V NAME(gate)(V g, V y) { return g * (V)((M)((V){} + 1) & (M)(y > (V){}));
 #define LOAD NAME(load)
 #define STORE NAME(store)
 
+/* Passes take channels in blocks, and several vectors side by side, since an addition takes several cycles. */
+enum { NAME(CHANNELS) = 256 };
+#define EACH_VECTOR _Pragma("GCC unroll 4") for (int i = 0; i < wide; i++)
+
 /* --- products: the tiles that every convolution is made of ----------------------------------------------------------- */
 
 /* The vectors of a tile of m rows, unrolled, so that they stay in registers. */
@@ -153,40 +157,53 @@ INLINE int NAME(panels)(int columns) { return (columns + WIDE - 1) / WIDE; }
    all at once: then weights are packed as they are needed, else once for all. */
 enum { NAME(DEPTH) = 8192 / BYTES, NAME(CHUNK) = 16 * ROWS, NAME(FEW) = 256 };
 
-/* x is the source (N, H, W, K), y the result (N, P, Q, O). */
+/* x is the source (N, H, W, K), y the result (N, P, Q, O). In G groups, K and O are the channels of one, and pixels lie G times
+   as far apart. */
 struct NAME(conv) {
     const T *x, *w, *packed, *b, *add;
     T *y;
-    int N, H, W, K, P, Q, O, R, S, backward, relu, row_tasks, panel_tasks;
+    int N, H, W, K, P, Q, O, R, S, G, backward, relu, row_tasks, panel_tasks;
     struct axis v, h;
 };
+
+/* One group's, of the whole convolution. */
+static struct NAME(conv) NAME(group_of)(const struct NAME(conv) * c, ptrdiff_t g) {
+    struct NAME(conv) own = *c;
+    own.x += g * c->K, own.y += g * c->O, own.w += g * (c->backward ? c->K : c->O);
+    if (own.b) own.b += g * c->O;
+    if (own.add) own.add += g * c->O;
+    if (own.packed) own.packed += g * c->R * c->S * c->K * NAME(panels)(c->O) * WIDE;
+    return own;
+}
 
 /* Rows k.. of the packed weights for a panel: those taps and channels of the source, [k][column]. Going back (`backward`)
    the source is dy and the columns are the image's channels: w is turned and transposed. */
 static void NAME(pack)(const struct NAME(conv) * c, int panel, int k, int count, T *u) {
     int o = panel * WIDE, n = c->O - o, width = NAME(width)(n), taps = c->R * c->S;
+    ptrdiff_t row = (ptrdiff_t)c->G * (c->backward ? c->K : c->O);
     for (; count--; k++, u += width) {
-        const T *w = c->w + (ptrdiff_t)k * c->O + o;
-        if (c->backward) w = c->w + ((ptrdiff_t)(taps - 1 - k / c->K) * c->O + o) * c->K + k % c->K;
+        const T *w = c->w + k * row + o;
+        if (c->backward) w = c->w + ((ptrdiff_t)(taps - 1 - k / c->K) * c->O + o) * row + k % c->K;
         else __builtin_prefetch(w + width); /* the next panel's */
         for (int i = 0; i < width; i += VL)
-            *(V *)(u + i) = c->backward ? NAME(column)(w + (ptrdiff_t)i * c->K, c->K, n - i) : LOAD(w + i, n - i);
+            *(V *)(u + i) = c->backward ? NAME(column)(w + i * row, row, n - i) : LOAD(w + i, n - i);
     }
 }
 
 static void NAME(pack_task)(void *job, ptrdiff_t task) {
-    const struct NAME(conv) *c = job;
-    int depth = c->R * c->S * c->K, k = task * 32, count = depth - k < 32 ? depth - k : 32;
+    const struct NAME(conv) *all = job;
+    int depth = all->R * all->S * all->K, pieces = (depth + 31) / 32, k = task % pieces * 32, count = depth - k < 32 ? depth - k : 32;
+    struct NAME(conv) own = NAME(group_of)(all, task / pieces), *c = &own;
     for (int panel = 0; panel < NAME(panels)(c->O); panel++)
         NAME(pack)(c, panel, k, count, (T *)c->packed + (ptrdiff_t)panel * WIDE * depth + (ptrdiff_t)k * NAME(width)(c->O - panel * WIDE));
 }
 
 /* The stretches that a pixel of the groups v and h sees; taps that follow one another in memory make one. */
-static int NAME(find_runs)(const struct group *v, const struct group *h, int W, int K, int S, struct NAME(run) * run) {
+static int NAME(find_runs)(const struct group *v, const struct group *h, int W, int K, int G, int S, struct NAME(run) * run) {
     int runs = 0;
     for (int i = 0; i < v->taps; i++)
         for (int j = 0; j < h->taps; j++) {
-            struct NAME(run) next = {((ptrdiff_t)v->step[i] * W + h->step[j]) * K, (v->tap[i] * S + h->tap[j]) * K, K};
+            struct NAME(run) next = {((ptrdiff_t)v->step[i] * W + h->step[j]) * K * G, (v->tap[i] * S + h->tap[j]) * K, K};
             struct NAME(run) *last = run + runs - 1;
             if (runs && last->x + last->length == next.x && last->k + last->length == next.k) last->length += K;
             else run[runs++] = next;
@@ -194,7 +211,8 @@ static int NAME(find_runs)(const struct group *v, const struct group *h, int W, 
     return runs;
 }
 
-/* The first `count` rows from `row` on, of all pixels of a group in all images: where each starts in x and in y. */
+/* The first `count` rows from `row` on, of all pixels of a group in all images: where each starts in x and in y, whose pixels
+   have K and O numbers. */
 static void NAME(place_rows)(const struct group *v, const struct group *h, ptrdiff_t row, int count, int H, int W, int K,
                              int P, int Q, int O, ptrdiff_t *from, ptrdiff_t *to) {
     ptrdiff_t map = (ptrdiff_t)v->places * h->places, n = row / map;
@@ -268,8 +286,10 @@ static void NAME(convolve)(const struct NAME(conv) * c, struct NAME(rows) * rows
 }
 
 static void NAME(conv_task)(void *job, ptrdiff_t task) {
-    const struct NAME(conv) *c = job;
-    int panels = NAME(panels)(c->O), t = task / c->panel_tasks, u = task % c->panel_tasks, taps = c->R * c->S;
+    const struct NAME(conv) *all = job;
+    int each = all->row_tasks * all->panel_tasks;
+    struct NAME(conv) own = NAME(group_of)(all, task / each), *c = &own;
+    int panels = NAME(panels)(c->O), t = task % each / c->panel_tasks, u = task % c->panel_tasks, taps = c->R * c->S;
     int p0 = (ptrdiff_t)panels * u / c->panel_tasks, p1 = (ptrdiff_t)panels * (u + 1) / c->panel_tasks;
     int classes = c->v.groups * c->h.groups, most = c->packed ? NAME(CHUNK) : NAME(FEW), held = c->packed ? 1 : classes, used = 0;
     ptrdiff_t taken = 3 * sizeof(ptrdiff_t) * most + (sizeof(struct NAME(rows)) + 2 * sizeof(struct NAME(run)) * taps) * held;
@@ -285,8 +305,8 @@ static void NAME(conv_task)(void *job, ptrdiff_t task) {
             struct NAME(rows) *r = rows + (c->packed ? 0 : class);
             *r = (struct NAME(rows)){.count = end - row < most ? end - row : most, .run = run + 2 * taps * (r - rows)};
             r->part = r->run + taps, r->from = from + used, r->at = at + used, r->to = to + used;
-            r->runs = NAME(find_runs)(v, h, c->W, c->K, c->S, r->run);
-            NAME(place_rows)(v, h, row, r->count, c->H, c->W, c->K, c->P, c->Q, c->O, r->from, r->to);
+            r->runs = NAME(find_runs)(v, h, c->W, c->K, c->G, c->S, r->run);
+            NAME(place_rows)(v, h, row, r->count, c->H, c->W, c->K * c->G, c->P, c->Q, c->O * c->G, r->from, r->to);
             if (!r->runs) { /* pixels that meet no tap */
                 struct NAME(end) nothing = {c->y, c->b, c->add, c->relu, 1, 1};
                 for (int p = p0; p < p1; p++)
@@ -300,9 +320,9 @@ static void NAME(conv_task)(void *job, ptrdiff_t task) {
 
 /* y = x convolved with w, + b, + add, then ReLU, as far as they are there; or the gradient of the image. */
 static void NAME(conv2d)(const union arg *a) {
-    enum { X, W, PACKED, B, ADD, Y, N, HEIGHT, WIDTH, K, P, Q, O, R, S, SV, SH, TOP, LEFT, DV, DH, BACKWARD, RELU };
+    enum { X, W, PACKED, B, ADD, Y, N, HEIGHT, WIDTH, K, P, Q, O, R, S, SV, SH, TOP, LEFT, DV, DH, G, BACKWARD, RELU };
     struct NAME(conv) c = {a[X].p, a[W].p, a[PACKED].p, a[B].p, a[ADD].p, a[Y].p, a[N].i, a[HEIGHT].i, a[WIDTH].i,
-                           a[K].i, a[P].i, a[Q].i, a[O].i, a[R].i, a[S].i, a[BACKWARD].i, a[RELU].i};
+                           a[K].i / a[G].i, a[P].i, a[Q].i, a[O].i / a[G].i, a[R].i, a[S].i, a[G].i, a[BACKWARD].i, a[RELU].i};
     c.v = make_axis((struct side){c.H, c.P, c.R, a[SV].i, a[DV].i, a[TOP].i, c.backward});
     c.h = make_axis((struct side){c.W, c.Q, c.S, a[SH].i, a[DH].i, a[LEFT].i, c.backward});
     ptrdiff_t rows = (ptrdiff_t)c.N * c.P * c.Q, depth = (ptrdiff_t)c.R * c.S * c.K;
@@ -311,17 +331,17 @@ static void NAME(conv2d)(const union arg *a) {
     int rest = few ? pool.size : (most + c.row_tasks - 1) / c.row_tasks;
     c.panel_tasks = rest < panels ? rest : panels;
     if (!c.packed && !few) {
-        c.packed = scratch(0, sizeof(T) * depth * panels * WIDE);
-        share(NAME(pack_task), &c, (depth + 31) / 32);
+        c.packed = scratch(0, sizeof(T) * depth * panels * WIDE * c.G);
+        share(NAME(pack_task), &c, (depth + 31) / 32 * c.G);
     }
-    share(NAME(conv_task), &c, (ptrdiff_t)c.row_tasks * c.panel_tasks);
+    share(NAME(conv_task), &c, (ptrdiff_t)c.row_tasks * c.panel_tasks * c.G);
     free_axis(&c.v);
     free_axis(&c.h);
 }
 
 static void NAME(conv2d_pack)(const union arg *a) {
     enum { W, PACKED, TAPS, K, O };
-    struct NAME(conv) c = {.w = a[W].p, .packed = a[PACKED].p, .R = a[TAPS].i, .S = 1, .K = a[K].i, .O = a[O].i};
+    struct NAME(conv) c = {.w = a[W].p, .packed = a[PACKED].p, .R = a[TAPS].i, .S = 1, .K = a[K].i, .O = a[O].i, .G = 1};
     share(NAME(pack_task), &c, ((ptrdiff_t)c.R * c.K + 31) / 32);
 }
 
@@ -369,18 +389,20 @@ INLINE int NAME(rows_of)(int left) { return left >= ROWS ? ROWS : left >= 4 ? 4 
 struct NAME(weights) {
     const T *x, *dy;
     T *dw, *parts; /* one gradient for each slice of the rows, where there are several */
-    int N, H, W, C, P, Q, O, R, S, slices, groups;
+    int N, H, W, C, P, Q, O, R, S, G, slices, groups; /* G: of the convolution, C and O are those of one; groups: of panels */
     struct axis v, h;
 };
 
 static void NAME(weights_task)(void *job, ptrdiff_t task) {
     const struct NAME(weights) *c = job;
-    int slice = task / c->groups, group = task % c->groups, panels = NAME(panels)(c->O);
+    int among = task / (c->slices * c->groups), slice = task / c->groups % c->slices, group = task % c->groups;
+    int panels = NAME(panels)(c->O), row_of_dw = c->O * c->G;
+    const T *source_x = c->x + among * c->C, *source_dy = c->dy + among * c->O;
     int from = (ptrdiff_t)panels * group / c->groups, to = (ptrdiff_t)panels * (group + 1) / c->groups;
     int first = from * WIDE, stop = to * WIDE < c->O ? to * WIDE : c->O, taps = c->R * c->S, depth = taps * c->C;
-    T *dw = c->slices > 1 ? c->parts + (ptrdiff_t)slice * depth * c->O : c->dw;
+    T *dw = (c->slices > 1 ? c->parts + (ptrdiff_t)slice * depth * row_of_dw : c->dw) + among * c->O;
     int classes = c->v.groups * c->h.groups, alone = classes == 1 && c->v.group->taps * c->h.group->taps == taps;
-    for (int k = 0; k < depth && !alone; k++) memset(dw + (ptrdiff_t)k * c->O + first, 0, sizeof(T) * (stop - first));
+    for (int k = 0; k < depth && !alone; k++) memset(dw + (ptrdiff_t)k * row_of_dw + first, 0, sizeof(T) * (stop - first));
     T *g = scratch(2, sizeof(T) * NAME(STRIP) * ((to - from) * WIDE + NAME(PIECE) + ROWS) + sizeof(struct NAME(run)) * taps);
     T *packed = g + NAME(STRIP) * (to - from) * WIDE;
     struct NAME(run) *run = (void *)(packed + NAME(STRIP) * (NAME(PIECE) + ROWS));
@@ -388,16 +410,16 @@ static void NAME(weights_task)(void *job, ptrdiff_t task) {
     for (int class = 0; class < classes; class++) {
         const struct group *v = c->v.group + class / c->h.groups, *h = c->h.group + class % c->h.groups;
         ptrdiff_t rows = (ptrdiff_t)c->N * v->places * h->places, start = rows * slice / c->slices, end = rows * (slice + 1) / c->slices;
-        int runs = NAME(find_runs)(v, h, c->W, c->C, c->S, run);
+        int runs = NAME(find_runs)(v, h, c->W, c->C, c->G, c->S, run);
         for (ptrdiff_t row = start; row < end; row += NAME(STRIP)) {
             ptrdiff_t source[NAME(STRIP)], place[NAME(STRIP)];
             int count = end - row < NAME(STRIP) ? end - row : NAME(STRIP), fresh = alone && row == start;
-            NAME(place_rows)(v, h, row, count, c->H, c->W, c->C, c->P, c->Q, c->O, source, place);
+            NAME(place_rows)(v, h, row, count, c->H, c->W, c->C * c->G, c->P, c->Q, row_of_dw, source, place);
             for (int panel = from; panel < to; panel++) {
                 int n = c->O - panel * WIDE, width = NAME(width)(n);
                 T *strip = g + (ptrdiff_t)(panel - from) * WIDE * NAME(STRIP);
                 for (int i = 0; i < count; i++, strip += width) {
-                    const T *dy = c->dy + place[i] + panel * WIDE;
+                    const T *dy = source_dy + place[i] + panel * WIDE;
                     *(V *)strip = LOAD(dy, n);
                     if (width > VL) *(V *)(strip + VL) = LOAD(dy + VL, n - VL);
                 }
@@ -405,7 +427,7 @@ static void NAME(weights_task)(void *job, ptrdiff_t task) {
             for (int r = 0; r < runs; r++)
                 for (int k0 = 0; k0 < run[r].length; k0 += NAME(PIECE)) {
                     int k1 = k0 + NAME(PIECE) < run[r].length ? k0 + NAME(PIECE) : run[r].length;
-                    const T *x = c->x + run[r].x;
+                    const T *x = source_x + run[r].x;
                     for (int k = k0, m; pack && k < k1; k += m) {
                         m = NAME(rows_of)(k1 - k);
                         T *copy = packed + (ptrdiff_t)(k - k0) * NAME(STRIP);
@@ -421,11 +443,11 @@ static void NAME(weights_task)(void *job, ptrdiff_t task) {
                             m = NAME(rows_of)(k1 - k);
                             const T *xs = pack ? packed + (ptrdiff_t)(k - k0) * NAME(STRIP) : x + k;
                             const ptrdiff_t *at = pack ? NULL : source;
-                            T *d = dw + (ptrdiff_t)(run[r].k + k) * c->O + o;
-                            if (m == ROWS) FULL_OUTER(xs, at, strip, count, d, c->O, fresh, n);
-                            else if (m == 4) NAME(outer_4)(xs, at, strip, count, d, c->O, fresh, n);
-                            else if (m == 2) NAME(outer_2)(xs, at, strip, count, d, c->O, fresh, n);
-                            else NAME(outer_1)(xs, at, strip, count, d, c->O, fresh, n);
+                            T *d = dw + (ptrdiff_t)(run[r].k + k) * row_of_dw + o;
+                            if (m == ROWS) FULL_OUTER(xs, at, strip, count, d, row_of_dw, fresh, n);
+                            else if (m == 4) NAME(outer_4)(xs, at, strip, count, d, row_of_dw, fresh, n);
+                            else if (m == 2) NAME(outer_2)(xs, at, strip, count, d, row_of_dw, fresh, n);
+                            else NAME(outer_1)(xs, at, strip, count, d, row_of_dw, fresh, n);
                         }
                     }
                 }
@@ -434,18 +456,18 @@ static void NAME(weights_task)(void *job, ptrdiff_t task) {
 }
 
 static void NAME(conv2d_weights)(const union arg *a) {
-    enum { X, DY, DW, N, HEIGHT, WIDTH, C, P, Q, O, R, S, SV, SH, TOP, LEFT, DV, DH };
+    enum { X, DY, DW, N, HEIGHT, WIDTH, C, P, Q, O, R, S, SV, SH, TOP, LEFT, DV, DH, G };
     struct NAME(weights) c = {a[X].p, a[DY].p, a[DW].p, NULL, a[N].i, a[HEIGHT].i, a[WIDTH].i,
-                              a[C].i, a[P].i, a[Q].i, a[O].i, a[R].i, a[S].i};
+                              a[C].i / a[G].i, a[P].i, a[Q].i, a[O].i / a[G].i, a[R].i, a[S].i, a[G].i};
     c.v = make_axis((struct side){c.H, c.P, c.R, a[SV].i, a[DV].i, a[TOP].i, 0});
     c.h = make_axis((struct side){c.W, c.Q, c.S, a[SH].i, a[DH].i, a[LEFT].i, 0});
-    ptrdiff_t rows = (ptrdiff_t)c.N * c.P * c.Q, panels = NAME(panels)(c.O), size = (ptrdiff_t)c.R * c.S * c.C * c.O;
-    ptrdiff_t slices = 16 / panels, enough = rows / 512;
+    ptrdiff_t rows = (ptrdiff_t)c.N * c.P * c.Q, panels = NAME(panels)(c.O), size = (ptrdiff_t)c.R * c.S * c.C * a[O].i;
+    ptrdiff_t slices = 16 / (panels * c.G), enough = rows / 512;
     if (slices > enough) slices = enough;
     c.slices = slices > 1 ? slices : 1; /* of the shape alone: the order of the sum depends on it */
     c.groups = panels < pool.size ? panels : pool.size;
     if (c.slices > 1) c.parts = scratch(0, sizeof(T) * c.slices * size);
-    share(NAME(weights_task), &c, (ptrdiff_t)c.slices * c.groups);
+    share(NAME(weights_task), &c, (ptrdiff_t)c.slices * c.groups * c.G);
     for (int s = 0; c.slices > 1 && s < c.slices; s++)
         for (ptrdiff_t i = 0; i < size; i++) c.dw[i] = s ? c.dw[i] + c.parts[s * size + i] : c.parts[i];
     free_axis(&c.v);
@@ -453,6 +475,7 @@ static void NAME(conv2d_weights)(const union arg *a) {
 }
 
 #include "winograd.c"
+#include "depthwise.c"
 #include "passes.c"
 
 #define ENTRY(name) NAME(name),

@@ -2,7 +2,7 @@
 
 /* --- passes over memory: x and its like are rows of C channels -------------------------------------------------------- */
 
-enum { NAME(CHANNELS) = 256, NAME(MOST) = 32 };
+enum { NAME(MOST) = 32 };
 
 /* Sums over the rows, channel by channel. What is summed:
      without g:   sum of d and of d^2,     d = x - centre
@@ -20,7 +20,6 @@ struct NAME(sums) {
 INLINE void NAME(sum_rows)(const struct NAME(sums) * c, const int wide, const int graded, const int gated, ptrdiff_t row,
                            ptrdiff_t end, int k, const int n, double *sum, double *other) {
     V s[wide], q[wide], centre[wide];
-#define EACH_VECTOR _Pragma("GCC unroll 4") for (int i = 0; i < wide; i++)
     EACH_VECTOR s[i] = q[i] = (V){}, centre[i] = c->centre ? LOAD(c->centre + k + i * VL, n) : (V){};
     for (ptrdiff_t at = row * c->C + k; row < end; row++, at += c->C) EACH_VECTOR {
             V x = LOAD(c->x + at + i * VL, n) - centre[i], d = graded ? LOAD(c->g + at + i * VL, n) : x;
@@ -201,15 +200,16 @@ static void NAME(relu_backward)(const union arg *a) {
 struct NAME(pool) {
     const T *x, *y, *dy;
     T *to;
-    int H, W, C, P, Q, R, S, sv, sh, top, left;
+    int H, W, C, P, Q, R, S, sv, sh, top, left, dv, dh;
 };
 
-INLINE int NAME(most)(int a, int b) { return a > b ? a : b; }
+/* The first cell of those from `start` on, `step` apart, that is not outside. */
+INLINE int NAME(inside)(int start, int step) { return start >= 0 ? start : start + (step - 1 - start) / step * step; }
 
 #define WINDOW_CELLS                                                                                                    \
-    int h0 = p * c->sv - c->top, w0 = q * c->sh - c->left;                                                              \
-    for (int h = NAME(most)(h0, 0); h < h0 + c->R && h < c->H; h++)                                                     \
-        for (int w = NAME(most)(w0, 0); w < w0 + c->S && w < c->W; w++)
+    int h0 = p * c->sv - c->top, w0 = q * c->sh - c->left, dv = c->dv, dh = c->dh;                                      \
+    for (int h = NAME(inside)(h0, dv); h < h0 + c->R * dv && h < c->H; h += dv)                                         \
+        for (int w = NAME(inside)(w0, dh); w < w0 + c->S * dh && w < c->W; w += dh)
 
 static void NAME(maxpool_task)(void *job, ptrdiff_t task) {
     const struct NAME(pool) *c = job;
@@ -230,9 +230,9 @@ static void NAME(maxpool_task)(void *job, ptrdiff_t task) {
 }
 
 static void NAME(maxpool)(const union arg *a) {
-    enum { X, Y, N, H, W, C, P, Q, R, S, SV, SH, TOP, LEFT };
-    struct NAME(pool) c = {a[X].p, NULL, NULL, a[Y].p, a[H].i, a[W].i, a[C].i, a[P].i,
-                           a[Q].i, a[R].i, a[S].i, a[SV].i, a[SH].i, a[TOP].i, a[LEFT].i};
+    enum { X, Y, N, H, W, C, P, Q, R, S, SV, SH, TOP, LEFT, DV, DH };
+    struct NAME(pool) c = {a[X].p, NULL, NULL, a[Y].p, a[H].i, a[W].i, a[C].i, a[P].i, a[Q].i,
+                           a[R].i, a[S].i, a[SV].i, a[SH].i, a[TOP].i, a[LEFT].i, a[DV].i, a[DH].i};
     share(NAME(maxpool_task), &c, a[N].i * c.P);
 }
 
@@ -259,16 +259,18 @@ static void NAME(maxpool_backward_task)(void *job, ptrdiff_t n) {
 
 /* Each dy goes to its window's maximum or NaN, of equal ones to the first. */
 static void NAME(maxpool_backward)(const union arg *a) {
-    enum { DY, X, Y, DX, N, H, W, C, P, Q, R, S, SV, SH, TOP, LEFT };
-    struct NAME(pool) c = {a[X].p, a[Y].p, a[DY].p, a[DX].p, a[H].i, a[W].i, a[C].i, a[P].i,
-                           a[Q].i, a[R].i, a[S].i, a[SV].i, a[SH].i, a[TOP].i, a[LEFT].i};
+    enum { DY, X, Y, DX, N, H, W, C, P, Q, R, S, SV, SH, TOP, LEFT, DV, DH };
+    struct NAME(pool) c = {a[X].p, a[Y].p, a[DY].p, a[DX].p, a[H].i, a[W].i, a[C].i, a[P].i, a[Q].i,
+                           a[R].i, a[S].i, a[SV].i, a[SH].i, a[TOP].i, a[LEFT].i, a[DV].i, a[DH].i};
     share(NAME(maxpool_backward_task), &c, a[N].i);
 }
 
 struct NAME(average) {
     struct NAME(pool) pool;
-    int padding; /* whether its zeros count */
+    int padding, bottom, right; /* whether its zeros count, and where they end: windows may reach further */
 };
+
+INLINE int NAME(least)(int a, int b) { return a < b ? a : b; }
 
 static void NAME(avgpool_task)(void *job, ptrdiff_t task) {
     const struct NAME(average) *average = job;
@@ -284,14 +286,15 @@ static void NAME(avgpool_task)(void *job, ptrdiff_t task) {
                 sum += LOAD(x + ((ptrdiff_t)h * c->W + w) * c->C + k, c->C - k);
                 cells++;
             }
-            STORE(y + q * c->C + k, sum / (T)(average->padding ? c->R * c->S : cells), c->C - k);
+            if (average->padding) cells = NAME(least)(c->R, average->bottom - h0) * NAME(least)(c->S, average->right - w0);
+            STORE(y + q * c->C + k, sum / (T)cells, c->C - k);
         }
 }
 
 static void NAME(avgpool)(const union arg *a) {
-    enum { X, Y, N, H, W, C, P, Q, R, S, SV, SH, TOP, LEFT, PADDING };
-    struct NAME(average) c = {{a[X].p, NULL, NULL, a[Y].p, a[H].i, a[W].i, a[C].i, a[P].i,
-                               a[Q].i, a[R].i, a[S].i, a[SV].i, a[SH].i, a[TOP].i, a[LEFT].i}, a[PADDING].i};
+    enum { X, Y, N, H, W, C, P, Q, R, S, SV, SH, TOP, LEFT, PADDING, BOTTOM, RIGHT };
+    struct NAME(average) c = {{a[X].p, NULL, NULL, a[Y].p, a[H].i, a[W].i, a[C].i, a[P].i, a[Q].i, a[R].i, a[S].i,
+                               a[SV].i, a[SH].i, a[TOP].i, a[LEFT].i, 1, 1}, a[PADDING].i, a[BOTTOM].i, a[RIGHT].i};
     share(NAME(avgpool_task), &c, a[N].i * c.pool.P);
 }
 

@@ -1,7 +1,7 @@
 """What walks over memory once, by kernels: normalisation, ReLU, add, pooling, the optimiser's update."""
 
 from minires.fast.cpu.engine import _kernels, empty, fit, like, rows, whole
-from minires.geometry import output_size, pool_window
+from minires.geometry import output_size, pair, pool_window, resolve_padding
 
 # --- normalisation, ReLU, add -----------------------------------------------------------------------------------------
 
@@ -83,41 +83,43 @@ def add_forward(branch, shortcut):
 # --- pooling ------------------------------------------------------------------------------------------------------
 
 
-def _window(x, kernel, stride, pad):
+def _window(x, kernel, stride, pad, dilation=1, ceil_mode=False):
     """(output size, (kernel, stride, padding) as the kernel takes them); None where the op must say what is wrong."""
     if x.ndim != 4:
         return None, None
-    kernel, stride, pads = pool_window(x.shape[1:3], kernel, stride, pad)
-    size = output_size(x.shape[1:3], kernel, stride, pads)
+    kernel, stride, pads = pool_window(x.shape[1:3], kernel, stride, pad, dilation, ceil_mode)
+    size = output_size(x.shape[1:3], kernel, stride, pads, dilation)
     if min(map(min, pads)) < 0:
         return None, None
     return size, (*kernel, *stride, pads[0][0], pads[1][0])
 
 
-def maxpool_forward(x, *, kernel, stride=None, pad=0):
-    size, window = _window(x, kernel, stride, pad)
+def maxpool_forward(x, *, kernel, stride=None, pad=0, dilation=1, ceil_mode=False):
+    size, window = _window(x, kernel, stride, pad, dilation, ceil_mode)
     if size is None:
         return NotImplemented
     x, y = whole(x), empty((len(x), *size, x.shape[3]), x.dtype)
-    _kernels.maxpool(x, y, *x.shape, *size, *window)
+    _kernels.maxpool(x, y, *x.shape, *size, *window, *pair(dilation))
     return y
 
 
-def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
-    size, window = _window(x, kernel, stride, pad)
+def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0, dilation=1, ceil_mode=False):
+    size, window = _window(x, kernel, stride, pad, dilation, ceil_mode)
     if size is None or not dy.shape == y.shape == (len(x), *size, x.shape[3]):
         return NotImplemented
     dy, x, y, dx = whole(dy), whole(x), whole(y), like(x)
-    _kernels.maxpool_backward(dy, x, y, dx, *x.shape, *size, *window)
+    _kernels.maxpool_backward(dy, x, y, dx, *x.shape, *size, *window, *pair(dilation))
     return dx
 
 
-def avgpool_forward(x, *, kernel, stride=None, pad=0, count_include_pad=True):
-    size, window = _window(x, kernel, stride, pad)
+def avgpool_forward(x, *, kernel, stride=None, pad=0, ceil_mode=False, count_include_pad=True):
+    size, window = _window(x, kernel, stride, pad, ceil_mode=ceil_mode)
     if size is None:
         return NotImplemented
     x, y = whole(x), empty((len(x), *size, x.shape[3]), x.dtype)
-    _kernels.avgpool(x, y, *x.shape, *size, *window, int(count_include_pad))
+    pads = resolve_padding(pad, x.shape[1:3], window[:2], window[2:4])
+    ends = [n + after for n, (_, after) in zip(x.shape[1:3], pads, strict=True)]
+    _kernels.avgpool(x, y, *x.shape, *size, *window, int(count_include_pad), *ends)
     return y
 
 

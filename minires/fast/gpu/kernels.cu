@@ -47,26 +47,33 @@ extern "C" __global__ void warp(const unsigned char* images, const float* change
 
 // --- convolution: columns and back -----------------------------------------------------------------------------
 
-#define WINDOW int H, int W, int packs, int P, int Q, int R, int S, int sv, int sh, int top, int left
+#define WINDOW int H, int W, int packs, int P, int Q, int R, int S, int sv, int sh, int top, int left, int dv, int dh
 
-// columns[n, p, q, r, s, c] = x[n, p * sv + r - top, q * sh + s - left, c], 0 outside
+// columns[n, p, q, r, s, c] = x[n, p * sv + r * dv - top, q * sh + s * dh - left, c], 0 outside
 extern "C" __global__ void im2col(const T* x, T* columns, unsigned total, WINDOW) {
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
         unsigned rest = i;
         const int c = rest % packs, s = (rest /= packs) % S, r = (rest /= S) % R;
         const int q = (rest /= R) % Q, p = (rest /= Q) % P, n = rest / P;
-        const int h = p * sv + r - top, w = q * sh + s - left;
+        const int h = p * sv + r * dv - top, w = q * sh + s * dh - left;
         Pack value = {};
         if (h >= 0 && h < H && w >= 0 && w < W) value = LOAD(x, ((size_t)(n * H + h) * W + w) * packs + c);
         STORE(columns, i) = value;
     }
 }
 
+// the output whose cell number `cell` lies on pixel `at`, counted from the padding on; -1 where there is none
+__device__ int window_over(int at, int cell, int stride, int apart, int outputs) {
+    const int start = at - cell * apart, output = start / stride;
+    return start >= 0 && output * stride == start && output < outputs ? output : -1;
+}
+
 // every window that reads pixel (h, w), as cell (r, s) of output (p, q)
-#define WINDOWS_OVER(h, w)                                                       \
-    for (int r = (h + top) % sv; r < R && r <= h + top; r += sv)                 \
-        for (int s = (w + left) % sh; s < S && s <= w + left; s += sh)           \
-            if (const int p = (h + top - r) / sv, q = (w + left - s) / sh; p < P && q < Q)
+#define WINDOWS_OVER(h, w)                                                                        \
+    for (int r = 0; r < R; r++)                                                                   \
+        if (const int p = window_over(h + top, r, sv, dv, P); p >= 0)                             \
+            for (int s = 0; s < S; s++)                                                           \
+                if (const int q = window_over(w + left, s, sh, dh, Q); q >= 0)
 
 // x[n, h, w, c] = the sum of the columns' entries that were read from it
 extern "C" __global__ void col2im(const T* columns, T* x, unsigned total, WINDOW) {
@@ -307,7 +314,7 @@ extern "C" __global__ void maxpool_forward(const T* x, T* y, unsigned total, WIN
         bool some = false;
         for (int r = 0; r < R; r++)
             for (int s = 0; s < S; s++) {
-                const int h = p * sv + r - top, w = q * sh + s - left;
+                const int h = p * sv + r * dv - top, w = q * sh + s * dh - left;
                 if (h < 0 || h >= H || w < 0 || w >= W) continue;
                 const Pack value = LOAD(x, ((size_t)(n * H + h) * W + w) * packs + c);
                 EACH if (!some || value.v[k] > best.v[k] || value.v[k] != value.v[k]) best.v[k] = value.v[k];
@@ -327,7 +334,7 @@ extern "C" __global__ void maxpool_winner(const T* x, const T* y, int* winner, u
         EACH cell[k] = -1;
         for (int r = R - 1; r >= 0; r--)
             for (int s = S - 1; s >= 0; s--) {
-                const int h = p * sv + r - top, w = q * sh + s - left;
+                const int h = p * sv + r * dv - top, w = q * sh + s * dh - left;
                 if (h < 0 || h >= H || w < 0 || w >= W) continue;
                 const Pack value = LOAD(x, ((size_t)(n * H + h) * W + w) * packs + c);
                 EACH if (value.v[k] == most.v[k] || value.v[k] != value.v[k]) cell[k] = r * S + s;

@@ -82,10 +82,10 @@ def warp(images, matrices, gains):
 
 
 @lru_cache(512)
-def _window(size, packs, kernel, stride, pads):
+def _window(size, packs, kernel, stride, pads, dilation):
     """((P, Q), the kernels' arguments) of a window that walks over an image; padding in full."""
-    P, Q = windows_over("convolution", size, kernel, stride, pads)
-    return (P, Q), tuple(map(np.int32, (*size, packs, P, Q, *kernel, *stride, pads[0][0], pads[1][0])))
+    P, Q = windows_over("convolution", size, kernel, stride, pads, dilation)
+    return (P, Q), tuple(map(np.int32, (*size, packs, P, Q, *kernel, *stride, pads[0][0], pads[1][0], *dilation)))
 
 
 def _pieces(images: int, bytes_each: int):
@@ -96,12 +96,13 @@ def _pieces(images: int, bytes_each: int):
 class _Columns:
     """The geometry of one convolution: its columns and their way back, piece by piece of the batch."""
 
-    def __init__(self, x, w, stride, pad):
+    def __init__(self, x, w, stride, pad, dilation):
         self.N, *size, self.C = x.shape
         self.kernel = w.shape[:2]
         self.width = _width(self.C, x.dtype)
-        pads = resolve_padding(pad, size, self.kernel, stride)
-        (self.P, self.Q), self.window = _window(tuple(size), self.C // self.width, self.kernel, stride, pads)
+        pads = resolve_padding(pad, size, self.kernel, stride, dilation)
+        packs = self.C // self.width
+        (self.P, self.Q), self.window = _window(tuple(size), packs, self.kernel, stride, pads, dilation)
         self.length = self.kernel[0] * self.kernel[1] * self.C
         # a 1x1 kernel reads x as it is
         self.none = self.kernel == stride == (1, 1) and size == [self.P, self.Q]
@@ -126,13 +127,13 @@ class _Columns:
         _launch(name, (_blocks(total),), (THREADS,), target, self.width, source, target, np.uint32(total), *self.window)
 
 
-def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
-    """As ops.conv2d_forward."""
-    if algorithm is not None:
+def conv2d_forward(x, w, b=None, *, stride=1, pad=0, dilation=1, groups=1, algorithm=None):
+    """As ops.conv2d_forward, in one group."""
+    if algorithm is not None or groups > 1:
         return NotImplemented
-    xp, stride = get_xp(x), pair(stride)
+    xp = get_xp(x)
     (x,) = _contiguous(x)
-    columns, O = _Columns(x, w, stride, pad), w.shape[3]
+    columns, O = _Columns(x, w, pair(stride), pad, pair(dilation)), w.shape[3]
     y, flat = xp.empty((columns.N, columns.P, columns.Q, O), x.dtype), w.reshape(columns.length, O)
     for images in columns.pieces:
         matmul(columns.of(x[images]), flat, y[images].reshape(-1, O))
@@ -141,13 +142,27 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, algorithm=None):
     return y
 
 
-def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, need_db=True, dw=None, algorithm=None):
-    """As ops.conv2d_backward."""
-    if algorithm is not None or not (dw is None or dw.flags.c_contiguous):
+def conv2d_backward(
+    dy,
+    x,
+    w,
+    *,
+    stride=1,
+    pad=0,
+    dilation=1,
+    groups=1,
+    need_dx=True,
+    need_dw=True,
+    need_db=True,
+    dw=None,
+    algorithm=None,
+):
+    """As ops.conv2d_backward, in one group."""
+    if algorithm is not None or groups > 1 or not (dw is None or dw.flags.c_contiguous):
         return NotImplemented
-    xp, stride = get_xp(x), pair(stride)
+    xp = get_xp(x)
     dy, x = _contiguous(dy, x)
-    columns, O = _Columns(x, w, stride, pad), w.shape[3]
+    columns, O = _Columns(x, w, pair(stride), pad, pair(dilation)), w.shape[3]
     dw = xp.empty(w.shape, w.dtype) if dw is None and need_dw else dw
     flat, dflat = w.reshape(columns.length, O), dw.reshape(columns.length, O) if need_dw else None
     dx = xp.empty(x.shape, x.dtype) if need_dx else None
@@ -164,9 +179,11 @@ def conv2d_backward(dy, x, w, *, stride=1, pad=0, need_dx=True, need_dw=True, ne
     return dx, dw if need_dw else None, dy.reshape(-1, O).sum(axis=0) if need_db else None
 
 
-def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0):
-    """As fused_ops.conv2d_add_relu."""
-    y = conv2d_forward(x, weights.plain(), stride=stride, pad=pad)
+def conv2d_add_relu(x, weights, b=None, shortcut=None, relu=True, *, stride=1, pad=0, dilation=1, groups=1):
+    """As fused_ops.conv2d_add_relu, in one group."""
+    y = conv2d_forward(x, weights.plain(), stride=stride, pad=pad, dilation=dilation, groups=groups)
+    if y is NotImplemented:
+        return y
     channels = _Channels(y)
     shift = get_xp(y).zeros(channels.C, y.dtype) if b is None else b
     shortcut = NULL if shortcut is None else shortcut
@@ -270,31 +287,31 @@ def norm_add_relu_backward(
 # --- max pooling ------------------------------------------------------------------------------------------------
 
 
-def _pool(name, target, shape, geometry, *arrays):
-    """One of the two kernels, a thread for each pack of `target`; `shape` is x's."""
+def _pool(name, target, shape, geometry, dilation, *arrays):
+    """One of the kernels, a thread for each pack of `target`; `shape` is x's."""
     *_, H, W, C = shape
     width = _width(C, target.dtype)
-    _, window = _window((H, W), C // width, *geometry)
+    _, window = _window((H, W), C // width, *geometry, pair(dilation))
     total = target.size // width
     _launch(name, (_blocks(total),), (THREADS,), target, width, *arrays, np.uint32(total), *window)
 
 
-def maxpool_forward(x, *, kernel, stride=None, pad=0):
+def maxpool_forward(x, *, kernel, stride=None, pad=0, dilation=1, ceil_mode=False):
     """As ops.maxpool_forward."""
     (x,) = _contiguous(x)
-    kernel, stride, pads = geometry = pool_window(x.shape[1:3], kernel, stride, pad)
-    y = get_xp(x).empty((len(x), *output_size(x.shape[1:3], kernel, stride, pads), x.shape[3]), x.dtype)
-    _pool("maxpool_forward", y, x.shape, geometry, x, y)
+    geometry = pool_window(x.shape[1:3], kernel, stride, pad, dilation, ceil_mode)
+    y = get_xp(x).empty((len(x), *output_size(x.shape[1:3], *geometry, dilation), x.shape[3]), x.dtype)
+    _pool("maxpool_forward", y, x.shape, geometry, dilation, x, y)
     return y
 
 
-def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0):
+def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0, dilation=1, ceil_mode=False):
     """As ops.maxpool_backward."""
     dy, x, y = _contiguous(dy, x, y)
-    geometry, xp = pool_window(x.shape[1:3], kernel, stride, pad), get_xp(x)
+    geometry, xp = pool_window(x.shape[1:3], kernel, stride, pad, dilation, ceil_mode), get_xp(x)
     winner, dx = xp.empty(y.shape, np.int32), xp.empty(x.shape, dy.dtype)
-    _pool("maxpool_winner", y, x.shape, geometry, x, y, winner)
-    _pool("maxpool_backward", dx, x.shape, geometry, dy, winner, dx)
+    _pool("maxpool_winner", y, x.shape, geometry, dilation, x, y, winner)
+    _pool("maxpool_backward", dx, x.shape, geometry, dilation, dy, winner, dx)
     return dx
 
 

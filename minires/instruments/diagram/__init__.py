@@ -8,12 +8,12 @@ order, an arc for its shortcut (with a box on it where that is a projection) and
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 
-from minires.nn import AvgPool2d, BatchNorm, Block, Conv2d, Dense, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d, ReLU
-from minires.nn.resnet import ResNet
+from minires.instruments.diagram.lanes import lanes
+from minires.nn import Block, Config, Module, Network, Sequential
 
 # pixels
 BAR, STRIP, TALL = 19, 5, 80  # a layer is a bar as tall as this; BN and ReLU are thin ones
@@ -31,10 +31,12 @@ LEGEND = {
     "identity": "identity block: the shortcut adds x itself",
     "convolutional": "convolutional block: a projection fits x to the new shape",
     "plain": "plain block: no shortcut",
+    "composition": "paths that are joined",
     "conv": "convolution: kernel, channels, /stride",
     "norm": "batch normalisation",
     "relu": "ReLU",
     "add": "add",
+    "join": "where paths meet",
     "pool": "pooling",
     "dense": "fully connected",
 }
@@ -64,6 +66,7 @@ class Unit:
     parts: tuple[Part, ...]
     fork: float | None = None  # where the shortcut leaves, from the card's left edge
     add: float | None = None  # where it comes in
+    wires: tuple[tuple, ...] = ()  # of a composition: from (x, y) to (x, y), and the height above all boxes if any
     heading: str = ""
     x: float = 0  # of the card's upper left corner on the page
     y: float = 0
@@ -97,19 +100,21 @@ class Diagram:
         return [unit for row in self.rows for unit in row]
 
 
-def diagram(model: ResNet) -> Diagram:
-    """The layout of a network of the family, of any depth; the rows are broken so that the page comes near 16:10."""
-    config, groups = model.config, _groups(model)
-    kind = ("residual" if config.skip else "plain, no shortcuts") + (", pre-activation" if config.preact else "")
-    kind += "" if config.norm else ", no batch normalisation"
-    subtitle = f"{kind}: {_shape(config.input_shape)} image, {config.classes} classes, "
+def diagram(model: Network) -> Diagram:
+    """The layout of a network, of any depth; the rows are broken so that the page comes near 16:10."""
+    groups, title, kind = _groups(model), model.title, ""
+    if isinstance(config := model.config, Config):
+        title = f"{config.arch} ({config.variant})"
+        kind = ("residual" if config.skip else "plain, no shortcuts") + (", pre-activation" if config.preact else "")
+        kind += ("" if config.norm else ", no batch normalisation") + ": "
+    subtitle = f"{kind}{_shape(model.input_shape)} image, {model.classes} classes, "
     subtitle += f"{sum(model.parameter_count()):,} parameters"
     layouts = [[[unit for group in groups for unit in group]]]  # all in one row, or a new row for each stage
     layouts += [_broken(groups, most) for most in range(1, 1 + max(map(len, groups)))]
     pages = [_page(rows, subtitle) for rows in layouts]
     width, height, rows, legend = min(pages, key=lambda page: abs(np.log(page[0] / page[1] / ASPECT)))
-    text = f"{config.arch}, {subtitle}, drawn from left to right. {_describe(model)}"
-    return Diagram(f"{config.arch} ({config.variant})", subtitle, text, width, height, rows, legend)
+    text = f"{model.name}, {subtitle}, drawn from left to right. {_describe(model)}"
+    return Diagram(title, subtitle, text, width, height, rows, legend)
 
 
 def text_width(text: str, size: float) -> float:
@@ -117,25 +122,57 @@ def text_width(text: str, size: float) -> float:
     return LETTER * size * len(text)
 
 
-def _groups(model: ResNet) -> list[list[Unit]]:
-    """The cards stage by stage; the stem is with the first, the head with the last."""
-    shapes, layers = model.stage_shapes(), {layer.name: layer for layer in model.layers}
-    stem, *stages = shapes
-    shape, groups = shapes[stem], []
-    for name in stages:
-        blocks, lines = layers[name].layers, []
-        for block in blocks:
-            lines.append(_block(block, shape))
-            shape = shapes[name]
-        many = f" · {len(blocks)} blocks" if len(blocks) > 1 else ""
-        groups.append(_stage(f"{name}{many} · {_shape(shape)}", lines))
-    line = _Line("stem", stem, f"{stem}: output {_shape(shapes[stem])}")
-    line.part("image", "image", _shape(model.config.input_shape)).layers(layers[stem].layers)
-    groups[0][:0] = _stage(f"{stem} · {_shape(shapes[stem])}", [line])
-    line = _Line("head", "head", f"head: {model.config.classes} logits")
-    line.layers(layer for layer in model.layers if layer.name not in shapes)
-    groups[-1] += _stage("head", [line])
+def _groups(model: Network) -> list[list[Unit]]:
+    """The cards, a group for each stage; what is before the first stage is with it, the head with the last."""
+    shape, groups, runs = model.input_shape, [[]], list(_runs(model.layers))
+    for i, (name, layers) in enumerate(runs):
+        if any(m.children() for m in layers):
+            lines, after = _composed(layers, shape)
+            blocks = sum(line.kind != "layers" for line in lines)
+            heading = f"{name}{f' · {blocks} blocks' * (blocks > 1)} · {_shape(after)}".removeprefix(" · ")
+            if name and any(unit.kind not in ("stem", "layers") for unit in groups[-1]):
+                groups.append([])
+        else:
+            kind = "stem" if i == 0 else "head" if i + 1 == len(runs) else "layers"
+            line, after = _layers(kind, name or (layers[0].name if kind == "layers" else kind), layers, shape)
+            heading, lines = "head" if kind == "head" else f"{line.name} · {_shape(after)}", [line]
+        if i == 0:
+            image = _Line("stem", "image", "the image") if lines[0].kind != "stem" else lines.pop(0)
+            lines.insert(0, image.before("image", "image", _shape(shape)))
+        groups[-1] += _stage(heading, lines)
+        shape = after
     return groups
+
+
+def _runs(modules: list[Module]):
+    """(name, modules): each Sequential with what is in it; of all others those of one kind that follow one another."""
+    for _, run in groupby(modules, key=lambda m: m if type(m) is Sequential else bool(m.children())):
+        first, *others = run
+        yield (first.name, first.layers) if type(first) is Sequential else ("", [first, *others])
+
+
+def _composed(modules: list[Module], shape: tuple) -> tuple[list["_Line"], tuple]:
+    """(a card for each block and for the layers between two, the shape that comes out)."""
+    lines = []
+    for composed, run in groupby(modules, key=lambda m: bool(m.children())):
+        run = list(run)
+        if not composed:
+            line, shape = _layers("layers", run[0].name, run, shape)
+            lines.append(line)
+            continue
+        for module in run:
+            after = module.output_shape(shape)
+            lines.append(_block(module, shape) if isinstance(module, Block) else _composition(module, shape, after))
+            shape = after
+    return lines, shape
+
+
+def _layers(kind: str, name: str, layers: list[Module], shape: tuple) -> tuple["_Line", tuple]:
+    """(a card of layers in a row, the shape that comes out)."""
+    for layer in layers:
+        shape = layer.output_shape(shape)
+    told = f"{shape[0]} logits" if kind == "head" else f"output {_shape(shape)}"
+    return _Line(kind, name, f"{name}: {told}").layers(layers), shape
 
 
 def _stage(heading: str, lines: list["_Line"]) -> list[Unit]:
@@ -144,6 +181,36 @@ def _stage(heading: str, lines: list["_Line"]) -> list[Unit]:
     least = (text_width(heading, TEXT) - SPACE * (count - 1)) / count
     first, *others = (line.unit(least) for line in lines)
     return [replace(first, heading=heading), *others]
+
+
+def _composition(module: Module, shape: tuple, after: tuple) -> "_Line":
+    """A card of lanes: every path of a module that is no residual block."""
+    line = _Line(
+        "composition", module.name, f"{module.name}: {type(module).__name__}, {_shape(shape)} to {_shape(after)}"
+    )
+    nodes, wires, end = lanes(module)
+    high = sum(wire.channel is not None for wire in wires)
+    top, count = 10 + 8 * high, 1 + max(node.lane for node in nodes)
+    pitch = (ARCH + TALL - 6 - top) / count
+    places, x = {nodes[0]: (0.0, 0.0, FLOW)}, PAD + 10
+    for column in range(1, 1 + max(node.column for node in nodes)):
+        here = [(node, *node.layer.look()) for node in nodes if node.column == column]
+        thin = all(kind in ("norm", "relu") for _, kind, _ in here)
+        w = STRIP if thin else max(text_width(text, SMALL) + 8 for _, _, text in here)
+        x += 8 * any(len(node.inputs) > 1 for node, *_ in here)  # for the wires that come in
+        for node, kind, text in here:
+            wide, kind = STRIP if kind in ("norm", "relu") else w, "join" if kind == "add" else kind
+            y = FLOW if count == 1 else top + pitch * (node.lane + 0.5)
+            line.parts.append(Part(kind, node.layer.name, "" if wide == STRIP else text, x, wide, y - BOX / 2, BOX))
+            places[node] = x, x + wide, y
+        x += w + (CLOSE if thin else GAP) + 4
+    line.x = x + 6
+    for wire in wires:
+        (_, x1, y1), (x2, _, y2) = places[wire.start], places[wire.end]
+        line.wires.append((x1, y1, x2, y2, None if wire.channel is None else 8 + 8 * wire.channel))
+    _, x, y = places[end]
+    line.wires.append((x, y, None, FLOW, None))
+    return line
 
 
 def _block(block: Block, shape: tuple) -> "_Line":
@@ -178,6 +245,7 @@ class _Line:
     def __init__(self, kind: str, name: str, detail: str):
         self.kind, self.name, self.detail = kind, name, detail
         self.x, self.parts, self.forked, self.joined = PAD, [], None, None
+        self.wires: list[tuple] = []
 
     def part(self, kind: str, name: str, text: str) -> "_Line":
         thin = kind in ("norm", "relu")
@@ -189,9 +257,16 @@ class _Line:
 
     def layers(self, layers) -> "_Line":
         for layer in layers:
-            if (seen := _look(layer)) is not None:
+            if (seen := layer.look()) is not None:
                 self.part(seen[0], layer.name, seen[1])
         return self
+
+    def before(self, *part: str) -> "_Line":
+        """A bar in front of all others."""
+        line = _Line(self.kind, self.name, self.detail).part(*part)
+        for other in self.parts:
+            line.part(other.kind, other.name, other.text)
+        return line
 
     def fork(self) -> None:
         """Leave room for the shortcut to part from the line."""
@@ -207,7 +282,7 @@ class _Line:
     def projection(self, layers) -> None:
         """The shortcut's layers as a box on the arc, and the add node."""
         conv, norm = layers[0], layers[1:]
-        _, text = _look(conv)
+        _, text = conv.look()
         w, strip = text_width(text, SMALL) + 8, (CLOSE + STRIP) * len(norm)
         self.join(w + strip + 4)
         x, y = (self.forked + self.joined - w - strip) / 2, ARCH - RISE - BOX / 2
@@ -220,25 +295,11 @@ class _Line:
         shift = (w - self.x - PAD) / 2
         parts = tuple(replace(part, x=part.x + shift) for part in self.parts)
         fork, add = (None if at is None else at + shift for at in (self.forked, self.joined))
-        return Unit(self.kind, self.name, self.detail, w, parts, fork, add)
-
-
-def _look(layer) -> tuple[str, str] | None:
-    """(kind, text) of a layer; None for padding, which belongs to the convolution behind it."""
-    if isinstance(layer, Conv2d):
-        R, S, _, O = layer.w.data.shape
-        return "conv", f"{R}×{S}, {O}" + _stride(layer)
-    if isinstance(layer, (MaxPool2d, AvgPool2d)):
-        R, S = layer.kernel
-        return "pool", f"{'max' if isinstance(layer, MaxPool2d) else 'avg'} {R}×{S}" + _stride(layer)
-    if isinstance(layer, Dense):
-        return "dense", f"fc, {layer.w.data.shape[1]}"
-    kinds = {BatchNorm: ("norm", ""), ReLU: ("relu", ""), GlobalAvgPool2d: ("pool", "global avg")}
-    return (kinds | {Flatten: ("other", "flatten"), Dropout: ("other", "dropout")}).get(type(layer))
-
-
-def _stride(layer) -> str:
-    return "" if layer.stride == (1, 1) else f", /{layer.stride[0]}"
+        wires = tuple(
+            (0 if x1 == 0 else x1 + shift, y1, w if x2 is None else x2 + shift, y2, over)
+            for x1, y1, x2, y2, over in self.wires
+        )
+        return Unit(self.kind, self.name, self.detail, w, parts, fork, add, wires)
 
 
 def _shape(shape: tuple) -> str:
@@ -288,12 +349,13 @@ def _page(rows: list[list[Unit]], subtitle: str):
     return width, y + LINE + 10, tuple(placed), tuple(legend)
 
 
-def _describe(model: ResNet) -> str:
-    """A sentence a stage, for those who do not see the picture."""
-    shapes, sentences = model.stage_shapes(), []
+def _describe(model: Network) -> str:
+    """A sentence for each part of the row, for those who do not see the picture."""
+    shape, sentences = model.input_shape, []
     for layer in model.layers:
-        if layer.name in shapes:
-            kinds = Counter(block_kind(m) for m in layer.layers if isinstance(m, Block))
+        shape = layer.output_shape(shape)
+        if layer.children():
+            kinds = Counter(block_kind(m) for m in layer.modules() if isinstance(m, Block))
             blocks = " and ".join(f"{n} {kind} block{'s' if n > 1 else ''}" for kind, n in kinds.items())
-            sentences.append(f"{layer.name}: {blocks}{', ' if blocks else ''}output {_shape(shapes[layer.name])}.")
+            sentences.append(f"{layer.name}: {blocks}{', ' if blocks else ''}output {_shape(shape)}.")
     return " ".join(sentences)

@@ -32,11 +32,13 @@ from minires.instruments.style import AMBER, BLUE, GREEN, INK, MUTED, PAPER
 FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 RUST, SLATE = "#b84e00", "#52606d"  # dark enough for white letters
 FILL = {"conv": BLUE, "projection": RUST, "pool": "#7a4b8f", "dense": SLATE, "other": SLATE}
-FILL |= {"norm": AMBER, "relu": GREEN, "image": PAPER}
+FILL |= {"norm": AMBER, "relu": GREEN, "image": PAPER, "join": PAPER}
 CARDS = {  # kind: (fill, edge, shortcut)
     "identity": ("#ecf5fb", "#a9cfe6", BLUE),
     "convolutional": ("#fdf0e6", "#eebf95", RUST),
     "plain": ("#f1f4f8", "#cfd6de", ""),
+    "composition": ("#f5f0fa", "#c9b3dd", ""),
+    "layers": (PAPER, "#cfd6de", ""),
     "stem": (PAPER, "#cfd6de", ""),
     "head": (PAPER, "#cfd6de", ""),
 }
@@ -46,8 +48,9 @@ DARK = """
   .flow { stroke: #a7b2c0 } .tip { fill: #a7b2c0 } .node { fill: #14181d; stroke: #e6eaf0 } .plus { stroke: #e6eaf0 }
   .identity .card { fill: #142838; stroke: #2f5f82 } .identity .skip { stroke: #56b4e9 }
   .convolutional .card { fill: #33230f; stroke: #80532b } .convolutional .skip { stroke: #ff9d5c }
-  .plain .card, .stem .card, .head .card { fill: #1d232b; stroke: #3d4753 }
-  .image { fill: #1d232b; stroke: #a7b2c0 } .image-text { fill: #e6eaf0 } .dot { fill: #e6eaf0 }
+  .plain .card, .layers .card, .stem .card, .head .card { fill: #1d232b; stroke: #3d4753 }
+  .composition .card { fill: #271f33; stroke: #6a5285 } .join { fill: #14181d; stroke: #e6eaf0 }
+  .image { fill: #1d232b; stroke: #a7b2c0 } .ink-text { fill: #e6eaf0 } .dot { fill: #e6eaf0 }
 }
 """
 
@@ -120,7 +123,8 @@ def _unit(svg, unit: Unit) -> None:
     _add(group, "rect", "card", width=unit.w, height=CARD, rx=7, fill=fill, stroke=edge)
     start = unit.parts[0].x if unit.kind == "stem" else 0
     end = unit.parts[-1].x if unit.kind == "head" else unit.w
-    _add(group, "path", "flow", d=_join("M", start, FLOW, "H", end), fill="none", stroke=MUTED, stroke_width=1.6)
+    for wire in unit.wires or [(start, FLOW, end, FLOW, None)]:
+        _add(group, "path", "flow", d=_join("M", *wire[:2], *_wire(*wire)), fill="none", stroke=MUTED, stroke_width=1.6)
     if unit.fork is not None:
         _skip(group, unit, skip)
     for part in unit.parts:
@@ -128,6 +132,17 @@ def _unit(svg, unit: Unit) -> None:
     if unit.add is not None:
         _node(group, unit.add, FLOW, ADD)
     _text(group, unit.w / 2, ARCH + TALL + 10, unit.name, SMALL, "muted")
+
+
+def _wire(x1, y1, x2, y2, over):
+    """The commands from (x1, y1) to (x2, y2): straight, in a bend, or above all boxes at the height `over`."""
+    if over is not None:
+        up = "C", x1 + 8, y1, x1 + 1, over, x1 + 10, over
+        return (*up, "H", x2 - 10, "C", x2 - 1, over, x2 - 8, y2, x2, y2)
+    if y1 == y2:
+        return "H", x2
+    bend = min(x2 - x1, 14) / 2
+    return "C", x1 + bend, y1, x1 + bend, y2, x1 + 2 * bend, y2, "H", x2
 
 
 def _skip(group, unit: Unit, color: str) -> None:
@@ -142,12 +157,14 @@ def _part(group, part: Part) -> None:
     box = {"x": part.x, "y": part.y, "width": part.w, "height": part.h, "fill": FILL[part.kind]}
     if part.kind == "image":
         box |= {"stroke": MUTED, "stroke_dasharray": "3 2"}
+    if part.kind == "join":
+        box |= {"stroke": INK, "stroke_width": 1.4}
     shape = _add(group, "rect", part.kind, **box, rx=2 if part.text else 1)
     ET.SubElement(shape, "title").text = part.name
     if part.text:
-        cls, fill = ("image-text", INK) if part.kind == "image" else ("label", "#ffffff")
+        cls, fill = ("ink-text", INK) if part.kind in ("image", "join") else ("label", "#ffffff")
         middle = part.x + part.w / 2, part.y + part.h / 2
-        _text(group, *middle, part.text, SMALL, cls, turned=part.kind != "projection", fill=fill)
+        _text(group, *middle, part.text, SMALL, cls, turned=part.h > part.w, fill=fill)
 
 
 def _node(group, x, y, r) -> None:
@@ -170,5 +187,6 @@ def _entry(svg, entry: Entry) -> None:
         _node(group, 22, 10, ADD)
     else:
         w = STRIP if entry.kind in ("norm", "relu") else BAR
-        _add(group, "rect", entry.kind, x=30 - w, y=2, width=w, height=16, rx=1, fill=FILL[entry.kind])
+        edge = {"stroke": INK, "stroke_width": 1.4} if entry.kind == "join" else {}
+        _add(group, "rect", entry.kind, x=30 - w, y=2, width=w, height=16, rx=1, fill=FILL[entry.kind], **edge)
     _text(group, 36, 10, entry.text, SMALL, "muted", anchor="start")

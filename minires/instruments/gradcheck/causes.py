@@ -174,7 +174,7 @@ def _unturned(e):
     wrong = {"not turned by 180 degrees": w[::-1, ::-1], "transposed": w.transpose(1, 0, 2, 3)}
     for what, kernel in wrong.items():
         if kernel.shape == w.shape:
-            dx, _, _ = ops.conv2d_backward(dy, e.analytic, kernel, stride=module.stride, pad=module.pad)
+            dx, _, _ = ops.conv2d_backward(dy, e.analytic, kernel, **module.window)
             if np.allclose(dx, e.analytic):
                 seen = f"dx is that of a kernel which is {what}"
                 return "kernel order", seen, "dx is dy convolved with w turned by 180 degrees, C and O exchanged"

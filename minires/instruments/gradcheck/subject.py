@@ -13,7 +13,7 @@ import numpy as np
 
 from minires import nn
 from minires.backend import to_numpy
-from minires.geometry import resolve_padding
+from minires.geometry import span
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import in_place, label, moving
 
@@ -130,27 +130,29 @@ def copies(arrays) -> tuple:
 
 
 def _holdable(module) -> bool:
-    return type(module).forward in (nn.ReLU.forward, nn.MaxPool2d.forward)
+    return type(module).forward in (nn.ReLU.forward, nn.LeakyReLU.forward, nn.MaxPool2d.forward)
 
 
 def _pool_windows(module, x):
     """(N, P, Q, C, R * S): every window of the pool, its cells in row-major order."""
-    pads = resolve_padding(module.pad, x.shape[1:3], module.kernel, module.stride)
-    padded = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-np.inf)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, module.kernel, axis=(1, 2))
-    windows = windows[:, :: module.stride[0], :: module.stride[1]]
+    (sv, sh), (dv, dh) = module.stride, module.dilation
+    padded = np.pad(x, ((0, 0), *module.pads(x.shape[1:]), (0, 0)), constant_values=-np.inf)
+    reach = span(module.kernel, module.dilation)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(1, 2))[:, ::sv, ::sh, :, ::dv, ::dh]
     return windows.reshape(*windows.shape[:4], -1)
 
 
 def _pattern(module, x, y):
-    """Which cell wins each window of a pool; for anything else, which outputs are zero."""
-    return _pool_windows(module, x).argmax(axis=-1) if isinstance(module, nn.MaxPool2d) else y == 0
+    """Which cell wins each window of a pool, which outputs are not positive; for anything else, which are zero."""
+    if isinstance(module, nn.MaxPool2d):
+        return _pool_windows(module, x).argmax(axis=-1)
+    return y <= 0 if isinstance(module, (nn.ReLU, nn.LeakyReLU)) else y == 0
 
 
 def _held(module, x, pattern):
     if isinstance(module, nn.MaxPool2d):
         return np.take_along_axis(_pool_windows(module, x), pattern[..., None], axis=-1)[..., 0]
-    return np.where(pattern, 0, x)
+    return np.where(pattern, getattr(module, "slope", 0) * x, x)
 
 
 def make_subject(target, x, *, dtype, training=None, dy=None, seed=0):
