@@ -5,8 +5,16 @@ K. He et al., "Deep Residual Learning", arXiv:1512.03385, sections 3.2 and 3.3 (
 same code with no shortcut.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from minires.backend import Array
 from minires.nn.join import Add
-from minires.nn.module import Composite, Sequential
+from minires.nn.module import Composite, Module, Sequential
+
+__all__ = [
+    "Block",
+]
 
 
 class Block(Composite):
@@ -14,24 +22,40 @@ class Block(Composite):
 
     Post-activation:  y = after(branch(x) + shortcut(x)), `after` being the last ReLU.
     Pre-activation:   h = before(x), the first BN and ReLU; y = branch(h) + (x or projection(h)).
+
+    branch: F, mostly a Sequential; before, after: modules, or None. ShapeError, naming both, where paths do not add.
+
+    >>> branch = minires.Sequential(minires.Conv2d("f.conv", 8, 8, 3, pad=1), minires.BatchNorm("f.bn", 8), name="f")
+    >>> block = minires.Block("block", branch, minires.Block.IDENTITY, after=minires.ReLU("relu"))
+    >>> x = numpy.random.default_rng(0).standard_normal((2, 6, 6, 8))
+    >>> minires.gradcheck(block, x).ok
+    True
     """
 
     IDENTITY = "identity"
 
-    def __init__(self, name, branch: Sequential, shortcut, *, before=None, after=None):
+    def __init__(
+        self,
+        name: str,
+        branch: Sequential,
+        shortcut: Module | str | None,
+        *,
+        before: Module | None = None,
+        after: Module | None = None,
+    ):
         super().__init__(name)
         self.before, self.branch, self.shortcut = before, branch, shortcut
         self.add = None if shortcut is None else Add(f"{name}.add")
         self.after = after
 
-    def flow(self, x, visit):
+    def flow(self, x: Any, visit: Callable) -> Any:
         h = x if self.before is None else visit(self.before, x)
         y = visit(self.branch, h)
         if self.shortcut is not None:
             y = visit(self.add, y, x if self.shortcut == self.IDENTITY else visit(self.shortcut, h))
         return y if self.after is None else visit(self.after, y)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         if self.after is not None:
             dy = self.after.backward(dy)
         if self.shortcut is None:

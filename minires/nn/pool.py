@@ -1,37 +1,53 @@
 """Pooling: the maximum or the mean of windows, the mean of whole maps."""
 
+from typing import Any
+
 from minires import ops
-from minires.geometry import pair, pool_window, resolve_padding, windows_over
+from minires.backend import Array
+from minires.geometry import Pad, Pair, pair, pool_window, resolve_padding, windows_over
 from minires.nn.module import Maths, Module, stride_text
+
+__all__ = [
+    "AvgPool2d",
+    "GlobalAvgPool2d",
+    "MaxPool2d",
+]
 
 
 class _Pool2d(Module):
     word = ""  # in a diagram
     dilation = (1, 1)
 
-    def __init__(self, name, kernel, stride, pad, ceil_mode):
+    def __init__(self, name: str, kernel: Pair, stride: Pair | None, pad: Pad, ceil_mode: bool):
         super().__init__(name)
         self.kernel, self.pad, self.ceil_mode = pair(kernel), pad, ceil_mode
         self.stride = pair(stride if stride is not None else kernel)
 
     @property
-    def window(self):
+    def window(self) -> dict[str, Any]:
         return {"kernel": self.kernel, "stride": self.stride, "pad": self.pad, "ceil_mode": self.ceil_mode}
 
-    def pads(self, shape):
+    def pads(self, shape: tuple[int, ...]):
         """All that windows over a map of this shape reach beyond it: ((top, bottom), (left, right))."""
         return pool_window(shape[:2], self.kernel, self.stride, self.pad, self.dilation, self.ceil_mode)[2]
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         steps = self.kernel, self.stride, self.pad, self.dilation, self.ceil_mode
         return (*windows_over(self.name, shape[:2], *steps), shape[2])
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "pool", f"{self.word} {self.kernel[0]}×{self.kernel[1]}{stride_text(self.stride)}"
 
 
 class MaxPool2d(_Pool2d):
-    """The largest value of each window. dilation and ceil_mode as in ops.maxpool_forward, and in PyTorch."""
+    """The largest value of each window. dilation and ceil_mode as in ops.maxpool_forward, and in PyTorch.
+
+    kernel, stride, pad: as Conv2d takes them; the stride is the kernel's where none is given. x (N, H, W, C) ->
+    y (N, P, Q, C). ShapeError, naming this layer, where no window fits.
+
+    >>> minires.MaxPool2d("pool", 3, stride=2, pad=1).output_shape((112, 112, 64))
+    (56, 56, 64)
+    """
 
     maths = Maths(
         ("y = the largest x of each window", "Each window keeps its largest value."),
@@ -40,23 +56,32 @@ class MaxPool2d(_Pool2d):
     keeps = ("x", "y")
     word = "max"
 
-    def __init__(self, name, kernel, stride=None, pad=0, *, dilation=1, ceil_mode=False):
+    def __init__(
+        self,
+        name: str,
+        kernel: Pair,
+        stride: Pair | None = None,
+        pad: Pad = 0,
+        *,
+        dilation: Pair = 1,
+        ceil_mode: bool = False,
+    ):
         super().__init__(name, kernel, stride, pad, ceil_mode)
         self.dilation = pair(dilation)
 
     @property
-    def window(self):
+    def window(self) -> dict[str, Any]:
         return {**super().window, "dilation": self.dilation}
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         y = ops.maxpool_forward(x, **self.window)
         self.save(x, y)
         return y
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return ops.maxpool_backward(dy, *self.saved(), **self.window)
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         window = graph.window(self.kernel, self.stride, self.pads(shape), self.dilation)
         return graph.node("MaxPool", self.name, [x], **window)
 
@@ -71,22 +96,31 @@ class AvgPool2d(_Pool2d):
     smooth = True
     word = "avg"
 
-    def __init__(self, name, kernel, stride=None, pad=0, *, ceil_mode=False, count_include_pad=True):
+    def __init__(
+        self,
+        name: str,
+        kernel: Pair,
+        stride: Pair | None = None,
+        pad: Pad = 0,
+        *,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ):
         super().__init__(name, kernel, stride, pad, ceil_mode)
         self.count_include_pad = count_include_pad
 
     @property
-    def window(self):
+    def window(self) -> dict[str, Any]:
         return {**super().window, "count_include_pad": self.count_include_pad}
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         self.save(x.shape)
         return ops.avgpool_forward(x, **self.window)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return ops.avgpool_backward(dy, *self.saved(), **self.window)
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         pads, asked = self.pads(shape), resolve_padding(self.pad, shape[:2], self.kernel, self.stride)
         counted = int(self.count_include_pad)
         if counted and pads != asked:  # zeros of the padding count, what lies beyond it does not
@@ -105,19 +139,19 @@ class GlobalAvgPool2d(Module):
     )
     smooth = True
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         self.save(x.shape)
         return ops.global_avgpool_forward(x)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return ops.global_avgpool_backward(dy, *self.saved())
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[-1:]
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         mean = graph.node("GlobalAveragePool", self.name, [x])
         return graph.node("Flatten", f"{self.name}.flatten", [mean])
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "pool", "global avg"

@@ -285,7 +285,7 @@ def test_a_printed_network_tells_every_module_its_settings_and_its_numbers():
     convolution = nn.Conv2d("conv", 3, 4, (3, 5), stride=2, bias=True)
     expected = [
         "net: Sequential()  188 parameters",
-        "  conv: Conv2d(stride=(2, 2), pad=0, w=(3, 5, 3, 4), b=(4,))  184 parameters",
+        "  conv: Conv2d(stride=(2, 2), pad=0, dilation=(1, 1), groups=1, w=(3, 5, 3, 4), b=(4,))  184 parameters",
         "  mine: Scale(factor=2.5)",
         "  relu: ReLU()",
     ]
