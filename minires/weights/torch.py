@@ -39,13 +39,13 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # of DataParallel, 
 
 
 def to_torch_layout(array: np.ndarray) -> np.ndarray:
-    """(R, S, C, O) -> (O, C, R, S), (C, O) -> (O, C); all others stay."""
-    return np.ascontiguousarray(array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, range(array.ndim))))
+    """(R, S, C, O) -> (O, C, R, S), (C, O) -> (O, C); vectors stay."""
+    return np.ascontiguousarray(array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim)))
 
 
 def from_torch_layout(array: np.ndarray) -> np.ndarray:
     """The inverse of `to_torch_layout`."""
-    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
+    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim))
 
 
 def read_torch(path: Path) -> Found:
