@@ -14,7 +14,9 @@ class Found:
     origin: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)  # arrays that no network of ours has a place for
     notes: list[str] = field(default_factory=list)
-    stated: dict[str, dict] = field(default_factory=dict)  # layer -> its "stride", "epsilon", where the file says them
+    stated: dict[str, dict] = field(
+        default_factory=dict
+    )  # layer -> "stride", "dilation", "epsilon", where the file says them
     ordered: bool = False  # whether the layers stand in the order of the network
 
     def add(self, name: str, array, origin: str) -> None:

@@ -89,7 +89,8 @@ def _stated(config: dict) -> dict[str, dict]:
     """Layer -> its stride and epsilon, as the model's own configuration states them."""
     stated = {}
     for layer in config.get("config", {}).get("layers", []):
-        facts = {ours: layer["config"].get(theirs) for ours, theirs in (("stride", "strides"), ("epsilon", "epsilon"))}
+        names = (("stride", "strides"), ("dilation", "dilation_rate"), ("epsilon", "epsilon"))
+        facts = {ours: layer["config"].get(theirs) for ours, theirs in names}
         stated[layer["config"].get("name")] = {key: value for key, value in facts.items() if value is not None}
     return stated
 

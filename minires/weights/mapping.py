@@ -114,8 +114,10 @@ def differences(model, found: Found) -> list[str]:
     notes = {}
     for m in layer_list(model):
         theirs = found.stated.get(m.name, {})
-        if "stride" in theirs and hasattr(m, "stride") and tuple(theirs["stride"]) != m.stride:
-            notes.setdefault("stride", (m.name, tuple(theirs["stride"]), m.stride))
+        for setting in ("stride", "dilation"):
+            here, there = getattr(m, setting, None), theirs.get(setting)
+            if here is not None and there is not None and tuple(there) != here:
+                notes.setdefault(setting, (m.name, tuple(there), here))
         epsilon = getattr(m, "epsilon", None)
         if epsilon is not None and not math.isclose(theirs.get("epsilon", epsilon), epsilon, rel_tol=1e-6):
             notes.setdefault("epsilon", (m.name, f"{theirs['epsilon']:.4g}", epsilon))

@@ -151,7 +151,8 @@ class _Graph:
         for role, (name, array) in held.items():
             found.add(f"{layer}.{role}", self._ours(node.op_type, role, array, facts), name)
         if node.op_type == "Conv":
-            found.stated[layer] = {"stride": tuple(facts.get("strides", (1, 1)))}
+            windows = {"stride": facts.get("strides", (1, 1)), "dilation": facts.get("dilations", (1, 1))}
+            found.stated[layer] = {setting: tuple(value) for setting, value in windows.items()}
         elif node.op_type == "BatchNormalization":
             found.stated[layer] = {"epsilon": facts.get("epsilon", 1e-5)}
         elif self.flat is None and node.op_type in ("Gemm", "MatMul") and self._channels_first(node.input[0]):

@@ -6,6 +6,7 @@ never we. What training scripts keep beside the weights (losses, options, an opt
 
 import argparse
 import re
+import warnings
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,7 +34,9 @@ def open_pth(path: Path):
     if zipfile.is_zipfile(path):
         check_archive(path, contents=True)  # torch does not look at the checksums
     try:
-        with _harmless(torch), path.open("rb") as raw:  # of a path torch would believe the suffix
+        # opened here: of a path torch would believe the suffix
+        with _harmless(torch), warnings.catch_warnings(), path.open("rb") as raw:
+            warnings.simplefilter("ignore")
             return torch.load(raw, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds: unpickling, archive, memory
         raise CheckpointError(
