@@ -24,7 +24,9 @@ def exercise_page(task: Exercise, pages: Collection[int]) -> str:
         "exercise.html",
         number=str(task.number),
         title=html.escape(_title(task)),
-        about=inline(f"Belongs to {mentioned}; about {unit.minutes} minutes. It presumes: {unit.presumes}.", pages),
+        about=_tasks(
+            inline(f"Belongs to {mentioned}; about {unit.minutes} minutes. It presumes: {unit.presumes}.", pages)
+        ),
         statement=statement(task.statement.partition("\n")[2]),
         name=html.escape(task.path.name),
         code=coloured(_below(task.text)),
