@@ -4,7 +4,9 @@ import subprocess
 import sys
 from inspect import ismodule
 
+import numpy
 import pytest
+from PIL import Image
 
 import minires
 
@@ -39,3 +41,28 @@ def test_the_lines_of_the_docstring_train():
     recipe = minires.Recipe(epochs=1, batch_size=6)
     progress = minires.fit(minires.Classifier.for_data(model, train), train, test, recipe)
     assert progress.epoch == 1
+
+
+def test_a_prompt_shows_what_one_wants_to_see():
+    model = minires.resnet("resnet8", (16, 16, 3), 4)
+    assert repr(minires.summarize(model)) == str(minires.summarize(model))
+    assert "layer1.0.conv1: Conv2d(" in repr(model)
+    history = [{"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.75, "seconds": 2.0}]
+    assert "75.0%" in repr(minires.Progress(epoch=1, history=history))
+    images, labels = numpy.zeros((4, 16, 16, 3), "uint8"), numpy.arange(4)
+    classifier = minires.Classifier.for_data(model, (images, labels))
+    assert repr(classifier).splitlines()[0] == "Classifier of 16x16x3 images: 0, 1, 2, 3"
+    result = minires.evaluate(classifier, (images, labels))
+    assert f"{result.mistakes} mistakes in 4" in repr(result)
+    assert "next best" in repr(minires.predict(classifier, images[0]))
+
+
+def test_predict_takes_files_and_refuses_none(tmp_path):
+    images, labels = numpy.zeros((4, 16, 16, 3), "uint8"), numpy.arange(4)
+    classifier = minires.Classifier.for_data(minires.resnet("resnet8", (16, 16, 3), 4), (images, labels))
+    Image.new("RGB", (20, 30)).save(tmp_path / "one.png")
+    found = minires.predict(classifier, [tmp_path / "one.png"])
+    assert found.names == (str(tmp_path / "one.png"),)
+    assert found.probs.shape == (1, 4)
+    with pytest.raises(minires.MiniresError, match="predict: no images: give at least one"):
+        minires.predict(classifier, [])

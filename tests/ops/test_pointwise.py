@@ -23,7 +23,8 @@ SEEDS = st.integers(0, 2**32)
 
 @pytest.mark.parametrize("name", ops.__all__)
 def test_every_op_has_a_loop_version_with_the_same_signature(name):
-    assert inspect.signature(getattr(ops, name)) == inspect.signature(getattr(naive, name))
+    ours, loops = (inspect.signature(getattr(room, name)).parameters.values() for room in (ops, naive))
+    assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in loops]
 
 
 # name -> (further arguments, whether backward wants y and not x, torch.nn.functional's name)

@@ -315,7 +315,7 @@ def _broken(groups: list[list[Unit]], most: int) -> list[list[Unit]]:
     rows = []
     for group in groups:
         blocks = [unit for unit in group if unit.kind not in ("stem", "head")]
-        ends = np.linspace(0, len(blocks), -(-len(blocks) // most) + 1).round().astype(int)
+        ends = np.linspace(0, len(blocks), max(1, -(-len(blocks) // most)) + 1).round().astype(int)
         parts = [blocks[a:b] for a, b in pairwise(ends)]
         parts[0] = [unit for unit in group if unit.kind == "stem"] + parts[0]
         parts[-1] += [unit for unit in group if unit.kind == "head"]
