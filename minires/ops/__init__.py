@@ -54,6 +54,8 @@ from minires.ops.pool import (
     global_avgpool_forward,
     maxpool_backward,
     maxpool_forward,
+    subsample_backward,
+    subsample_forward,
 )
 
 __all__ = [
@@ -100,6 +102,8 @@ __all__ = [
     "sigmoid_forward",
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
+    "subsample_backward",
+    "subsample_forward",
     "zero_pad2d_backward",
     "zero_pad2d_forward",
 ]

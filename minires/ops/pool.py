@@ -107,3 +107,23 @@ def global_avgpool_forward(x):
 def global_avgpool_backward(dy, shape):
     """dx, of the given shape: dy / (H * W) everywhere."""
     return get_xp(dy).broadcast_to((dy / (shape[1] * shape[2]))[:, None, None, :], shape)
+
+
+def subsample_forward(x, stride, zeros=(0, 0)):
+    """y = the upper left pixel of every `stride` pixels, with so many channels of zeros before x's own and behind.
+
+    K. He et al., arXiv:1512.03385, section 3.3, option A.
+    """
+    (sv, sh), (before, behind), C = pair(stride), zeros, x.shape[-1]
+    kept = x[:, ::sv, ::sh]
+    y = get_xp(x).zeros((*kept.shape[:-1], before + C + behind), x.dtype)
+    y[..., before : before + C] = kept
+    return y
+
+
+def subsample_backward(dy, shape, stride, zeros=(0, 0)):
+    """dx, of the given shape: dy at the pixels that were kept, else 0."""
+    (sv, sh), (before, _), C = pair(stride), zeros, shape[-1]
+    dx = get_xp(dy).zeros(shape, dy.dtype)
+    dx[:, ::sv, ::sh] = dy[..., before : before + C]
+    return dx

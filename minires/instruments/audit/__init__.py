@@ -38,7 +38,7 @@ class BlockAudit:
     how much of the gradient at the add node each path receives (1: all of it). None: no shortcut, or not alike."""
 
     name: str
-    shortcut: str  # identity, projection or none
+    shortcut: str  # identity, projection, subsampling or none
     branch_stride: tuple
     shortcut_stride: tuple
     answer: float | None = None
@@ -184,7 +184,7 @@ def _stride(part) -> tuple:
 def _plan(block) -> BlockAudit:
     kind = shortcut_kind(block)
     return BlockAudit(
-        label(block), kind, _stride(block.branch), _stride(block.shortcut if kind == "projection" else None)
+        label(block), kind, _stride(block.branch), _stride(None if kind in ("none", "identity") else block.shortcut)
     )
 
 
@@ -217,7 +217,8 @@ def _look(block, twin, watch, twins, plan, findings, rng) -> BlockAudit:
     if plan.shortcut == "identity":
         expected = step
     else:
-        starts = (v if held.before is None else held.before.forward(v) for v in (x + step, x))
+        before = None if held.from_x else held.before
+        starts = (v if before is None else before.forward(v) for v in (x + step, x))
         high, low = (held.shortcut.forward(h) for h in starts)
         expected = high - low
     answer = _multiple(moved, expected)
@@ -245,7 +246,7 @@ def _shares(block, twin, watch, plan):
     calls, call = watch.calls, watch.calls[twin]
     after = calls.get(twin.after)
     at_add = after.dx[0] if after and after.dx else call.dy
-    if plan.shortcut == "projection":
+    if plan.shortcut != "identity":
         shortcut = _gradient(calls, twin.shortcut, "dy")
     else:
         back = _gradient(calls, twin.before or twin.branch, "dx")

@@ -29,8 +29,10 @@ class Difference:
 
 
 def shortcut_kind(block) -> str:
-    """'none', 'identity' or 'projection'."""
-    return "none" if block.shortcut is None else "identity" if block.shortcut == Block.IDENTITY else "projection"
+    """'none', 'identity', 'projection' or, without parameters, 'subsampling'."""
+    if block.shortcut is None or block.shortcut == Block.IDENTITY:
+        return "none" if block.shortcut is None else "identity"
+    return "projection" if block.shortcut.params() else "subsampling"
 
 
 def guess_arch(model) -> str | None:
