@@ -1,12 +1,13 @@
 """gradcheck, audit, bn-doctor. Exit status 1 where a fault is found."""
 
+import argparse
 import sys
 from pathlib import Path
 
 from minires.commands import common
 from minires.console import err, out, print_json
 from minires.errors import CheckpointError, ConfigError
-from minires.nn import resnet
+from minires.nn import build, resnet
 
 TARGETS = ("conv2d", "batchnorm", "relu", "maxpool", "avgpool", "dense", "loss", "block", "resnet8", "resnet50", "all")
 
@@ -38,6 +39,15 @@ def _examples() -> dict:
     }
 
 
+def _target(text: str) -> str:
+    """An argument type: what there is to check, or FILE.py:FUNCTION."""
+    if text not in TARGETS and ":" not in text:
+        raise argparse.ArgumentTypeError(
+            f"nothing is called {text!r}: choose of {', '.join(TARGETS)}, FILE.py:FUNCTION"
+        )
+    return text if text in TARGETS else common.own_network(text)
+
+
 def gradcheck(args) -> int:
     from minires.instruments.findings import print_findings
     from minires.instruments.gradcheck import gradcheck as check
@@ -52,7 +62,8 @@ def gradcheck(args) -> int:
         options = {} if args.epsilon is None else {"epsilon": args.epsilon}
         if target is None:
             err.print(f"{name}: along a direction for every tensor, then layer by layer ...", style="dim")
-            reports[name] = gradcheck_model(name, **options)
+            network = name if name in TARGETS else build(name, (16, 16, 3), 6)
+            reports[name] = gradcheck_model(network, **options)
         else:
             reports[name] = check(target, x, title=name, **options)
         if not args.json:
@@ -74,7 +85,7 @@ def _sweep(args, names) -> int:
     from minires.instruments.gradcheck import epsilon_sweep
     from minires.instruments.plots import plot_epsilon_sweep, save_picture
 
-    if "resnet50" in names:
+    if not set(names) <= set(TARGETS) or "resnet50" in names:
         raise ConfigError(f"gradcheck --sweep: {args.target} takes hours: choose one of {', '.join(TARGETS[:-2])}")
     if names == ("resnet8",):
         x = np.random.default_rng(0).standard_normal((2, 16, 16, 3))
@@ -162,7 +173,8 @@ def register(commands, command) -> None:
         "Check gradients against central differences, in float64, and name the cause of what is wrong.",
         "minires gradcheck block; minires gradcheck relu --sweep --out curve.png",
     )
-    p.add_argument("target", nargs="?", default="all", choices=TARGETS, metavar="WHAT", help=", ".join(TARGETS))
+    text = f"{', '.join(TARGETS)}, or a network of your own: FILE.py:FUNCTION"
+    p.add_argument("target", nargs="?", default="all", type=_target, metavar="WHAT", help=text)
     p.add_argument(
         "--epsilon", type=float, metavar="X", help="half-width of the difference (default: 1e-6; whole networks 1e-7)"
     )

@@ -13,6 +13,7 @@ from minires.nn.resnet import ARCHITECTURES, VARIANTS, Config, ResNet, from_conf
 
 __all__ = [
     "ARCHITECTURES",
+    "GELU",
     "VARIANTS",
     "Add",
     "AvgPool2d",
@@ -28,7 +29,6 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
-    "GELU",
     "GlobalAvgPool2d",
     "GroupNorm",
     "Identity",

@@ -38,13 +38,13 @@ class ReLU(Module):
 
 
 class LeakyReLU(Module):
-    """y = x where x > 0, else slope * x. ConfigError for a slope below 0, of which the output would not tell the side."""
+    """y = x where x > 0, else slope * x. ConfigError for a slope below 0: the output would not tell x's side."""
 
     maths = Maths(
         ("y = x where x > 0, else slope · x", "Negative values are made small."),
         (
             "dx = dy where y > 0, else slope · dy",
-            "The gradient passes whole where the unit was on, else a little of it.",
+            "The gradient passes where the unit was on, elsewhere a little of it.",
         ),
     )
     keeps = ("y",)
@@ -139,7 +139,7 @@ class Identity(Module):
     """y = x: a path that leaves its input as it is."""
 
     maths = Maths(("y = x", "The path changes nothing."), ("dx = dy", "And neither does the way back."))
-    smooth = True
+    smooth = view = True
 
     def forward(self, x):
         return x

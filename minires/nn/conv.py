@@ -15,8 +15,8 @@ from minires.ops.conv import MAX_WORKSPACE
 class Conv2d(Module):
     """Convolution. w (R, S, C / groups, O); see ops.conv2d_forward. `init`: 'he' or 'glorot'.
 
-    stride, dilation: one number or (vertical, horizontal). groups: how many parts of the channels see each other alone;
-    as many as channels are a depthwise convolution. ConfigError where in_channels or out_channels do not make equal parts.
+    stride, dilation: one number or (vertical, horizontal). groups: the channels fall into so many equal parts, each by
+    itself; as many as channels are a depthwise convolution. ConfigError where in_channels or out_channels do not.
     """
 
     maths = Maths(

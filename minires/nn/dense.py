@@ -16,7 +16,7 @@ class Flatten(Module):
         ("y = x as one row an image", "The same numbers in another shape."),
         ("dx = dy in the shape of x", "The same numbers, back in their shape."),
     )
-    smooth = True
+    smooth = view = True
 
     def forward(self, x):
         self.save(x.shape)

@@ -61,6 +61,7 @@ class Module:
     inputs: tuple[str, ...] = ("x",)  # the letters of what `forward` takes
     keeps: tuple[str, ...] = ()  # the letters of the arrays that `forward` saves, in their order
     smooth = False  # whether y has a derivative everywhere
+    view = False  # whether y is x itself, maybe in another shape: it takes no memory of its own
 
     def __init__(self, name: str = ""):
         self.name = name

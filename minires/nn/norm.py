@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from minires import ops
-from minires.backend import get_xp, to_numpy
+from minires.backend import get_xp
 from minires.errors import ConfigError, ShapeError
 from minires.fast import communicator
 from minires.nn.module import Buffer, Maths, Module, Param, check_channels
@@ -136,8 +136,7 @@ class GroupNorm(_Norm):
         """Each group as one channel of InstanceNormalization, as opset 17 has no operator for groups."""
         name, before = self.name, [0, shape[-1], *shape[:-1]]
         ones, zeros = (
-            graph.constant(f"{name}.{word}", np.full(self.groups, value, np.float32))
-            for word, value in (("ones", 1), ("zeros", 0))
+            graph.number(f"{name}.{word}", [value] * self.groups) for word, value in (("ones", 1), ("zeros", 0))
         )
         grouped = graph.constant(f"{name}.grouped", np.array([0, self.groups, -1]))
         x = graph.node("Reshape", f"{name}.split", [x, grouped])
@@ -198,10 +197,12 @@ class LayerNorm(_Norm):
         return 2 * batch * math.prod(shape[: len(shape) - self.gamma.data.ndim])
 
     def onnx(self, graph, x, shape):
-        axes = [graph.constant(v.name, to_numpy(v.data).astype(np.float32)) for v in (self.gamma, self.beta)]
-        settings = {"axis": -self.gamma.data.ndim, "epsilon": self.epsilon}
+        axes, held = self.gamma.data.ndim, graph.hold(self.gamma, self.beta)
+        settings = {"axis": -axes, "epsilon": self.epsilon}
+        if axes > 1:  # which are held with their axes turned round
+            held = [graph.node("Transpose", f"{v}.turned", [v], perm=list(range(axes))[::-1]) for v in held]
         if len(shape) == 1:
-            return graph.node("LayerNormalization", self.name, [x, *axes], **settings)
+            return graph.node("LayerNormalization", self.name, [x, *held], **settings)
         x = graph.node("Transpose", f"{self.name}.to_nhwc", [x], perm=[0, 2, 3, 1])
-        x = graph.node("LayerNormalization", f"{self.name}.nhwc", [x, *axes], **settings)
+        x = graph.node("LayerNormalization", f"{self.name}.nhwc", [x, *held], **settings)
         return graph.node("Transpose", self.name, [x], perm=[0, 3, 1, 2])

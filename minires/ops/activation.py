@@ -42,7 +42,7 @@ def sigmoid_backward(dy, y):
 
 
 # Phi(-x) = exp(-x^2 / 2) P(t) t for x >= 0, where t = 1 / (1 + x / 5): P's coefficients, the constant first,
-# interpolated at Chebyshev's points of 0 <= x <= 8 in 40 digits. Beside Phi's 0 to 1 off by less than 2e-17, of float32 2e-9.
+# interpolated at Chebyshev's points of 0 <= x <= 8 in 40 digits. Phi is off by less than 2e-17, for float32 by 2e-9.
 _TAIL = {
     "d": (
         0.07978683797946018,

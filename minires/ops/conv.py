@@ -97,7 +97,7 @@ def _product(a, b, out):
     if len(a) == 1:
         get_xp(a).matmul(a[0], b[0], out=out)
     else:
-        _by_group(out[:, None], len(a))[...] = a @ b
+        out.reshape(len(out), len(a), b.shape[2]).transpose(1, 0, 2)[...] = a @ b
 
 
 def _turned(w, groups):

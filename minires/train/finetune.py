@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from minires.backend import device_of
 from minires.errors import ConfigError
-from minires.nn import VARIANTS, Block, Config, Dense, Module
+from minires.nn import VARIANTS, Config, Dense, Module
 from minires.nn.module import Param
 from minires.optim import Optimizer
 from minires.train.classifier import Classifier
@@ -23,8 +23,8 @@ from minires.train.recipe import Recipe
 def parts(model: Module) -> dict[str, list[Module]]:
     """Name -> modules, from the network's largest parts to its single layers."""
     layers = getattr(model, "layers", [])
-    last = max((i for i, m in enumerate(layers) if any(isinstance(b, Block) for b in m.modules())), default=None)
-    if last is None:  # no blocks: the last layer that has parameters
+    last = max((i for i, m in enumerate(layers) if m.children()), default=None)
+    if last is None:  # a row of bare layers: the last one that has parameters
         last = max((i - 1 for i, m in enumerate(layers) if m.params()), default=-1)
     named = {m.name: [m] for m in model.modules() if m.name and m is not model and m.params()}
     return {m.name: [m] for m in layers[: last + 1] if m.name in named} | {"head": layers[last + 1 :]} | named

@@ -174,5 +174,6 @@ class _Graph:
         return self.node("Pad", name, [x, margins])
 
     def number(self, name: str, value) -> str:
-        """Add a number; returns its name."""
-        return self.constant(name, np.float32(value))
+        """Add a number, or several, that are no part of the network's state; returns the name."""
+        tensor = self.onnx.numpy_helper.from_array(np.asarray(value, np.float32), name)
+        return self.node("Constant", name, [], value=tensor)

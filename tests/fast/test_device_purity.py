@@ -24,7 +24,7 @@ from minires.optim import OPTIMIZERS
 from minires.train import Preprocess, Recipe, Schedule, evaluate, fit, loop, predict_logits
 from minires.train.schedule import KINDS
 
-NUMBERS_ONLY = {"pair", "resolve_padding", "output_size"}  # public in ops, but they take no array
+NUMBERS_ONLY = {"pair", "resolve_padding", "output_size", "span"}  # public in ops, but they take no array
 NOT_HERE = {"naive"}  # the loops
 FLOAT32 = 1e-5  # CPU against GPU, relative to the norm
 FLOAT64 = 1e-9  # of whole networks: in float32 a ReLU may flip, and then the gradients differ honestly
@@ -96,6 +96,8 @@ def op_cases() -> dict[str, list]:
     keep = frozen((same > 0).astype(np.float32))
     labels, shares = frozen(np.array([0, 2, 1, 2])), frozen(np.abs(flat) / np.abs(flat).sum(1, keepdims=True))
     y_max = ops.maxpool_forward(x, kernel=3, stride=2, pad=1)
+    reaching = {"kernel": 2, "stride": 2, "dilation": 2, "ceil_mode": True}
+    y_far = ops.maxpool_forward(x, **reaching)
     even = {"kernel": 2, "stride": 2, "pad": ((0, 0), (1, 0))}
     convolutions = [(w, {"stride": 2, "pad": "same"}), (w, {"pad": 1}), (w1, {}), (w1, {"stride": 2})]
 
@@ -103,12 +105,17 @@ def op_cases() -> dict[str, list]:
         dy = normal(ops.conv2d_forward(x, w, **options).shape)
         return [call(dy, x, w, **options), call(dy, x, w, need_dx=False, need_db=False, **options)]
 
+    w3, each = normal((3, 3, 1, 6)), normal((3, 3, 1, 3))  # in three groups
+    convolutions += [(w3, {"pad": 1, "groups": 3}), (each, {"stride": 2, "pad": 1, "groups": 3})]
+    convolutions += [(w, {"pad": 2, "dilation": (1, 2)})]
+    reduced = [{"ignore_index": 2, "reduction": reduction} for reduction in ("mean", "sum", "none")]
     big = normal((1, 16, 16, 2)), normal((3, 3, 2, 2))  # large beside its kernel: dx by the turned kernel
     return {
-        "conv2d_forward": [call(x, w, b, **o) for w, o in convolutions] + [call(x, w), call(*big, pad=1)],
+        "conv2d_forward": [call(x, w, normal(w.shape[3:]), **o) for w, o in convolutions]
+        + [call(x, w), call(*big, pad=1)],
         "conv2d_backward": [c for case in convolutions for c in conv_backward(*case)]
         + [call(normal((1, 16, 16, 2), 1), *big, pad=1)],
-        "im2col": [call(x, (3, 2), (2, 1)), call(x, (1, 1), (1, 1))],
+        "im2col": [call(x, (3, 2), (2, 1)), call(x, (1, 1), (1, 1)), call(x, (3, 2), (1, 1), (2, 3))],
         "col2im": [call(normal((16, 18)), (2, 6, 5, 3), (3, 2), (2, 1)), call(rows, (1, 2, 2, 3), (1, 1), (1, 1))],
         "zero_pad2d_forward": [call(x, ((1, 0), (2, 3))), call(x, 0)],
         "zero_pad2d_backward": [call(x, ((1, 0), (2, 3))), call(x, 0)],
@@ -123,19 +130,36 @@ def op_cases() -> dict[str, list]:
         "groupnorm_statistics": [call(x, 3), call(rows, 1)],
         "groupnorm_forward": [call(x, gamma, beta, group, group)],
         "groupnorm_backward": [call(same, x, gamma, group, group)],
+        "layernorm_statistics": [call(x), call(x, 3), call(rows)],
+        "layernorm_forward": [call(x, gamma, beta, x[..., 0], x[..., 0])],
+        "layernorm_backward": [call(same, x, gamma, x[..., 0], x[..., 0])],
         "relu_forward": [call(x)],
         "relu_backward": [call(same, frozen(np.maximum(x, 0)))],
         "add_forward": [call(x, same)],
         "add_backward": [call(x)],
+        "concat_forward": [call(x, same), call(rows)],
+        "concat_backward": [call(x, (1, 2))],
+        "multiply_forward": [call(x, same), call(x, flat[:2]), call(x, x[:, :1, :1])],
+        "multiply_backward": [call(same, x, same), call(same, x, flat[:2]), call(same, x, x[:, :1, :1])],
+        "leaky_relu_forward": [call(x, 0.1)],
+        "leaky_relu_backward": [call(same, x, 0.1)],
+        "sigmoid_forward": [call(x)],
+        "sigmoid_backward": [call(same, x)],
+        "gelu_forward": [call(x)],
+        "gelu_backward": [call(same, x)],
         "dropout_forward": [call(x, keep, 0.25)],
         "dropout_backward": [call(x, keep, 0.25)],
         "flatten_forward": [call(x)],
         "flatten_backward": [call(normal((2, 90)), x.shape)],
         "dense_forward": [call(rows, normal((3, 4)), b), call(rows, normal((3, 4)))],
         "dense_backward": [call(normal((4, 4)), rows, normal((3, 4)), need_dx=need) for need in (True, False)],
-        "maxpool_forward": [call(x, kernel=3, stride=2, pad=1), call(x, kernel=2)],
-        "maxpool_backward": [call(normal(y_max.shape), x, y_max, kernel=3, stride=2, pad=1)],
-        "avgpool_forward": [call(x, **even, count_include_pad=count) for count in (True, False)] + [call(x, kernel=2)],
+        "maxpool_forward": [call(x, kernel=3, stride=2, pad=1), call(x, kernel=2), call(x, **reaching)],
+        "maxpool_backward": [
+            call(normal(y_max.shape), x, y_max, kernel=3, stride=2, pad=1),
+            call(normal(y_far.shape), x, y_far, **reaching),
+        ],
+        "avgpool_forward": [call(x, **even, count_include_pad=count) for count in (True, False)]
+        + [call(x, kernel=2), call(x, kernel=3, stride=2, ceil_mode=True)],
         "avgpool_backward": [
             call(normal((2, 3, 3, 3)), x.shape, **even, count_include_pad=count) for count in (True, False)
         ],
@@ -145,8 +169,10 @@ def op_cases() -> dict[str, list]:
             call(rows, labels),
             call(rows, shares, label_smoothing=0.1),
             call(rows, frozen(labels.astype(np.uint8))),
+            *(call(rows, labels, **o) for o in reduced),
         ],
-        "softmax_cross_entropy_backward": [call(shares, labels), call(shares, shares, label_smoothing=0.1)],
+        "softmax_cross_entropy_backward": [call(shares, labels), call(shares, shares, label_smoothing=0.1)]
+        + [call(shares, labels, **o) for o in reduced],
     }
 
 
@@ -184,6 +210,11 @@ def layer_cases() -> dict[str, list]:
     return {
         "Conv2d": [(nn.Conv2d("c", 3, 4, (3, 2), stride=2, pad="same", bias=bias), [image]) for bias in (True, False)],
         "BatchNorm": [(nn.BatchNorm("b", 3, unbiased=unbiased), [image]) for unbiased in (True, False)],
+        "LayerNorm": [(nn.LayerNorm("l", 3), [image]), (nn.LayerNorm("l", (5, 3)), [image])],
+        "LeakyReLU": [(nn.LeakyReLU("l", 0.1), [image])],
+        "Sigmoid": [(nn.Sigmoid("s"), [image])],
+        "GELU": [(nn.GELU("g"), [image])],
+        "StochasticDepth": [(nn.StochasticDepth("o", 0.5), [image])],
         "GroupNorm": [(nn.GroupNorm("g", 3, groups), [image]) for groups in (1, 3)],
         "ReLU": [(nn.ReLU("r"), [image])],
         "ZeroPad2d": [(nn.ZeroPad2d("z", 2), [image])],
@@ -193,7 +224,11 @@ def layer_cases() -> dict[str, list]:
         "Flatten": [(nn.Flatten("f"), [image])],
         "Dense": [(nn.Dense("d", 3, 4, bias=bias), [(4, 3)]) for bias in (True, False)],
         "Dropout": [(nn.Dropout("o", 0.4), [image])],
+        "Identity": [(nn.Identity("i"), [image])],
         "Add": [(nn.Add("+"), [image, image])],
+        "Concat": [(nn.Concat("c"), [image, (2, 6, 5, 1), image])],
+        "Multiply": [(nn.Multiply("*"), [image, gate]) for gate in (image, (2, 3), (2, 1, 1, 3))],
+        "Branches": [(nn.Branches("b", nn.Conv2d("c", 3, 4, 1), nn.ReLU("r")), [image])],
         "Block": [(block, [(2, 6, 6, 3)]) for block in (identity, projection, first, second, plain)],
         "Sequential": [(nn.Sequential(nn.Conv2d("c", 3, 4, 1), nn.ReLU("r"), name="s"), [image])],
     }
@@ -202,8 +237,10 @@ def layer_cases() -> dict[str, list]:
 LAYERS = [
     name
     for name in nn.__all__
-    # a ResNet has tests of its own, below
-    if inspect.isclass(getattr(nn, name)) and issubclass(getattr(nn, name), nn.Module) and name not in "Module ResNet"
+    # networks have tests of their own, below
+    if inspect.isclass(getattr(nn, name))
+    and issubclass(getattr(nn, name), nn.Module)
+    and name not in "Module Composite Network ResNet"
 ]
 
 
@@ -229,7 +266,7 @@ def test_every_layer_and_block(name, training, waiting):
         here = moved(module).train(training)
         there = copy.deepcopy(here).to("gpu")
         inputs = [normal(shape, i) for i, shape in enumerate(shapes)]
-        dy = normal((len(inputs[0]), *here.output_shape(shapes[0][1:])), 7) if name != "Add" else inputs[0]
+        dy = normal((len(inputs[0]), *here.output_shape(*(shape[1:] for shape in shapes))), 7)
         expected = there_and_back(here, inputs, dy)
         assert_equal(fetched(there_and_back(there, sent(inputs), sent(dy)), waiting), expected, what=module.name)
 

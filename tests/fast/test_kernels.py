@@ -12,6 +12,8 @@ from minires import ops
 from minires.data import ArrayDataset, Augment, Batches
 from minires.data.augment import warp
 from minires.errors import ShapeError
+from minires.fast import fused_ops
+from minires.fast.cpu import Weights
 from minires.fast.gpu import kernels
 from minires.fast.gpu.step import _set_rates, _update
 from minires.geometry import pair
@@ -59,7 +61,7 @@ def test_batches_on_the_device_are_those_of_the_cpu(kernels_run):
             assert np.array_equal(others, (labels, index))
 
 
-# N, H, W, C, O, kernel, stride, pad
+# N, H, W, C, O, kernel, stride, pad, and the dilation where there is one
 CONVOLUTIONS = [
     (2, 6, 5, 3, 4, (3, 2), 2, "same"),
     (1, 7, 9, 4, 8, 3, 1, 1),
@@ -70,16 +72,19 @@ CONVOLUTIONS = [
     (1, 8, 8, 4, 4, 2, 3, 0),
     (2, 5, 5, 6, 4, 3, 1, ((2, 0), (0, 1))),
     (2, 4, 4, 4, 4, 1, 1, 1),  # 1x1 with padding
+    (2, 9, 8, 4, 6, 3, 1, 2, 2),
+    (2, 9, 8, 3, 4, (3, 2), (2, 3), "same", (3, 2)),
 ]
 
 
 @both
 @pytest.mark.parametrize("workspace", [2**30, 1])
-@pytest.mark.parametrize(("N", "H", "W", "C", "O", "kernel", "stride", "pad"), CONVOLUTIONS)
-def test_convolution(N, H, W, C, O, kernel, stride, pad, workspace, dtype, kernels_run, monkeypatch):
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolution(case, workspace, dtype, kernels_run, monkeypatch):
+    N, H, W, C, O, kernel, stride, pad, *dilation = case
     monkeypatch.setattr(kernels, "MAX_WORKSPACE", workspace)
     x, w, b = draw(0, (N, H, W, C), (*pair(kernel), C, O), (O,), dtype=dtype)
-    window = {"stride": stride, "pad": pad}
+    window = {"stride": stride, "pad": pad, "dilation": dilation[0] if dilation else 1}
     y = ops.conv2d_forward(x, w, b, **window)
     (dy,) = draw(1, y.shape, dtype=dtype)
     assert_equal(fetched(kernels.conv2d_forward(*sent((x, w, b)), **window), kernels_run), y, 5)
@@ -94,6 +99,19 @@ def test_convolution(N, H, W, C, O, kernel, stride, pad, workspace, dtype, kerne
     assert dw is None
     for ours, theirs in zip(fetched((dx, db), kernels_run), expected[::2], strict=True):
         assert_equal(ours, theirs, 5)
+
+
+def test_groups_are_left_to_the_op(kernels_run):
+    """There is no kernel for them: none that would take them for one group."""
+    x, w, dy = sent(draw(0, (2, 5, 5, 4), (3, 3, 2, 6), (2, 3, 3, 6)))
+    assert kernels.conv2d_forward(x, w, groups=2) is NotImplemented
+    assert kernels.conv2d_backward(dy, x, w, groups=2) is NotImplemented
+    here = draw(0, (2, 5, 5, 4), (3, 3, 2, 6))
+    weights = Weights(w)
+    assert kernels.conv2d_add_relu(x, weights, groups=2) is NotImplemented
+    with kernels_run():
+        there = fused_ops.conv2d_add_relu(x, weights, groups=2)
+    assert_equal(fetched(there, kernels_run), np.maximum(ops.conv2d_forward(*here, groups=2), 0))
 
 
 def test_the_workspace_is_kept_to(monkeypatch, kernels_run):
@@ -179,12 +197,16 @@ def test_norm_add_relu(shape, added, relu, dtype, kernels_run):
         assert_equal(actual, e, 20)
 
 
+# kernel, stride, pad, and, where it is given, dilation and ceil_mode
+WINDOWS = [(3, 2, 1), (2, None, 0), ((2, 3), (1, 2), ((0, 1), (1, 0))), (2, (3, 2), 1, (1, 2)), (3, 2, 0, 1, True)]
+
+
 @both
-@pytest.mark.parametrize("window", [(3, 2, 1), (2, None, 0), (3, 2, 0), ((2, 3), (1, 2), ((0, 1), (1, 0)))])
+@pytest.mark.parametrize("window", [*WINDOWS, (3, 2, 0), ((2, 3), 1, 1, (2, 1), True)])
 @pytest.mark.parametrize("shape", [(2, 9, 7, 8), (1, 6, 6, 3)])
 def test_max_pooling_and_its_ties(shape, window, dtype, kernels_run):
     """Whole numbers: most windows hold their maximum several times."""
-    window = dict(zip(("kernel", "stride", "pad"), window, strict=True))
+    window = dict(zip(("kernel", "stride", "pad", "dilation", "ceil_mode"), window, strict=False))
     x = np.round(draw(0, shape, dtype=dtype)[0])
     y = ops.maxpool_forward(x, **window)
     (dy,) = draw(1, y.shape, dtype=dtype)
@@ -197,10 +219,10 @@ def test_max_pooling_and_its_ties(shape, window, dtype, kernels_run):
 
 
 @both
-@pytest.mark.parametrize("window", [(3, 2, 1), (2, None, 0), ((2, 3), (1, 2), ((0, 1), (1, 0)))])
+@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("shape", [(2, 9, 7, 8), (1, 6, 6, 3)])
 def test_max_pooling_sends_the_gradient_of_a_nan_to_it(shape, window, dtype, kernels_run):
-    window = dict(zip(("kernel", "stride", "pad"), window, strict=True))
+    window = dict(zip(("kernel", "stride", "pad", "dilation", "ceil_mode"), window, strict=False))
     rng = np.random.default_rng(0)
     x = np.where(rng.random(shape) < 0.1, np.nan, spread(rng, shape)).astype(dtype)
     y = ops.maxpool_forward.as_read(x, **window)

@@ -18,11 +18,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minires import ops
-from minires.errors import MiniresError
+from minires.errors import MiniresError, ShapeError
 from minires.fast import cpu
 from minires.fast import fused_ops as fused
 from minires.fast.cpu import convolution, engine
-from minires.geometry import output_size, pair, resolve_padding
+from minires.geometry import output_size, pair, pool_window, resolve_padding
 from minires.ops import naive
 from minires.ops.norm import channel_sum
 from minires.optim import adam_update, sgd_update, square_sum
@@ -66,21 +66,26 @@ def convolutions(draw, algorithm):
         most = 3 if lanes(dtype) <= 4 else 1
         kernel, stride, size = (3, 3), 1, draw(st.tuples(st.integers(1, 7), st.integers(1, 7)))
         C, O = (lanes(dtype) * draw(st.integers(1, most)) for _ in "CO")
+        dilation = groups = 1
     else:
         kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 3)))
         stride = draw(st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
         size = draw(st.tuples(st.integers(1, 6), st.integers(1, 5)))
         C, O = draw(st.integers(1, 5)), draw(st.integers(1, 2 * min(8, lanes(dtype)) + 1))
+        dilation, groups = draw(st.sampled_from([1, 1, 2, (1, 3)])), draw(st.sampled_from([1, 1, 2, 3]))
+        if draw(st.integers(0, 3)) == 0:
+            C, O, groups = 1, 1, draw(st.integers(2, 2 * min(8, lanes(dtype)) + 1))  # depthwise
     pad = draw(st.one_of(st.sampled_from(["valid", "same"]), st.tuples(st.tuples(side, side), st.tuples(side, side))))
-    pads = resolve_padding(pad, size, kernel, pair(stride))
-    P, Q = output_size(size, kernel, pair(stride), pads)
+    pads = resolve_padding(pad, size, kernel, pair(stride), dilation)
+    P, Q = output_size(size, kernel, pair(stride), pads, dilation)
     assume(min(P, Q) > 0 and P * Q <= 64)
-    N = draw(st.integers(1, 2))
+    N, C_all, O_all = draw(st.integers(1, 2)), groups * C, groups * O
     x, w, dy, shortcut = (
-        normal(rng, shape, dtype) for shape in ((N, *size, C), (*kernel, C, O), (N, P, Q, O), (N, P, Q, O))
+        normal(rng, shape, dtype)
+        for shape in ((N, *size, C_all), (*kernel, C, O_all), (N, P, Q, O_all), (N, P, Q, O_all))
     )
-    b = normal(rng, O, dtype) if draw(st.booleans()) else None
-    return x, w, b, shortcut, dy, {"stride": stride, "pad": pad}
+    b = normal(rng, O_all, dtype) if draw(st.booleans()) else None
+    return x, w, b, shortcut, dy, {"stride": stride, "pad": pad, "dilation": dilation, "groups": groups}
 
 
 @pytest.mark.parametrize("algorithm", cpu.ALGORITHMS)
@@ -118,6 +123,46 @@ LARGER = [
     (2, 5, 50, 20, 20, (1, 5), (1, 2), (0, 2)),
     (1, 21, 20, 7, 5, (6, 2), (4, 1), ((3, 2), (0, 1))),
 ]
+
+
+# N, H, W, C, O, kernel, stride, pad, dilation, groups
+IN_GROUPS = [
+    (2, 14, 13, 128, 128, 3, 1, 1, 1, 32),
+    (2, 15, 14, 96, 192, 3, 2, 1, 1, 4),
+    (2, 9, 8, 144, 80, 3, 1, "same", 2, 1),
+    (2, 9, 9, 80, 160, 1, 1, 0, 1, 2),
+    (1, 3, 3, 300, 600, 3, 1, 2, 2, 3),
+    (3, 17, 16, 70, 70, 3, 1, 1, 1, 70),
+    (3, 17, 16, 300, 300, (5, 3), (2, 1), "same", (1, 2), 300),
+    (2, 7, 6, 40, 40, 3, 2, ((3, 0), (1, 2)), 3, 40),
+    (2, 9, 9, 24, 72, 3, 1, 1, 1, 24),
+]
+
+
+@both
+@pytest.mark.parametrize("case", IN_GROUPS)
+def test_larger_convolutions_in_groups_are_numpys(case, dtype):
+    N, H, W, C, O, kernel, stride, pad, dilation, groups = case
+    rng, options = np.random.default_rng(9), {"stride": stride, "pad": pad, "dilation": dilation, "groups": groups}
+    x, w = normal(rng, (N, H, W, C), dtype), normal(rng, (*pair(kernel), C // groups, O), dtype)
+    b, wanted = normal(rng, O, dtype), "depthwise" if groups == C == O else "direct"
+    assert cpu.algorithm(x, w, **options) == wanted
+    y = ops.conv2d_forward.as_read(x, w, b, **options)
+    assert_same(ops.conv2d_forward(x, w, b, **options), y)
+    dy, dw = normal(rng, y.shape, dtype), np.full(w.shape, np.nan, dtype)
+    expected = ops.conv2d_backward.as_read(dy, x, w, **options)
+    assert_same(ops.conv2d_backward(dy, x, w, **options, dw=dw), expected)
+    assert_same(dw, expected[1])
+
+
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"dilation": (1, 2)}, {"groups": 2}])
+def test_winograd_leaves_dilated_kernels_and_groups_alone(options):
+    C = lanes(np.float32) * 2
+    rng = np.random.default_rng(0)
+    x, w = normal(rng, (2, 12, 12, C), "f4"), normal(rng, (3, 3, C // options.get("groups", 1), C), "f4")
+    assert cpu.algorithm(x, w, pad=1, **options) == "direct"
+    expected = ops.conv2d_forward.as_read(x, w, pad=1, **options)
+    assert_same(ops.conv2d_forward(x, w, pad=1, **options, algorithm="winograd"), expected)
 
 
 @both
@@ -234,19 +279,25 @@ def test_max_pooling_is_the_loops(data, C, dtype, seed):
     pad = tuple(data.draw(st.tuples(st.integers(0, k - 1), st.integers(0, k - 1))) for k in kernel)
     pad = data.draw(st.sampled_from([pad, "same", "valid"]))
     size = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
-    step = pair(kernel if stride is None else stride)
-    P, Q = output_size(size, kernel, step, resolve_padding(pad, size, kernel, step))
-    assume(min(P, Q) > 0)
+    reach = {"dilation": data.draw(st.sampled_from([1, 1, 2, (3, 1)])), "ceil_mode": data.draw(st.booleans())}
+    average = {"kernel": kernel, "stride": stride, "pad": pad, "ceil_mode": reach["ceil_mode"]}
+    try:
+        _, step, pads = pool_window(size, kernel, stride, pad, **reach)
+        pool_window(size, kernel, stride, pad, 1, reach["ceil_mode"])
+    except ShapeError:
+        assume(False)
+    P, Q = output_size(size, kernel, step, pads, reach["dilation"])
     rng = np.random.default_rng(seed)
     x = frozen(rng.integers(-1, 2, (2, *size, C)).astype(dtype))  # ties in most windows
-    options = {"kernel": kernel, "stride": stride, "pad": pad}
+    options = {"kernel": kernel, "stride": stride, "pad": pad, **reach}
     y = frozen(naive.maxpool_forward(x, **options))
+    assert y.shape[1:3] == (P, Q)
     assert np.array_equal(ops.maxpool_forward(x, **options), y)
     dy = normal(rng, y.shape, dtype)
     assert_same(ops.maxpool_backward(dy, x, y, **options), naive.maxpool_backward(dy, x, y, **options))
     for padding in (True, False):
-        average = naive.avgpool_forward(x, **options, count_include_pad=padding)
-        assert_same(ops.avgpool_forward(x, **options, count_include_pad=padding), average)
+        expected = naive.avgpool_forward(x, **average, count_include_pad=padding)
+        assert_same(ops.avgpool_forward(x, **average, count_include_pad=padding), expected)
     assert_same(ops.global_avgpool_forward(x), naive.global_avgpool_forward(x))
 
 
@@ -307,6 +358,7 @@ def calls(dtype):
 
     x, w, b, dy = new(3, 19, 18, 32), new(3, 3, 32, 48), new(48), new(3, 19, 18, 48)
     image, stem, dstem = new(4, 31, 29, 3), new(7, 7, 3, 37), new(4, 16, 15, 37)
+    deep, dx, apart = new(3, 3, 1, 300), new(3, 19, 18, 300), {"pad": 1, "groups": 300}
     wide, dwide = new(6, 32, 32, 19), new(6, 32, 32, 19)
     gamma, beta, mean, rstd = (new(19) for _ in range(4))
     relued, window = frozen(np.maximum(wide, 0)), {"kernel": 3, "stride": 2, "pad": 1}
@@ -325,6 +377,8 @@ def calls(dtype):
         "winograd": lambda: ops.conv2d_forward(x, w, b, **tiled()),
         "winograd_pack": lambda: fused.conv2d_add_relu(x, cpu.Weights(w), b, dy, pad=1),
         "winograd_weights": lambda: ops.conv2d_backward(dy, x, w, **tiled()),
+        "depthwise": lambda: ops.conv2d_forward(dx, deep, **apart),
+        "depthwise_weights": lambda: ops.conv2d_backward(new_like(dx), dx, deep, **apart),
         "sums": lambda: channel_sum(wide),
         "statistics": lambda: ops.batchnorm_statistics(wide),
         "norm_add_relu": lambda: fused.norm_add_relu_forward(wide, gamma, beta, mean, rstd, dwide),
@@ -415,7 +469,7 @@ def test_sizes_that_no_int_holds_are_left_to_numpy():
         assert not engine.takes((np.broadcast_to(np.float32(0), shape),))
     assert engine.takes((np.broadcast_to(np.float32(0), (2**16, 2**16)),))
     for size, fits in ((2**15, False), (2**15 - 1, True)):
-        pixels = convolution._Convolution((2**16, size, 1, 1), (1, 1, 1, 1), 1, 0, None, 8, None)
+        pixels = convolution._Convolution((2**16, size, 1, 1), (1, 1, 1, 1), 1, 0, 1, 1, None, 8, None)
         assert pixels.fits == fits
 
 

@@ -49,17 +49,22 @@ def block(name, C, O, shortcut, stride=1):
 
 
 def of_all_layers():
-    """Every layer that a ResNet of any variant has, in one small network."""
+    """Every layer that is no container, and each join, in one small network."""
     stem = conv("first", 3, 3), nn.ZeroPad2d("pad", 1), conv("conv", 3, 4, pad="valid"), nn.BatchNorm("norm", 4)
-    stem = *stem, nn.ReLU("relu")
+    stem = *stem, nn.ReLU("relu"), conv("dilated", 4, 4, pad=2, dilation=2), conv("depthwise", 4, 4, groups=4)
+    stem = *stem, nn.BatchNorm("depthwise.norm", 4), nn.LeakyReLU("leaky", 0.1)
     projection = nn.Sequential(conv("p.c", 4, 6, 1, stride=2), nn.BatchNorm("p.n", 6), name="p")
     body = block("one", 4, 4, nn.Block.IDENTITY), nn.MaxPool2d("max", 2), block("two", 4, 6, projection, 2)
-    body = *body, nn.GroupNorm("groups", 6, 2)
+    grouped = nn.Sequential(
+        conv("mixed.c", 6, 4, groups=2), nn.GELU("gelu"), nn.StochasticDepth("depth", 0.3), name="g"
+    )
+    mixed = nn.Branches("mixed", conv("mixed.one", 6, 2, 1), grouped)
+    gate = nn.Sequential(nn.GlobalAvgPool2d("gate.mean"), nn.Dense("gate.fc", 6, 6), nn.Sigmoid("sigmoid"), name="gate")
+    gated = nn.Branches("gated", nn.Identity("same"), gate, join=nn.Multiply("gated.by"))
+    body = *body, nn.GroupNorm("groups", 6, 2), mixed, nn.LayerNorm("layer", 6), gated
     head = nn.AvgPool2d("avg", 2, 1), nn.Flatten("flat"), nn.Dropout("drop", 0.3)
     features = int(np.prod(nn.Sequential(*stem, *body, *head[:2]).output_shape(TRAIN.shape)))
-    model = nn.Sequential(*stem, *body, *head, nn.Dense("fc", features, 2), name="all")
-    model.config = SimpleNamespace(input_shape=TRAIN.shape, classes=2)
-    return model
+    return nn.Network(*stem, *body, *head, nn.Dense("fc", features, 2), input_shape=TRAIN.shape, name="all")
 
 
 def family():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minires import nn, ops, resnet
-from minires.errors import ShapeError, StateError
+from minires.errors import ConfigError, ShapeError, StateError
 
 
 def images(n=3, size=16, dtype=np.float32, seed=0):
@@ -15,16 +15,27 @@ def all_layers():
     """One of each layer, with an input shape."""
     return [
         (nn.Conv2d("conv", 3, 4, 3, bias=True), (6, 6, 3)),
+        (nn.Conv2d("groups of a dilated conv", 6, 4, 3, dilation=2, groups=2), (6, 6, 6)),
+        (nn.Conv2d("depthwise conv", 6, 6, 3, pad=1, groups=6), (6, 6, 6)),
         (nn.BatchNorm("norm", 3), (6, 6, 3)),
+        (nn.BatchNorm("norm of vectors", 3), (3,)),
+        (nn.LayerNorm("layer", 3), (6, 6, 3)),
+        (nn.LayerNorm("layer of maps", (6, 6, 3)), (6, 6, 3)),
         (nn.GroupNorm("groups", 6, 3), (4, 5, 6)),
         (nn.ReLU("relu"), (6, 6, 3)),
+        (nn.LeakyReLU("leaky"), (6, 6, 3)),
+        (nn.Sigmoid("sigmoid"), (6, 6, 3)),
+        (nn.GELU("gelu"), (6, 6, 3)),
         (nn.ZeroPad2d("pad", 1), (6, 6, 3)),
         (nn.MaxPool2d("max", 2), (6, 6, 3)),
+        (nn.MaxPool2d("dilated max", 2, dilation=2, ceil_mode=True), (6, 6, 3)),
         (nn.AvgPool2d("avg", 2), (6, 6, 3)),
+        (nn.AvgPool2d("avg without", 4, 3, 1, ceil_mode=True, count_include_pad=False), (6, 6, 3)),
         (nn.GlobalAvgPool2d("global"), (6, 6, 3)),
         (nn.Flatten("flatten"), (6, 6, 3)),
         (nn.Dense("dense", 5, 4), (5,)),
         (nn.Dropout("dropout", 0.5), (6, 6, 3)),
+        (nn.StochasticDepth("depth", 0.5), (6, 6, 3)),
     ]
 
 
@@ -274,7 +285,7 @@ def test_a_printed_network_tells_every_module_its_settings_and_its_numbers():
     convolution = nn.Conv2d("conv", 3, 4, (3, 5), stride=2, bias=True)
     expected = [
         "net: Sequential()  188 parameters",
-        "  conv: Conv2d(stride=(2, 2), pad=0, w=(3, 5, 3, 4), b=(4,))  184 parameters",
+        "  conv: Conv2d(stride=(2, 2), pad=0, dilation=(1, 1), groups=1, w=(3, 5, 3, 4), b=(4,))  184 parameters",
         "  mine: Scale(factor=2.5)",
         "  relu: ReLU()",
     ]
@@ -291,3 +302,49 @@ def test_a_layer_without_a_name_is_told_by_its_type():
         nn.ReLU("").backward(np.ones(3, np.float32))
     with pytest.raises(StateError, match=r"^mine: backward without a forward"):
         nn.ReLU("mine").backward(np.ones(3, np.float32))
+
+
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
+    layer, x = nn.StochasticDepth("depth", 0.25, seed=1), np.ones((4000, 2, 3, 2), np.float32)
+    y = layer(x)
+    kept = y[:, 0, 0, 0]
+    assert (y == kept[:, None, None, None]).all()
+    assert np.mean(kept == 0) == pytest.approx(0.25, abs=0.03)
+    assert set(np.unique(kept)) == {np.float32(0), np.float32(1 / 0.75)}
+    np.testing.assert_array_equal(layer.backward(x), y)  # the same images
+    assert not np.array_equal(layer(x), y)  # and others each time
+    same, other = nn.StochasticDepth("depth", 0.25, seed=1)(x), nn.StochasticDepth("other", 0.25, seed=1)(x)
+    np.testing.assert_array_equal(same, y)
+    assert not np.array_equal(other, y)
+    assert layer.eval()(x) is x
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Conv2d("mine", 6, 4, 3, groups=3), "mine: 6 channels in and 4 out do not make 3 equal groups"),
+        (lambda: nn.Conv2d("mine", 6, 4, 3, groups=0), "mine: 6 channels in and 4 out do not make 0 equal groups"),
+        (lambda: nn.LeakyReLU("mine", -0.1), "mine: the slope must be a number of at least 0, got -0.1"),
+        (lambda: nn.LeakyReLU("mine", float("nan")), "mine: the slope must be a number of at least 0, got nan"),
+        (lambda: nn.StochasticDepth("mine", 1.0), r"mine: the rate at which to drop must lie in \[0, 1\), got 1.0"),
+    ],
+)
+def test_settings_that_no_layer_has(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (nn.Conv2d("mine", 6, 4, 3, groups=2), (5, 5, 3), r"mine: expected \(H, W, C\) with C = 6, got \(5, 5, 3\)"),
+        (nn.Conv2d("mine", 3, 4, 3, dilation=3), (6, 9, 3), "mine: the map of 6x9 that arrives is smaller"),
+        (nn.MaxPool2d("mine", 3, dilation=3), (6, 9, 3), "mine: the map of 6x9 that arrives is smaller"),
+        (nn.LayerNorm("mine", 6), (5, 5, 3), r"mine: expected \(6,\) as the last axes, got \(5, 5, 3\)"),
+        (nn.LayerNorm("mine", (5, 3)), (5, 4, 3), r"mine: expected \(5, 3\) as the last axes, got \(5, 4, 3\)"),
+        (nn.LayerNorm("mine", (5, 3)), (3,), r"mine: expected \(5, 3\) as the last axes, got \(3,\)"),
+    ],
+)
+def test_maps_that_do_not_fit(layer, shape, message):
+    with pytest.raises(ShapeError, match=message):
+        layer.output_shape(shape)

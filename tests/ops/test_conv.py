@@ -22,18 +22,20 @@ DTYPES = st.sampled_from([np.float32, np.float64])
 
 @st.composite
 def convolutions(draw, pads=PADS, dtypes=DTYPES):
-    """(x, w, b, dy, options) of a convolution that has an output; b is None half the time."""
+    """(x, w, b, dy, options) of a convolution that has an output, half in one group; b is None half the time."""
     kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 3)))
     stride = draw(st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
     size = draw(st.tuples(st.integers(1, 7), st.integers(1, 6)))
     N, C, O = draw(st.tuples(*[st.integers(1, 3)] * 3))
-    options = {"stride": stride, "pad": draw(pads)}
-    P, Q = conv.output_size(size, kernel, conv.pair(stride), options["pad"])
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    dilation = draw(st.sampled_from([1, 1, 2, (1, 2), (3, 1)]))
+    options = {"stride": stride, "pad": draw(pads), "dilation": dilation, "groups": groups}
+    P, Q = conv.output_size(size, kernel, conv.pair(stride), options["pad"], dilation)
     assume(min(P, Q) >= 1)
     rng, dtype = np.random.default_rng(draw(st.integers(0, 2**32))), draw(dtypes)
-    x, w = normal(rng, (N, *size, C), dtype), normal(rng, (*kernel, C, O), dtype)
-    b = normal(rng, O, dtype) if draw(st.booleans()) else None
-    return x, w, b, normal(rng, (N, P, Q, O), dtype), options
+    x, w = normal(rng, (N, *size, groups * C), dtype), normal(rng, (*kernel, C, groups * O), dtype)
+    b = normal(rng, groups * O, dtype) if draw(st.booleans()) else None
+    return x, w, b, normal(rng, (N, P, Q, groups * O), dtype), options
 
 
 @given(convolutions())
@@ -67,11 +69,11 @@ def test_a_convolution_without_bias_is_linear_in_both_arguments(case):
 def test_im2col_and_col2im_are_adjoint(case):
     """<im2col(x), z> = <x, col2im(z)>."""
     x, w, _, _, options = case
-    kernel, stride = w.shape[:2], conv.pair(options["stride"])
-    columns = conv.im2col(x, kernel, stride)
+    window = w.shape[:2], conv.pair(options["stride"]), conv.pair(options["dilation"])
+    columns = conv.im2col(x, *window)
     z = normal(np.random.default_rng(1), columns.shape)
-    assert columns.shape[1] == kernel[0] * kernel[1] * x.shape[3]
-    assert np.sum(columns * z) == pytest.approx(np.sum(x * conv.col2im(z, x.shape, kernel, stride)), abs=1e-10)
+    assert columns.shape[1] == w.shape[0] * w.shape[1] * x.shape[3]
+    assert np.sum(columns * z) == pytest.approx(np.sum(x * conv.col2im(z, x.shape, *window)), abs=1e-10)
 
 
 @given(convolutions())
@@ -151,7 +153,7 @@ def test_a_map_smaller_than_the_window_is_refused(pad):
 @given(convolutions())
 def test_same_means_one_output_a_stride(case):
     x, w, _, _, options = case
-    y = ops.conv2d_forward(x, w, stride=options["stride"], pad="same")
+    y = ops.conv2d_forward(x, w, **{**options, "pad": "same"})
     sv, sh = conv.pair(options["stride"])
     assert y.shape[1:3] == (-(-x.shape[1] // sv), -(-x.shape[2] // sh))
 
@@ -167,18 +169,56 @@ def test_convolution_is_that_of_torch(case):
     )
     tx.requires_grad_()
     tw.requires_grad_()
-    stride = conv.pair(options["stride"])
+    stride, dilation, groups = conv.pair(options["stride"]), conv.pair(options["dilation"]), options["groups"]
     if options["pad"] == "same" and stride == (1, 1):  # PyTorch knows "same" for stride 1 alone
         padded, pad = tx, "same"
     else:
-        (top, bottom), (left, right) = conv.resolve_padding(options["pad"], x.shape[1:3], w.shape[:2], stride)
+        steps = w.shape[:2], stride, dilation
+        (top, bottom), (left, right) = conv.resolve_padding(options["pad"], x.shape[1:3], *steps)
         padded, pad = torch.nn.functional.pad(tx, (left, right, top, bottom)), 0
-    ty = torch.nn.functional.conv2d(padded, tw, None if b is None else torch.tensor(b), stride, pad)
+    tb = None if b is None else torch.tensor(b)
+    ty = torch.nn.functional.conv2d(padded, tw, tb, stride, pad, dilation, groups)
     ty.backward(tdy)
     dx, dw, _ = ops.conv2d_backward(dy, x, w, **options)
     assert_same(ops.conv2d_forward(x, w, b, **options), ty.detach().numpy().transpose(0, 2, 3, 1))
     assert_same(dx, tx.grad.numpy().transpose(0, 2, 3, 1))
     assert_same(dw, tw.grad.numpy().transpose(2, 3, 1, 0))
+
+
+@given(convolutions())
+def test_a_group_sees_its_own_channels_alone(case):
+    """Each as a convolution by itself."""
+    x, w, _, dy, options = case
+    groups, alone = options["groups"], {**options, "groups": 1}
+    xs, ws, dys = (np.split(a, groups, axis=-1) for a in (x, w, dy))
+    forward = [ops.conv2d_forward(*own, **alone) for own in zip(xs, ws, strict=True)]
+    assert_same(ops.conv2d_forward(x, w, **options), np.concatenate(forward, axis=-1))
+    backward = [ops.conv2d_backward(*own, **alone) for own in zip(dys, xs, ws, strict=True)]
+    together = tuple(np.concatenate(parts, axis=-1) for parts in zip(*backward, strict=True))
+    assert_same(ops.conv2d_backward(dy, x, w, **options), together)
+
+
+@given(convolutions())
+def test_a_dilated_kernel_is_one_with_zeros_between_its_cells(case):
+    x, w, b, dy, options = case
+    dv, dh = conv.pair(options["dilation"])
+    wide = np.zeros((*conv.span(w.shape[:2], (dv, dh)), *w.shape[2:]), w.dtype)
+    wide[::dv, ::dh] = w
+    plain = {**options, "dilation": 1}
+    assert_same(ops.conv2d_forward(x, w, b, **options), ops.conv2d_forward(x, wide, b, **plain))
+    dx, dw, db = ops.conv2d_backward(dy, x, wide, **plain)
+    assert_same(ops.conv2d_backward(dy, x, w, **options), (dx, dw[::dv, ::dh], db))
+
+
+@pytest.mark.parametrize(("C", "each", "O", "groups"), [(6, 6, 4, 2), (6, 3, 5, 2), (5, 2, 4, 2), (4, 4, 6, 3)])
+def test_channels_that_do_not_make_the_groups_are_refused(C, each, O, groups):
+    x, w, dy = np.ones((1, 3, 3, C)), np.ones((1, 1, each, O)), np.ones((1, 3, 3, O))
+    message = rf"convolution: {C} channels in, {O} out and a kernel .* do not make {groups} equal groups"
+    for forward in (ops.conv2d_forward, ops.conv2d_forward.as_read):
+        with pytest.raises(ShapeError, match=message):
+            forward(x, w, groups=groups)
+    with pytest.raises(ShapeError, match=message):
+        ops.conv2d_backward(dy, x, w, groups=groups)
 
 
 @given(convolutions())

@@ -1,6 +1,7 @@
-"""ReLU, add, dropout, flatten, the dense layer and the loss; and that every op has its loops."""
+"""Activations, dropout, flatten, the dense layer and the loss; and that every op has its loops."""
 
 import inspect
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minires import ops
-from minires.errors import ShapeError
+from minires.errors import ConfigError, ShapeError
 from minires.ops import naive
 
 SHAPES = st.one_of(
@@ -25,38 +26,78 @@ def test_every_op_has_a_loop_version_with_the_same_signature(name):
     assert inspect.signature(getattr(ops, name)) == inspect.signature(getattr(naive, name))
 
 
+# name -> (further arguments, whether backward wants y and not x, torch.nn.functional's name)
+ACTIVATIONS = {
+    "relu": ((), True, "relu"),
+    "leaky_relu": ((0.2,), True, "leaky_relu"),
+    "sigmoid": ((), True, "sigmoid"),
+    "gelu": ((), False, "gelu"),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
 @given(SHAPES, DTYPES, SEEDS)
-def test_relu(shape, dtype, seed):
-    rng = np.random.default_rng(seed)
+def test_activations_are_the_loops_and_torchs(name, shape, dtype, seed):
+    torch = pytest.importorskip("torch")
+    (further, wants_y, theirs), rng = ACTIVATIONS[name], np.random.default_rng(seed)
+    forward, backward = (getattr(ops, f"{name}_{way}") for way in ("forward", "backward"))
     x, dy = spread(rng, shape, dtype), normal(rng, shape, dtype)
-    y = frozen(ops.relu_forward(x))
-    dx = ops.relu_backward(dy, y)
-    assert_same(y, naive.relu_forward(x))
-    assert_same(dx, naive.relu_backward(dy, y))
+    y = frozen(forward(x, *further))
+    kept = y if wants_y else x
+    dx = backward(dy, kept, *further)
+    assert_same(y, getattr(naive, f"{name}_forward")(x, *further))
+    assert_same(dx, getattr(naive, f"{name}_backward")(dy, kept, *further))
+    tx = torch.tensor(x, requires_grad=True)
+    ty = getattr(torch.nn.functional, theirs)(tx, *further)
+    ty.backward(torch.tensor(dy))
+    assert_same(y, ty.detach().numpy())
+    assert_same(dx, tx.grad.numpy())
     if dtype == np.float64:
-        assert_gradients(ops.relu_forward, [x], [dx], dy)
+        assert_gradients(lambda x: forward(x, *further), [x], [dx], dy)
 
 
-def test_relu_has_slope_zero_at_zero():
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-15), (np.float32, 3e-7)])
+def test_gelu_is_exact(dtype, tolerance):
+    """Everywhere, beside erfc in float64; its small values on the left have their digits too."""
+    x = np.concatenate([np.linspace(-40, 40, 20001), [0.0, -1e-300, 3e-8]]).astype(dtype)
+    exact = np.array([v * math.erfc(-v / math.sqrt(2)) / 2 for v in x.astype(float)])
+    y = ops.gelu_forward(x)
+    assert y.dtype == dtype
+    assert (np.abs(y - exact) <= tolerance * np.maximum(1, np.abs(exact))).all()
+    left = (x > -8) & (x < -1)
+    np.testing.assert_allclose(y[left], exact[left], rtol=1e3 * tolerance)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_activations_of_huge_numbers(dtype):
+    x = np.array([-6e4, 6e4], dtype)
+    assert ops.sigmoid_forward(x).tolist() == [0, 1]
+    assert ops.gelu_forward(x).tolist() == [0, x[1]]
+    assert ops.gelu_backward(np.ones_like(x), x).tolist() == [0, 1]
+    assert ops.gelu_forward(x).dtype == ops.sigmoid_forward(x).dtype == dtype
+
+
+@pytest.mark.parametrize("shape", [(3, 50_001), (70_000,)])
+def test_gelu_piece_by_piece(shape):
+    x = normal(np.random.default_rng(0), shape)
+    for at in (0, -1, shape[-1] // 2):
+        assert_same(ops.gelu_forward(x)[..., at], ops.gelu_forward(x[..., at]))
+        assert_same(ops.gelu_backward(x, x)[..., at], ops.gelu_backward(x[..., at], x[..., at]))
+
+
+def test_relus_have_the_slope_of_the_left_at_zero():
     zero = np.zeros((1, 3))
     assert not ops.relu_backward(np.ones((1, 3)), ops.relu_forward(zero)).any()
+    assert (ops.leaky_relu_backward(np.ones((1, 3)), ops.leaky_relu_forward(zero, 0.2), 0.2) == 0.2).all()
 
 
-@given(SHAPES, DTYPES, SEEDS)
-def test_add(shape, dtype, seed):
-    rng = np.random.default_rng(seed)
-    branch, shortcut, dy = (normal(rng, shape, dtype) for _ in range(3))
-    assert_same(ops.add_forward(branch, shortcut), naive.add_forward(branch, shortcut))
-    assert_same(ops.add_backward(dy), naive.add_backward(dy))
-    if dtype == np.float64:
-        assert_gradients(ops.add_forward, [branch, shortcut], ops.add_backward(dy), dy)
-
-
-@given(SHAPES, DTYPES, SEEDS, st.sampled_from([0.0, 0.25, 0.9]))
-def test_dropout(shape, dtype, seed, rate):
+@given(SHAPES, DTYPES, SEEDS, st.sampled_from([0.0, 0.25, 0.9]), st.booleans())
+def test_dropout(shape, dtype, seed, rate, whole_images):
     rng = np.random.default_rng(seed)
     x, dy = normal(rng, shape, dtype), normal(rng, shape, dtype)
-    keep = frozen((rng.random(shape) >= rate).astype(dtype))
+    drawn = (shape[0], *[1] * (len(shape) - 1)) if whole_images else shape
+    keep = frozen((rng.random(drawn) >= rate).astype(dtype))
     dx = ops.dropout_backward(dy, keep, rate)
     assert_same(ops.dropout_forward(x, keep, rate), naive.dropout_forward(x, keep, rate))
     assert_same(dx, naive.dropout_backward(dy, keep, rate))
@@ -137,6 +178,69 @@ def test_cross_entropy_is_that_of_torch(case):
     assert_same(loss, theirs.numpy())
 
 
+REDUCED = st.fixed_dictionaries(
+    {
+        "label_smoothing": st.sampled_from([0.0, 0.1]),
+        "reduction": st.sampled_from(["mean", "sum", "none"]),
+        "weights": st.booleans(),
+        "ignore_index": st.sampled_from([None, -100, 0]),
+    }
+)
+
+
+@given(classifications(), REDUCED, SEEDS)
+def test_cross_entropy_with_weights_and_ignored_labels(case, options, seed):
+    """Against the loops, and against PyTorch, which sends the gradients of losses one by one back too."""
+    torch = pytest.importorskip("torch")
+    logits, labels, _ = case
+    (N, K), rng, ignored = logits.shape, np.random.default_rng(seed), options["ignore_index"]
+    weights = frozen(rng.uniform(0.1, 2, K).astype(logits.dtype)) if options["weights"] else None
+    if labels.ndim == 2:
+        ignored = None
+    elif ignored is not None:
+        labels = np.where((rng.random(N) < 0.4) & (np.arange(N) > 0), ignored, labels.astype(int))
+        labels[0] = 1  # one that counts
+    options = {**options, "weights": weights, "ignore_index": ignored}
+    tlogits = torch.tensor(logits, requires_grad=True)
+    settings = {"label_smoothing": options["label_smoothing"], "reduction": options["reduction"]}
+    settings |= {"weight": None if weights is None else torch.tensor(weights)}
+    settings |= {} if ignored is None else {"ignore_index": ignored}
+    target = torch.tensor(labels.astype(np.int64) if labels.ndim == 1 else labels)
+    theirs = torch.nn.functional.cross_entropy(tlogits, target, **settings)
+    dloss = normal(rng, theirs.shape, logits.dtype)
+    theirs.backward(torch.tensor(dloss))
+    dloss = dloss if dloss.ndim else float(dloss)
+    loss, probs = ops.softmax_cross_entropy_forward(logits, labels, **options)
+    assert_same(loss, theirs.detach().numpy())
+    assert_same((loss, probs), naive.softmax_cross_entropy_forward(logits, labels, **options))
+    dlogits = ops.softmax_cross_entropy_backward(frozen(probs), labels, **options, dloss=dloss)
+    assert_same(dlogits, tlogits.grad.numpy())
+    assert_same(dlogits, naive.softmax_cross_entropy_backward(probs, labels, **options, dloss=dloss))
+
+
+def test_ignored_labels_count_for_nothing_whatever_their_logits():
+    logits, labels = np.array([[1.0, 2.0], [-np.inf, 3.0], [0.0, 1.0]]), np.array([0, 255, 1])
+    loss, probs = ops.softmax_cross_entropy_forward(logits, labels, ignore_index=255)
+    alone, _ = ops.softmax_cross_entropy_forward(logits[::2], labels[::2])
+    assert loss == pytest.approx(alone, rel=1e-12)
+    assert not ops.softmax_cross_entropy_backward(probs, labels, ignore_index=255)[1].any()
+    losses, _ = ops.softmax_cross_entropy_forward(logits, labels, ignore_index=255, reduction="none")
+    assert losses[1] == 0
+    with pytest.raises(ShapeError, match="got 255 at index 1"):
+        ops.softmax_cross_entropy_forward(logits, labels)
+
+
+def test_settings_of_cross_entropy_that_do_not_fit():
+    logits, labels = np.zeros((4, 3)), np.array([0, 1, 2, 0])
+    with pytest.raises(ShapeError, match=r"logits \(4, 3\) need weights \(3,\), one a class, got \(4,\)"):
+        ops.softmax_cross_entropy_forward(logits, labels, weights=np.ones(4))
+    with pytest.raises(ShapeError, match=r"and ignore_index=-100 need integer labels"):
+        ops.softmax_cross_entropy_forward(logits, np.eye(3)[labels], ignore_index=-100)
+    for op in (ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward):
+        with pytest.raises(ConfigError, match="unknown reduction 'average': choose mean, sum, none"):
+            op(logits, labels, reduction="average")
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_cross_entropy_of_huge_logits_is_finite(dtype):
     logits = np.array([[1e4, 0.0, -1e4]], dtype)
@@ -211,7 +315,20 @@ EMPTY = {
     "groupnorm_forward": lambda x, w, v: ((x, v, v, x[:, 0, 0, :1], x[:, 0, 0, :1]), {}),
     "groupnorm_backward": lambda x, w, v: ((x, x, v, x[:, 0, 0, :1], x[:, 0, 0, :1]), {}),
     "batchnorm_dx": lambda x, w, v: ((x, x, v, v, v, v, v, 1), {}),
+    "layernorm_statistics": lambda x, w, v: ((x,), {}),
+    "layernorm_forward": lambda x, w, v: ((x, v, v, x[..., 0], x[..., 0]), {}),
+    "layernorm_backward": lambda x, w, v: ((x, x, v, x[..., 0], x[..., 0]), {}),
     "relu_forward": lambda x, w, v: ((x,), {}),
+    "leaky_relu_forward": lambda x, w, v: ((x, 0.1), {}),
+    "leaky_relu_backward": lambda x, w, v: ((x, x, 0.1), {}),
+    "sigmoid_forward": lambda x, w, v: ((x,), {}),
+    "sigmoid_backward": lambda x, w, v: ((x, x), {}),
+    "gelu_forward": lambda x, w, v: ((x,), {}),
+    "gelu_backward": lambda x, w, v: ((x, x), {}),
+    "concat_forward": lambda x, w, v: ((x, x), {}),
+    "concat_backward": lambda x, w, v: ((x, (1, 2)), {}),
+    "multiply_forward": lambda x, w, v: ((x, x[:, 0, 0]), {}),
+    "multiply_backward": lambda x, w, v: ((x, x, x[:, 0, 0]), {}),
     "relu_backward": lambda x, w, v: ((x, x), {}),
     "add_forward": lambda x, w, v: ((x, x), {}),
     "add_backward": lambda x, w, v: ((x,), {}),

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from minires import ops
 from minires.errors import ShapeError
-from minires.geometry import output_size, pair, resolve_padding
+from minires.geometry import output_size, pool_window, resolve_padding
 from minires.ops import naive
 
 DTYPES = st.sampled_from([np.float32, np.float64])
 
 
 @st.composite
-def poolings(draw, numbers=spread, dtypes=DTYPES, symmetric=False):
+def poolings(draw, numbers=spread, dtypes=DTYPES, symmetric=False, dilated=False):
     """(x, dy, options) of a pooling in which each window covers a pixel."""
     kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 3)))
     stride = draw(st.one_of(st.none(), st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
@@ -26,11 +26,16 @@ def poolings(draw, numbers=spread, dtypes=DTYPES, symmetric=False):
         numbers_below = [st.integers(0, k - 1) for k in kernel]
         four = st.tuples(*[st.tuples(below, below) for below in numbers_below])
         pad = draw(st.one_of(st.sampled_from(["valid", "same"]), st.tuples(*numbers_below), four))
-    P, Q = output_size(size, kernel, pair(kernel if stride is None else stride), pad)
-    assume(min(P, Q) >= 1)
+    reach = {"dilation": draw(st.sampled_from([1, 2, (1, 3)]))} if dilated else {}
+    reach["ceil_mode"] = draw(st.booleans())
+    try:
+        _, step, pads = pool_window(size, kernel, stride, pad, **reach)
+    except ShapeError:
+        assume(False)
+    P, Q = output_size(size, kernel, step, pads, reach.get("dilation", 1))
     N, C = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     rng, dtype = np.random.default_rng(draw(st.integers(0, 2**32))), draw(dtypes)
-    options = {"kernel": kernel, "stride": stride, "pad": pad}
+    options = {"kernel": kernel, "stride": stride, "pad": pad, **reach}
     return numbers(rng, (N, *size, C), dtype), normal(rng, (N, P, Q, C), dtype), options
 
 
@@ -39,7 +44,7 @@ def whole(rng, shape, dtype):
     return frozen(rng.integers(-3, 1, shape).astype(dtype))
 
 
-@given(st.one_of(poolings(), poolings(whole)))
+@given(st.one_of(poolings(dilated=True), poolings(whole, dilated=True)))
 def test_max_pooling_is_the_loops(case):
     x, dy, options = case
     y = ops.maxpool_forward(x, **options)
@@ -48,12 +53,13 @@ def test_max_pooling_is_the_loops(case):
     assert_same(ops.maxpool_backward(dy, x, y, **options), naive.maxpool_backward(dy, x, y, **options))
 
 
-@given(st.one_of(poolings(symmetric=True), poolings(whole, symmetric=True)))
+@given(st.one_of(*(poolings(numbers, symmetric=True, dilated=True) for numbers in (spread, whole))))
 def test_max_pooling_is_that_of_torch(case):
     torch = pytest.importorskip("torch")
     x, dy, options = case
     tx = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
-    ty = torch.nn.functional.max_pool2d(tx, options["kernel"], options["stride"], options["pad"])
+    settings = {"dilation": options["dilation"], "ceil_mode": options["ceil_mode"]}
+    ty = torch.nn.functional.max_pool2d(tx, options["kernel"], options["stride"], options["pad"], **settings)
     ty.backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
     y = ops.maxpool_forward(x, **options)
     assert_same(y, ty.detach().numpy().transpose(0, 2, 3, 1))
@@ -67,7 +73,7 @@ def with_nan(rng, shape, dtype):
     return frozen(x)
 
 
-@given(poolings(with_nan))
+@given(poolings(with_nan, dilated=True))
 def test_max_pooling_hands_on_a_nan_and_sends_the_gradient_there(case):
     """A window with several: to the first of them."""
     x, dy, options = case
@@ -111,7 +117,7 @@ def test_the_mean_of_large_numbers_in_float16_is_finite():
     assert np.array_equal(ops.global_avgpool_forward(x), x[:, 0, 0])
 
 
-@given(poolings(dtypes=st.just(np.float64)))
+@given(poolings(dtypes=st.just(np.float64), dilated=True))
 def test_max_pooling_gradient(case):
     x, dy, options = case
     dx = ops.maxpool_backward(dy, x, ops.maxpool_forward(x, **options), **options)
@@ -137,6 +143,24 @@ def test_a_window_without_a_pixel_is_refused(forward, pad):
     assert np.isfinite(forward(x, kernel=2, pad=1)).all()
 
 
+def test_dilated_cells_that_all_miss_the_map_are_refused():
+    """Two cells two apart, one on each side of a map of one pixel."""
+    x = np.ones((1, 1, 5, 1))
+    for op in (ops.maxpool_forward, ops.maxpool_forward.as_read):
+        with pytest.raises(ShapeError, match=r"leaves a \(2, 1\) window without a pixel"):
+            op(x, kernel=(2, 1), stride=1, pad=(1, 0), dilation=2)
+
+
+@pytest.mark.parametrize(("size", "pad", "windows"), [(5, 0, 3), (4, 0, 2), (4, 1, 3), (5, 1, 3), (1, 0, 1)])
+def test_a_last_window_may_reach_beyond_the_map_but_not_start_behind_it(size, pad, windows):
+    """2x2 windows, two apart, along a row of so many pixels."""
+    x = np.arange(size, dtype=float).reshape(1, 1, size, 1) + 1
+    options = {"kernel": (1, 2), "stride": 2, "pad": (0, pad), "ceil_mode": True}
+    y = ops.maxpool_forward(x, **options)
+    assert y.shape == (1, 1, windows, 1)
+    assert y.max() == size
+
+
 @given(poolings(), st.booleans())
 def test_average_pooling_is_the_loops(case, count_include_pad):
     x, dy, options = case
@@ -150,9 +174,8 @@ def test_average_pooling_is_that_of_torch(case, count_include_pad):
     torch = pytest.importorskip("torch")
     x, dy, options = case
     tx = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
-    ty = torch.nn.functional.avg_pool2d(
-        tx, options["kernel"], options["stride"], options["pad"], count_include_pad=count_include_pad
-    )
+    settings = {"ceil_mode": options["ceil_mode"], "count_include_pad": count_include_pad}
+    ty = torch.nn.functional.avg_pool2d(tx, options["kernel"], options["stride"], options["pad"], **settings)
     ty.backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
     options = {**options, "count_include_pad": count_include_pad}
     assert_same(ops.avgpool_forward(x, **options), ty.detach().numpy().transpose(0, 2, 3, 1))

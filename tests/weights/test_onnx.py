@@ -6,6 +6,7 @@ import pytest
 from minires import nn, resnet
 from minires.errors import ConfigError
 from minires.weights import export_weights, to_onnx
+from minires.weights.onnx import read_onnx
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -84,3 +85,46 @@ def test_an_unknown_ending(tmp_path):
     with pytest.raises(ConfigError, match=r"must end in one of .weights.h5, .safetensors, .npz, .pth, .onnx"):
         export_weights(resnet("resnet8", (16, 16, 3), 5), tmp_path / "a.pb")
     assert not list(tmp_path.iterdir())
+
+
+OWN = {
+    "grouped": lambda: nn.Conv2d("conv", 6, 4, 3, stride=2, pad=1, groups=2, bias=True),
+    "depthwise, dilated": lambda: nn.Conv2d("conv", 6, 6, (3, 2), pad=(2, 1), dilation=(2, 1), groups=6),
+    "same, dilated": lambda: nn.Conv2d("conv", 6, 6, 3, stride=2, pad="same", dilation=2),
+    "max": lambda: nn.MaxPool2d("max", 3, 2, 1, dilation=2, ceil_mode=True),
+    "average": lambda: nn.AvgPool2d("avg", 3, 2, 1, ceil_mode=True),
+    "average, beyond": lambda: nn.AvgPool2d("avg", 4, 3, (1, 2), ceil_mode=True),
+    "average of pixels": lambda: nn.AvgPool2d("avg", 3, 2, 1, ceil_mode=True, count_include_pad=False),
+    "leaky": lambda: nn.LeakyReLU("leaky", 0.2),
+    "sigmoid": lambda: nn.Sigmoid("sigmoid"),
+    "gelu": lambda: nn.GELU("gelu"),
+    "groups": lambda: nn.GroupNorm("groups", 6, 3, epsilon=0.1),
+    "layer": lambda: nn.LayerNorm("layer", 6, epsilon=0.1),
+    "layer of rows": lambda: nn.LayerNorm("layer", (12, 6)),
+    "layer of maps": lambda: nn.LayerNorm("layer", (13, 12, 6)),
+    "depth": lambda: nn.StochasticDepth("depth", 0.5),
+    "gated": lambda: nn.Branches("gated", nn.Identity("same"), nn.Sigmoid("sigmoid"), join=nn.Multiply("by")),
+    "gated by channels": lambda: nn.Branches(
+        "gated", nn.Identity("same"), nn.Sequential(nn.GlobalAvgPool2d("mean"), nn.Sigmoid("s")), join=nn.Multiply("by")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_layer_with_its_settings(name, tmp_path):
+    """In a network of its own, whose file comes back with the same weights."""
+    layer, shape = OWN[name](), (13, 12, 6)
+    C = layer.output_shape(shape)[2]
+    head = nn.GlobalAvgPool2d("mean of all"), nn.Dense("fc", C, 5)
+    model, rng = nn.Network(layer, *head, input_shape=shape, name="own"), np.random.default_rng(0)
+    for p in model.params():
+        p.data += 0.2 * rng.standard_normal(p.data.shape).astype(np.float32)
+    export_weights(model, tmp_path / "a.onnx")
+    x = rng.standard_normal((3, *shape)).astype(np.float32)
+    with nn.inference(model):
+        expected = model(x)
+    assert np.abs(run(tmp_path / "a.onnx", x) - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+    found = read_onnx(tmp_path / "a.onnx", model).arrays
+    assert found.keys() == model.state().keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, model.state()[name])

@@ -86,10 +86,11 @@ def _layers(model) -> list[tuple[str, str, dict]]:
         elif isinstance(module, nn.ZeroPad2d):
             margin = module.pad
         elif isinstance(module, nn.Conv2d):
-            R, S, C, O = module.w.data.shape
+            R, S, _, O = module.w.data.shape
             pads = margin or module.pad
-            facts = {"kernel": f"{R}x{S}", "channels": f"{C} to {O}", "stride": str(module.stride)}
-            facts |= {"padding": str(resolve_padding(pads, (64, 64), (R, S), module.stride))}
+            facts = {"kernel": f"{R}x{S}", "channels": f"{module.in_channels} to {O}", "stride": str(module.stride)}
+            facts |= {"padding": str(resolve_padding(pads, (64, 64), (R, S), module.stride, module.dilation))}
+            facts |= {"dilation": str(module.dilation), "groups": str(module.groups)}
             facts |= {"bias": "yes" if module.b is not None else "no"}
             margin = 0
         elif isinstance(module, nn.BatchNorm):
@@ -100,7 +101,7 @@ def _layers(model) -> list[tuple[str, str, dict]]:
             C, O = module.w.data.shape
             facts = {"features": f"{C} to {O}", "bias": "yes" if module.b is not None else "no"}
         elif isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)):
-            facts = {"kernel": str(module.kernel), "stride": str(module.stride), "padding": str(module.pad)}
+            facts = {("padding" if word == "pad" else word): str(value) for word, value in module.window.items()}
         elif isinstance(module, (nn.ReLU, nn.GlobalAvgPool2d)):
             facts = {}
         if facts is not None:

@@ -154,6 +154,7 @@ class _Array:
 
     shape: tuple
     maker: str
+    of: "_Array | None" = None  # the array whose memory it shares
     kept: bool = False
 
 
@@ -172,10 +173,10 @@ class _Walk:
     def visit(self, layer: Module, *inputs: _Array) -> _Array:
         shapes = [x.shape for x in inputs]
         shape = layer.output_shape(*shapes)
-        y = _Array(shape, layer.name)
+        y = _Array(shape, layer.name, (inputs[0].of or inputs[0]) if layer.view else None)
         named = dict(zip(layer.inputs, inputs, strict=False)) | {"y": y}
         kept = layer.kept_numbers(self.batch, shape) * self.itemsize
-        for array in (named[letter] for letter in layer.keeps if letter in named):
+        for array in (named[letter].of or named[letter] for letter in layer.keeps if letter in named):
             if not array.kept:
                 array.kept = True
                 kept += self._bytes(array.shape)

@@ -27,7 +27,7 @@ from minires.errors import ConfigError
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import Evidence, explain, sharp
 from minires.instruments.gradcheck.subject import FLOAT32, ModuleSubject, copies, make_subject
-from minires.nn import resnet
+from minires.nn import Network, resnet
 
 LADDER = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-4, 1e-3)  # other epsilons, to see whether the one that failed is to blame
 SAMPLE = 96  # coordinates at which a wrong gradient is measured to find its cause, of one layer or block
@@ -158,13 +158,20 @@ def gradcheck(
 
 
 def gradcheck_model(
-    arch: str = "resnet50", *, input_shape=(64, 64, 3), batch: int = 2, epsilon: float = 1e-7, seed: int = 0, **options
+    arch: str | Network = "resnet50",
+    *,
+    input_shape=(64, 64, 3),
+    batch: int = 2,
+    epsilon: float = 1e-7,
+    seed: int = 0,
+    **options,
 ):
-    """A whole network by name, in training mode: one random direction for the images and for every parameter,
+    """A whole network, or one by name, in training mode: one random direction for the images and for every parameter,
     and each layer by itself. options: as `minires.nn.resnet` takes them."""
-    model = resnet(arch, input_shape, seed=seed, **options)
-    x = np.random.default_rng(seed).standard_normal((batch, *input_shape))
-    title = f"{arch} ({model.config.variant}), {batch} images of {input_shape[0]}x{input_shape[1]}"
+    model = arch if isinstance(arch, Network) else resnet(arch, input_shape, seed=seed, **options)
+    x = np.random.default_rng(seed).standard_normal((batch, *model.input_shape))
+    name = f"{arch} ({model.config.variant})" if isinstance(arch, str) else model.title
+    title = f"{name}, {batch} images of {'x'.join(map(str, model.input_shape[:2]))}"
     # a deep network bends sharply with its first weights: even with the kinks held, 1e-6 would be too large
     with blas_threads(1):  # the products are small: several threads gain little, and lose much on a busy machine
         return gradcheck(

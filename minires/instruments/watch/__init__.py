@@ -23,6 +23,7 @@ from minires.fast import communicator
 from minires.instruments.bn_doctor import drift
 from minires.instruments.gradflow import main_path
 from minires.nn.activation import ReLU
+from minires.nn.blocks import Block
 from minires.nn.conv import Conv2d
 from minires.nn.dense import Dense
 from minires.nn.module import Module
@@ -246,7 +247,7 @@ class _Look:
 def _rows(model, kinds):
     """A row for each layer of these kinds, in the order of the forward pass."""
     spots = {layer.name: (stage, depth) for stage, _, layer, depth, _ in main_path(model)}
-    shortcuts = (block.shortcut for block in model.blocks() if isinstance(block.shortcut, Module))
+    shortcuts = (m.shortcut for m in model.modules() if isinstance(m, Block) and isinstance(m.shortcut, Module))
     beside = {id(module) for shortcut in shortcuts for module in shortcut.modules()}
     stage, depth = next(iter(spots.values()))[0], 0
     for module in model.modules():
