@@ -49,8 +49,8 @@ def add_options(p) -> None:
     p.add_argument(
         "--weights",
         metavar="FILE",
-        help="start from a run, a checkpoint, or weights of Keras or PyTorch: their preprocessing, what they know of "
-        "classes with the same name, and (of minires' own files) their network",
+        help="start from a run, a checkpoint, or weights of Keras, PyTorch or ONNX: their preprocessing, what they "
+        "know of classes with the same name, and (of minires' own files) their network",
     )
     common.add_preprocess(p)
     p.add_argument(

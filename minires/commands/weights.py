@@ -95,8 +95,8 @@ def register(commands, command) -> None:
     ).add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     text = (
-        "Turn weights of Keras (.h5, .weights.h5, .keras), PyTorch (.safetensors, .npz, .pth) or of `weights export` "
-        "into a checkpoint. The latter say themselves what they are of; name the network of all others."
+        "Turn weights of Keras (.h5, .weights.h5, .keras), PyTorch (.pth, .bin, .safetensors, .npz), ONNX or of "
+        "`weights export` into a checkpoint. The latter say what they are of; name the network of all others."
     )
     example = "minires weights import resnet50.safetensors --variant v1.5 --input 224 --classes 1000 --out resnet50.h5"
     p = command(weights, "import", import_, text, example)
@@ -105,7 +105,8 @@ def register(commands, command) -> None:
     p.add_argument("--input", type=common.image_size, default=(64, 64, 3), metavar="HxWxC", help="default: 64x64x3")
     p.add_argument("--classes", type=int, default=6, metavar="K", help="default: %(default)s")
     common.note_network(p, "input", "classes")
-    p.add_argument("--skip-head", action="store_true", help="load all but the classifier, which starts afresh")
+    text = "load all but the classifier, which starts afresh: for a file with other classes"
+    p.add_argument("--skip-head", action="store_true", help=text)
     common.add_preprocess(p)
     _add_output(p, "MODEL.h5")
     p.add_argument("--json", action="store_true")

@@ -18,9 +18,9 @@ from minires.errors import CheckpointError
 from minires.instruments.findings import Finding
 from minires.seal import sealed
 from minires.train.checkpoint import load_checkpoint, spoilt
-from minires.weights.keras import read_keras
+from minires.weights import read
+from minires.weights.archives import file_kind
 from minires.weights.mapping import implausible
-from minires.weights.torch import file_kind, read_torch
 
 RUN_FILES = ("model.h5", "best.h5")
 
@@ -54,12 +54,10 @@ def _look(path: Path) -> tuple[str, list[str]]:
     if path.suffix.lower() in EXTENSIONS:
         height, width, _ = read_image(path).shape
         return f"a picture of {width}x{height} pixels, decoded", []
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" or file_kind(path) == ".onnx":
         return "an ONNX network, not opened", []
-    if file_kind(path):
-        return _weights(read_torch(path), path)
-    if path.suffix == ".keras":
-        return _weights(read_keras(path), path)
+    if file_kind(path) or path.suffix == ".keras":
+        return _weights(read(path), path)
     with open_hdf5(path, "a checkpoint, weights or data") as file:
         keys, checkpoint = set(file), "minires" in file.attrs
     if checkpoint:
@@ -67,7 +65,7 @@ def _look(path: Path) -> tuple[str, list[str]]:
         return f"a checkpoint of {model.title}, {model.classes} classes, all weights finite", []
     parts = [part for part in ("train", "test") if f"{part}_set_x" in keys]
     if not parts:
-        return _weights(read_keras(path), path)
+        return _weights(read(path), path)
     sets = [SignsDataset(path, part) for part in parts]
     for part in sets:
         for index in chunks(len(part)):

@@ -61,6 +61,10 @@ ARCHITECTURES = {
     "resnet50": _imagenet("bottleneck", 3, 4, 6, 3),
     "resnet101": _imagenet("bottleneck", 3, 4, 23, 3),
     "resnet152": _imagenet("bottleneck", 3, 8, 36, 3),
+    # as repositories for CIFAR have them (kuangliu/pytorch-cifar): ImageNet's stages behind a stem for small images
+    "resnet18-cifar": _imagenet("basic", 2, 2, 2, 2, stem="cifar", variant="v1.5"),
+    "resnet34-cifar": _imagenet("basic", 3, 4, 6, 3, stem="cifar", variant="v1.5"),
+    "resnet50-cifar": _imagenet("bottleneck", 3, 4, 6, 3, stem="cifar", variant="v1.5"),
     "resnet50d": _imagenet("bottleneck", 3, 4, 6, 3, stem="deep", average=True, variant="v1.5"),
     "se_resnet50": _imagenet("bottleneck", 3, 4, 6, 3, reduction=16, variant="v1.5"),
     "resnext50_32x4d": _imagenet("bottleneck", 3, 4, 6, 3, inner=2, groups=32, variant="v1.5"),
@@ -114,6 +118,14 @@ TORCH_NAMES = Names(
     shortcut=("layer{layer}.{index}.downsample.{conv}", "layer{layer}.{index}.downsample.{norm}"),
     head="fc",
 )
+EXAMPLE_NAMES = Names(  # of ours: Keras's own example leaves naming to Keras
+    stem=("conv", "bn"),
+    unit="stack{layer}_block{block}",
+    conv="stack{layer}_block{block}_conv{i}",
+    norm="stack{layer}_block{block}_bn{i}",
+    shortcut=("stack{layer}_block{block}_conv0", ""),
+    head="dense",
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,8 @@ class Variant:
     preact: bool = False
     stride_last: bool = False  # a stage's last block halves the map, not the next one's first
     bias_before_norm: bool = True  # where convolutions have biases
+    same: bool = False  # Keras's "same" padding: at stride 2 at the bottom and right only
+    bare_shortcut: bool = False  # no normalisation behind a projection
 
 
 VARIANTS = {
@@ -146,6 +160,10 @@ VARIANTS = {
     ),
     # torchvision.models.resnet50, timm's resnet50d and seresnet50
     "v1.5": Variant(TORCH_NAMES, 1, False, 1e-5, 0.9, True, False, 1, "global"),
+    # keras.io's example "cifar10_resnet", version 1; its 8x8 average pool is the global one for images of 32x32
+    "keras-example": Variant(
+        EXAMPLE_NAMES, 0, True, 1e-3, 0.99, False, False, 1, "global", same=True, bare_shortcut=True
+    ),
 }
 
 
@@ -228,7 +246,8 @@ class _Builder:
 
     def conv(self, name, C, O, kernel, stride=1, pad=None, **more):
         settings = {"bias": self.variant.conv_bias, "init": self.config.init, "seed": self.config.seed} | more
-        return Conv2d(name, C, O, kernel, stride=stride, pad=kernel // 2 if pad is None else pad, **settings)
+        usual = "same" if self.variant.same else kernel // 2
+        return Conv2d(name, C, O, kernel, stride=stride, pad=usual if pad is None else pad, **settings)
 
     def norm(self, name, channels):
         """A list with one BatchNorm, or an empty one for a network without."""
@@ -332,7 +351,7 @@ class _Builder:
         if pooled:
             pool = AvgPool2d(f"{unit}.shortcut_pool", 2, stride, ceil_mode=True, count_include_pad=False)
             layers.insert(0, pool)
-        if not self.config.preact:
+        if not self.config.preact and not self.variant.bare_shortcut:
             layers += self.norm(norm, O)
         return Sequential(*layers, name=name)
 

@@ -14,6 +14,7 @@ from minires.errors import CheckpointError, ConfigError
 from minires.nn import Config, Network, ResNet
 from minires.train.checkpoint import build, is_checkpoint
 from minires.train.classifier import Classifier, Preprocess
+from minires.weights.archives import file_kind
 from minires.weights.compare import (
     Comparison,
     activations,
@@ -22,12 +23,13 @@ from minires.weights.compare import (
     load_activations,
     torch_activations,
 )
+from minires.weights.found import Found
 from minires.weights.keras import keras_use, read_keras, write_keras
 from minires.weights.mapping import ImportReport, fit
-from minires.weights.onnx import is_onnx, onnx_use, read_onnx, to_onnx, write_onnx
+from minires.weights.onnx import to_onnx, write_onnx
+from minires.weights.onnx_read import onnx_use, read_onnx
 from minires.weights.presets import PRESETS, Preset
 from minires.weights.torch import (
-    file_kind,
     read_torch,
     state_dict,
     torch_use,
@@ -73,18 +75,23 @@ def import_weights(model: Network, path: str | os.PathLike, *, skip_head: bool =
     as it was. `skip_head` leaves the classifier alone, for a file with other classes or with none.
     """
     path = Path(path)
-    if is_onnx(path):
-        found = read_onnx(path, model)
-    else:
-        found = read_torch(path) if file_kind(path) else read_keras(path, model)
-    return fit(model, found, path, skip_head=skip_head)
+    return fit(model, read(path, model), path, skip_head=skip_head)
+
+
+def read(path: Path, model: Network | None = None) -> Found:
+    """The arrays in a file of weights of any kind; of a map that is flattened in ONNX only the model knows the size."""
+    kind = file_kind(path)
+    if kind == ".onnx":
+        return read_onnx(path, model)
+    return read_torch(path) if kind else read_keras(path)
 
 
 def read_use(path: str | os.PathLike) -> Use | None:
     """Classes, preprocessing and architecture that a file of weights carries along; None where it does not."""
     path = Path(path)
-    read = onnx_use if is_onnx(path) else torch_use if file_kind(path) else keras_use
-    return from_text(read(path), path)
+    kind = file_kind(path)
+    words = onnx_use if kind == ".onnx" else torch_use if kind else keras_use
+    return from_text(words(path), path)
 
 
 def import_classifier(

@@ -5,11 +5,10 @@
     full model, `.keras` (Keras 3)                a zip of config.json and model.weights.h5
 
 Layers are found by name. A file that has lost the names, or whose author never gave any, is read in Keras's
-layer order: by distance from the output, ties in the order in which Add got its inputs.
+layer order (order.py): by distance from the output, ties in the order in which Add got its inputs.
 """
 
 import json
-import math
 import re
 import zipfile
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ import numpy as np
 
 from minires.backend import to_numpy
 from minires.data.hdf5 import atomic_hdf5, open_hdf5
-from minires.errors import CheckpointError, DataError, MiniresError
-from minires.nn import BatchNorm, Block, Conv2d, Dense, Network
-from minires.weights.archives import check_archive
-from minires.weights.mapping import Found, layer_list, variant_of
+from minires.errors import CheckpointError
+from minires.nn import BatchNorm, Conv2d, Dense, Network
+from minires.weights.archives import check_archive, understood
+from minires.weights.found import Found
+from minires.weights.order import keras_block, walk
 from minires.weights.use import KEY
 
-WHAT = "a weights file (Keras .h5 or .keras, .safetensors, .npz, .pth)"
+WHAT = "a weights file (of Keras, PyTorch, safetensors, NumPy or ONNX)"
 ROLES = {
     "kernel": "w",
     "bias": "b",
@@ -65,9 +65,9 @@ class KerasLayer:
         return known if all(known) else list(KINDS[self.kind][1][: len(known)])
 
 
-def read_keras(path: Path, model: Network | None = None) -> Found:
-    """The arrays of any Keras file. The model is asked for its layer order where names are lost."""
-    try:
+def read_keras(path: Path) -> Found:
+    """The arrays of any Keras file, in its order of layers."""
+    with understood(path, "Keras"):
         if zipfile.is_zipfile(path):
             kind, layers, config = _read_archive(path)
         elif _starts_like_zip(path):  # but the index at its end is missing
@@ -75,37 +75,31 @@ def read_keras(path: Path, model: Network | None = None) -> Found:
         else:
             with open_hdf5(path, WHAT) as file:
                 kind, layers, config = _read_hdf5(file, path)
-        differences = _differences(config, model) if model else []
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
-    except MiniresError:
-        raise
-    except Exception as error:  # on damaged files h5py and zipfile raise almost anything
-        problem = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{path}: a damaged Keras file ({problem}): download or write it again") from error
-    found = Found(kind)
-    theirs, ours = {layer.name for layer in layers}, {m.name for m in layer_list(model)} if model else set()
-    if model and not theirs & ours and variant_of(theirs) is None:
-        _name_by_order(layers, model, found)
+        found = Found(kind, stated=_stated(config), ordered=True)
     for layer in layers:
         if layer.kind is None:
             found.ignored += layer.variables
             continue
         for role, array, variable in zip(layer.roles(), layer.arrays, layer.variables, strict=True):
             found.add(f"{layer.name}.{role}", array, variable)
-    found.notes += differences
     return found
+
+
+def _stated(config: dict) -> dict[str, dict]:
+    """Layer -> its stride and epsilon, as the model's own configuration states them."""
+    stated = {}
+    for layer in config.get("config", {}).get("layers", []):
+        facts = {ours: layer["config"].get(theirs) for ours, theirs in (("stride", "strides"), ("epsilon", "epsilon"))}
+        stated[layer["config"].get("name")] = {key: value for key, value in facts.items() if value is not None}
+    return stated
 
 
 def keras_use(path: Path) -> str | None:
     """What the file carries along of use.py, as text: a `.weights.h5` of ours does."""
     if not path.is_file() or zipfile.is_zipfile(path):
         return None
-    try:
-        with open_hdf5(path, WHAT) as file:
-            words = file.attrs.get(KEY)
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
+    with understood(path, "Keras"), open_hdf5(path, WHAT) as file:
+        words = file.attrs.get(KEY)
     return words if isinstance(words, str) else None
 
 
@@ -196,72 +190,21 @@ def _natural(path: str) -> list:
 
 
 def keras_order(model: Network, shortcut_first: bool) -> list:
-    """The layers that have arrays in the order of Keras's `model.layers`.
-
-    Keras sorts by distance from the output. In a block with a projection the two paths' ends therefore
-    alternate; `shortcut_first` tells who comes first, which is the order in which Add got them.
-    """
-    order = []
-    for top in model.layers:
-        for part in top.children() or [top]:
-            order += _block_order(part, shortcut_first) if isinstance(part, Block) else layer_list(part)
-    return [m for m in order if isinstance(m, tuple(KINDS))]
-
-
-def _block_order(block: Block, shortcut_first: bool) -> list:
-    before = [] if block.before is None else block.before.layers
-    branch = block.branch.layers
-    shortcut = [] if block.shortcut in (None, Block.IDENTITY) else block.shortcut.layers
-    order = [*before, *branch[: len(branch) - len(shortcut)]]
-    for pair in zip(shortcut, branch[len(branch) - len(shortcut) :], strict=True):
-        order += pair if shortcut_first else reversed(pair)
-    return order
-
-
-def _name_by_order(layers: list[KerasLayer], model: Network, found: Found) -> None:
-    """Give the layers our names by their place. Of the two orders of a tie the one that fits the shapes."""
-    theirs = {kind: [layer for layer in layers if layer.kind is kind] for kind in KINDS}
-    for shortcut_first in (False, True):
-        order = keras_order(model, shortcut_first)
-        ours = {kind: [m for m in order if isinstance(m, kind)] for kind in KINDS}
-        if any(len(theirs[kind]) != len(ours[kind]) for kind in (Conv2d, BatchNorm)):
-            return
-        if all(a.arrays[0].shape == b.w.data.shape for a, b in zip(theirs[Conv2d], ours[Conv2d], strict=True)):
-            break
-    found.notes.append("the file's layer names are not ours: its layers were taken in Keras's order")
-    for kind in KINDS:
-        for layer, own in zip(theirs[kind], ours[kind], strict=False):
-            layer.name = own.name
-
-
-def _differences(config: dict, model: Network) -> list[str]:
-    """Where the file's own configuration states another convention than the network has: same shapes, other numbers."""
-    stated = {layer["config"].get("name"): layer["config"] for layer in config.get("config", {}).get("layers", [])}
-    notes = {}
-    for m in layer_list(model):
-        theirs = stated.get(m.name, {})
-        if isinstance(m, Conv2d) and "strides" in theirs and tuple(theirs["strides"]) != m.stride:
-            notes.setdefault("stride", (m.name, tuple(theirs["strides"]), m.stride))
-        if isinstance(m, BatchNorm) and not math.isclose(theirs.get("epsilon", m.epsilon), m.epsilon, rel_tol=1e-6):
-            notes.setdefault("epsilon", (m.name, theirs["epsilon"], m.epsilon))
-    return [
-        f"warning: {layer} has {what} {there} in the file and {here} in the network (and perhaps others too): "
-        "the outputs will differ"
-        for what, (layer, there, here) in notes.items()
-    ]
+    """The layers that have arrays in the order of Keras's `model.layers`; `shortcut_first`: as Add got its inputs."""
+    return list(walk(model, lambda block: keras_block(block, shortcut_first)))
 
 
 def write_keras(model: Network, path: Path, use: str = "") -> None:
     """A `.weights.h5` that `model.load_weights` of Keras 3 loads into a model of the same architecture.
 
     Keras finds layers by class and order alone: the model must call Add([x, shortcut]), as the course does,
-    or, for variant v1, Add([shortcut, x]), as keras.applications does.
+    or, for variants v1 and v2, Add([shortcut, x]), as keras.applications does.
     """
     counts = dict.fromkeys(KINDS, 0)
     with atomic_hdf5(path) as file:
         if use:
             file.attrs[KEY] = use
-        for m in keras_order(model, getattr(model.config, "variant", "") == "v1"):
+        for m in keras_order(model, getattr(model.config, "variant", "") in ("v1", "v2")):
             group, roles = KINDS[type(m)]
             suffix = f"_{counts[type(m)]}" if counts[type(m)] else ""
             counts[type(m)] += 1

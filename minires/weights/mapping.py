@@ -1,41 +1,22 @@
 """From the arrays of a file to the arrays of a network: everything fits, or nothing is written.
 
-Each reader (keras.py, torch.py) turns its file into a `Found`: arrays in our names and our layout. `fit` holds
-it against the network, says in one line what is wrong, and copies only when nothing is.
+Each reader (keras.py, torch.py, onnx.py) turns its file into a `Found`: arrays in our layout, under our names where the
+file has them (order.py finds them where not). `fit` holds it against the network, says in one line what is wrong, and
+copies only when nothing is.
 """
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from minires.backend import to_numpy
 from minires.errors import CheckpointError
-from minires.nn import VARIANTS, BatchNorm, Conv2d, Dense, Network
+from minires.nn import VARIANTS, Dense, Network
 from minires.train.checkpoint import load_weights, spoilt
-
-PARAMETRIC = (Conv2d, BatchNorm, Dense)  # the layers that have arrays
-
-
-@dataclass
-class Found:
-    """What a reader found. arrays: our name -> array in our layout; origin: our name -> name in the file."""
-
-    kind: str
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    origin: dict[str, str] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)  # arrays that no network of ours has a place for
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, name: str, array, origin: str) -> None:
-        """Take up an array under our name."""
-        self.arrays[name], self.origin[name] = array, origin
-
-    def rename_layer(self, old: str, new: str) -> None:
-        """Give a layer's arrays another layer's name."""
-        for table in (self.arrays, self.origin):
-            for name in [n for n in table if n.rpartition(".")[0] == old]:
-                table[f"{new}.{name.rpartition('.')[2]}"] = table.pop(name)
+from minires.weights.found import Found, layer_list
+from minires.weights.order import adopt, unfold
 
 
 @dataclass(frozen=True)
@@ -63,21 +44,18 @@ class ImportReport:
         return "\n".join([*lines, *self.notes])
 
 
-def layer_list(model) -> list:
-    """The layers that have arrays, in the order of the forward pass."""
-    return [m for m in model.modules() if isinstance(m, PARAMETRIC)]
-
-
 def fit(model: Network, found: Found, path: Path, *, skip_head: bool = False) -> ImportReport:
     """Copy `found` into the model; CheckpointError, and a model untouched, unless every array has its place."""
     state, head = model.state(), layer_list(model)[-1]
     own_head = [name for name in state if name.rpartition(".")[0] == head.name]
-    _adopt_head(found, state, head.name)
+    _name(model, found, head.name)
     unused, missing = list(found.ignored), []
     if skip_head:
-        unused += [found.origin[name] for name in own_head if name in found.arrays]
+        dense = [f"{name}." for name, arrays in found.layers().items() if "w" in arrays and arrays["w"].ndim == 2]
+        skipped = [n for n in found.arrays if n in own_head or (n not in state and n.startswith(tuple(dense)))]
+        unused += [found.origin[name] for name in skipped]
         missing = own_head
-        arrays = {name: array for name, array in found.arrays.items() if name not in own_head}
+        arrays = {name: array for name, array in found.arrays.items() if name not in skipped}
     else:
         arrays = found.arrays
         _check_head(model, found, head, path)
@@ -96,7 +74,8 @@ def fit(model: Network, found: Found, path: Path, *, skip_head: bool = False) ->
         if problem := spoilt(name, array):
             raise CheckpointError(f"{path}: {found.origin[name]} {problem}: use another copy of the file")
     odd = {name: implausible(name, array) for name, array in arrays.items()}
-    notes = [*found.notes, *(f"warning: {found.origin[name]} {what}" for name, what in odd.items() if what)]
+    notes = [*found.notes, *differences(model, found)]
+    notes += [f"warning: {found.origin[name]} {what}" for name, what in odd.items() if what]
     kept = {name: to_numpy(state[name]) for name in missing}
     load_weights(model, {n: a.astype(state[n].dtype) for n, a in arrays.items()} | kept, str(path))
     mapped = {name: found.origin[name] for name in state if name in arrays}
@@ -116,11 +95,35 @@ def implausible(name: str, array: np.ndarray) -> str | None:
     return None
 
 
-def _adopt_head(found: Found, state: dict, head: str) -> None:
-    """The one dense layer of the file is the classifier, whatever it is called (fc1000, predictions, dense)."""
-    dense = [name for name, array in found.arrays.items() if name.endswith(".w") and array.ndim == 2]
-    if f"{head}.w" not in found.arrays and len(dense) == 1 and dense[0] not in state:
-        found.rename_layer(dense[0].removesuffix(".w"), head)
+def _name(model: Network, found: Found, head: str) -> None:
+    """Our names for the file's layers, where it has others."""
+    unfold(model, found)
+    theirs, own = found.layers(), {m.name for m in layer_list(model)}
+    if own - {head} <= set(theirs):  # the one dense layer of the file is the classifier (fc1000, predictions, dense)
+        dense = [name for name, arrays in theirs.items() if "w" in arrays and arrays["w"].ndim == 2]
+        if head not in theirs and len(dense) == 1 and dense[0] not in own:
+            found.rename_layers({dense[0]: head})
+        return
+    other = variant_of(set(theirs))
+    if other is None or getattr(model.config, "variant", other) == other:
+        adopt(model, found)
+
+
+def differences(model, found: Found) -> list[str]:
+    """Where the file states another convention than the network has: same shapes, other numbers."""
+    notes = {}
+    for m in layer_list(model):
+        theirs = found.stated.get(m.name, {})
+        if "stride" in theirs and hasattr(m, "stride") and tuple(theirs["stride"]) != m.stride:
+            notes.setdefault("stride", (m.name, tuple(theirs["stride"]), m.stride))
+        epsilon = getattr(m, "epsilon", None)
+        if epsilon is not None and not math.isclose(theirs.get("epsilon", epsilon), epsilon, rel_tol=1e-6):
+            notes.setdefault("epsilon", (m.name, f"{theirs['epsilon']:.4g}", epsilon))
+    return [
+        f"warning: {layer} has {what} {there} in the file and {here} in the network (and perhaps others too): "
+        "the outputs will differ"
+        for what, (layer, there, here) in notes.items()
+    ]
 
 
 def _check_head(model: Network, found: Found, head: Dense, path: Path) -> None:
@@ -138,7 +141,8 @@ def _check_head(model: Network, found: Found, head: Dense, path: Path) -> None:
         size = "x".join(map(str, model.input_shape))
         raise CheckpointError(
             f"{path}: its classifier reads {features} features, that of the network {expected[0]} for images of "
-            f"{size}: give the image size and the widths that it was trained with (--input)"
+            f"{size}: give the image size that it was trained with (--input), or load all but the classifier with "
+            "--skip-head (skip_head=True)"
         )
 
 
@@ -157,16 +161,17 @@ def _check_names(model: Network, found: Found, wanted: set, given: set, path: Pa
     other = variant_of({name.rpartition(".")[0] for name in given})
     if other not in (None, getattr(model.config, "variant", other)):
         raise CheckpointError(f"{text}: its names are those of variant {other}: build the network with that variant")
+    if not any(name.endswith(".gamma") for name in given) and any(name.endswith(".gamma") for name in wanted):
+        text += "; it has no batch normalisation, which exporters fold into the convolutions"
     raise CheckpointError(f"{text}: build the architecture and variant that it was saved from")
 
 
 def variant_of(layers: set) -> str | None:
-    """The variant whose layer names these are, seen at the first convolution of the first block."""
-    first = {"stage": 2, "layer": 1, "letter": "a", "block": 1, "index": 0, "i": 1, "abc": "a"}
-    for key, variant in VARIANTS.items():
-        if variant.names.conv.format(**first) in layers:
-            return key
-    return None
+    """The variant whose layer names these are, seen at the first block's first convolution and norm."""
+    first = {"stage": 2, "layer": 1, "letter": "a", "block": 1, "index": 0, "i": 1, "abc": "a", "before": "preact"}
+    known = [key for key, variant in VARIANTS.items() if variant.names.conv.format(**first) in layers]
+    normed = [key for key in known if VARIANTS[key].names.norm.format(**first) in layers]
+    return next(iter(normed[::-1] + known), None)  # a later one has the names of the earlier, and more
 
 
 def _some(names, limit: int = 3) -> str:

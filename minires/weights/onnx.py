@@ -1,7 +1,7 @@
-"""ONNX: the network in evaluation mode, for any runtime and for a look at it in Netron; and the way back.
+"""ONNX: the network in evaluation mode, for any runtime and for a look at it in Netron; and back (onnx_read.py).
 
-What comes back are files of ours, whose nodes are called like the layers that they come from. The public input stays
-NHWC, as everywhere here; one Transpose at the front leads to ONNX's NCHW. Needs the extra `onnx`.
+The public input stays NHWC, as everywhere here; one Transpose at the front leads to ONNX's NCHW. Needs the extra
+`onnx`.
 """
 
 import re
@@ -11,82 +11,15 @@ import numpy as np
 
 from minires import __version__
 from minires.backend import to_numpy
-from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
 from minires.files import atomic_path
-from minires.nn import Buffer, Flatten, Module, Network, Param, walk
-from minires.seal import BLANK, seal, sealed
-from minires.weights.mapping import Found
-from minires.weights.torch import from_torch_layout, to_torch_layout
+from minires.nn import Buffer, Module, Network, Param, walk
+from minires.seal import BLANK, seal
+from minires.weights.onnx_read import PRODUCER, package
+from minires.weights.torch import to_torch_layout
 from minires.weights.use import KEY
 
 OPSET = 17  # the last before operators changed that older runtimes lack
 IR_VERSION = 8
-PRODUCER = "minires"
-
-
-def is_onnx(path: Path) -> bool:
-    """Whether a file begins as ONNX does, with its version, and is called so."""
-    try:
-        with path.open("rb") as raw:
-            return path.suffix == ".onnx" and raw.read(1) == b"\x08"
-    except OSError:
-        return False
-
-
-def _open(path: Path):
-    """The ModelProto; CheckpointError for a damaged file, or one that is not of ours."""
-    onnx = _package()
-    try:
-        sealed(path)
-        proto = onnx.load_model_from_string(path.read_bytes())  # no file that it refers to is opened
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
-    except Exception as error:  # protobuf raises what it likes
-        problem = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{path}: a damaged ONNX file ({problem}): use another copy") from None
-    if proto.producer_name != PRODUCER:
-        raise CheckpointError(
-            f"{path}: an ONNX file of {proto.producer_name or 'an unnamed program'}: only those that minires wrote "
-            "come back; give the weights that it was made from (.safetensors, .pth, Keras's)"
-        )
-    return proto
-
-
-def onnx_use(path: Path) -> str | None:
-    """What the file carries along of use.py, as text."""
-    return next((entry.value for entry in _open(path).metadata_props if entry.key == KEY), None)
-
-
-def read_onnx(path: Path, model: Network) -> Found:
-    """The arrays of a file of `write_onnx`; of an earlier version's the model says how its map was flattened."""
-    onnx = _package()
-    found, numpy_helper = Found("ONNX"), onnx.numpy_helper
-    shape, flattened = model.input_shape, {}
-    try:
-        graph = _open(path).graph
-        nodes = {node.name for node in graph.node}
-        for layer in model.layers:
-            if isinstance(layer, Flatten) and f"{layer.name}.nhwc" not in nodes:
-                flattened = {f"{model.layers[-1].name}.w": shape}
-            shape = layer.output_shape(shape)
-        for tensor in graph.initializer:
-            if tensor.data_type == onnx.TensorProto.INT64:
-                continue  # margins, axes
-            if tensor.data_location:
-                raise CheckpointError(
-                    f"{path}: {tensor.name} refers to another file: give a file that holds its numbers"
-                )
-            array = from_torch_layout(numpy_helper.to_array(tensor))
-            if tensor.name in flattened:
-                H, W, C = flattened[tensor.name]
-                array = array.reshape(C, H, W, -1).transpose(1, 2, 0, 3).reshape(array.shape)
-            found.add(tensor.name, array, tensor.name)
-    except MiniresError:
-        raise
-    except Exception as error:  # what a damaged file holds may have any shape
-        problem = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{path}: a damaged ONNX file ({problem}): use another copy") from None
-    return found
 
 
 def write_onnx(model: Network, path: Path, use: str = "") -> None:
@@ -102,7 +35,7 @@ def write_onnx(model: Network, path: Path, use: str = "") -> None:
 
 def to_onnx(model: Network):
     """The onnx.ModelProto, passed by onnx.checker."""
-    onnx = _package()
+    onnx = package()
     graph = _Graph(onnx)
     x = graph.node("Transpose", "to_nchw", ["images"], perm=[0, 3, 1, 2])
     walk(model, graph.emit, (x, model.input_shape))
@@ -123,14 +56,6 @@ def to_onnx(model: Network):
     )
     onnx.checker.check_model(proto, full_check=True)
     return proto
-
-
-def _package():
-    try:
-        import onnx
-    except ImportError:
-        raise ConfigError("ONNX needs the package onnx: pip install 'minires[onnx]'") from None
-    return onnx
 
 
 class _Graph:

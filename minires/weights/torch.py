@@ -1,10 +1,11 @@
-"""Weights in torchvision's names: `.safetensors`, `.npz` and, through torch itself, `.pth`, each both ways.
+"""Weights in PyTorch's layout: `.safetensors`, `.npz` and, through torch itself (pth.py), `.pth`, each both ways.
 
 torch keeps kernels (O, C, R, S) and matrices (O, C), so a transpose is the whole translation; our names of
-variant v1.5 are torchvision's but for the last part. A `.pth` is a pickle, which can run any program when it
-is opened: torch's own loader of plain tensors opens it, never we.
+variant v1.5 are torchvision's but for the last part.
 """
 
+import json
+import math
 import zipfile
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -14,16 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from minires.backend import to_numpy
-from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
+from minires.errors import CheckpointError, ConfigError
 from minires.files import atomic_path
 from minires.nn import BatchNorm, Config, Network
 from minires.nn.resnet import TORCH_NAMES, VARIANTS
 from minires.seal import BLANK, seal, sealed
-from minires.weights.archives import check_archive, read_npz
-from minires.weights.mapping import Found, layer_list
+from minires.weights.archives import check_archive, file_kind, read_npz, understood
+from minires.weights.found import Found, layer_list
+from minires.weights.pth import open_pth, read_pth
 from minires.weights.use import KEY
 
-# our name -> torch's; which of two a "weight" is, the layer's running_mean tells
+# our name -> torch's; which of two a "weight" is, its number of axes tells
 ROLES = {
     "w": "weight",
     "b": "bias",
@@ -33,7 +35,6 @@ ROLES = {
     "var": "running_var",
 }
 COUNTER = "num_batches_tracked"
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training scripts store the weights
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # of DataParallel, torch.compile, wrappers
 
 
@@ -49,46 +50,20 @@ def from_torch_layout(array: np.ndarray) -> np.ndarray:
 
 def read_torch(path: Path) -> Found:
     """The arrays of a `.safetensors`, `.npz` or `.pth` file in torchvision's names."""
-    return _carefully(lambda kind: translate(_READERS.get(kind, _read_pth)(path), f"PyTorch {kind}"), path)
+    kind = file_kind(path)
+    with understood(path, kind):
+        arrays, ignored, notes = _READERS[kind](path)
+        found = translate(arrays, f"PyTorch {kind}")
+    found.ignored += ignored
+    found.notes += notes
+    return found
 
 
 def torch_use(path: Path) -> str | None:
     """What the file carries along of use.py, as text."""
-    return _carefully(lambda kind: _WORDS[kind](path), path)
-
-
-def _carefully(read, path: Path):
-    """read(kind); whatever a damaged file makes others raise is one line."""
     kind = file_kind(path)
-    try:
-        return read(kind)
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
-    except MiniresError:
-        raise
-    except Exception as error:  # on damaged files NumPy, zipfile and safetensors raise almost anything
-        problem = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{path}: a damaged {kind} file ({problem}): download or write it again") from error
-
-
-def file_kind(path: Path) -> str | None:
-    """'.safetensors', '.npz' or '.pth' by what is in the file; None for anything else."""
-    try:
-        with path.open("rb") as raw:
-            head = raw.read(9)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-            if any(name.endswith("data.pkl") for name in names):
-                return ".pth"
-            return ".npz" if names and all(name.endswith(".npy") for name in names) else None
-    except Exception:  # zipfile raises almost anything on damaged archives; the reader that gets it next says so
-        return None
-    if head[:1] == b"\x80" and path.suffix in (".pth", ".pt"):
-        return ".pth"
-    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
-        return ".safetensors"
-    return None
+    with understood(path, kind):
+        return _WORDS[kind](path)
 
 
 def translate(arrays: dict[str, np.ndarray], kind: str) -> Found:
@@ -97,10 +72,11 @@ def translate(arrays: dict[str, np.ndarray], kind: str) -> Found:
     prefix = _common_prefix(list(arrays))
     for origin, array in arrays.items():
         layer, _, part = origin.removeprefix(prefix).rpartition(".")
-        if part == COUNTER:
+        if array.ndim == 0:  # a counter, such as num_batches_tracked
             found.ignored.append(origin)
             continue
-        norm = f"{prefix}{layer}.running_mean" in arrays
+        scale = arrays.get(f"{prefix}{layer}.weight")  # of a normalisation it is a vector
+        norm = scale is None or scale.ndim == 1
         roles = [role for role, name in ROLES.items() if name == part and (role in ("w", "b")) != norm]
         name = f"{layer}.{roles[0]}" if roles else origin.removeprefix(prefix)
         found.add(name, from_torch_layout(array), origin)
@@ -129,13 +105,24 @@ def _open_safetensors(path: Path):
         yield file, words
 
 
-def _read_safetensors(path: Path) -> dict:
+def _read_safetensors(path: Path):
     with _open_safetensors(path) as (file, _):
-        try:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
-        except TypeError as error:
-            problem = f"{path}: a type of number that NumPy does not have ({error}): save the weights as float32"
-            raise CheckpointError(problem) from None
+        return {name: _tensor(file, name, path) for name in file.keys()}, [], []  # noqa: SIM118 - the file is no dict
+
+
+def _tensor(file, name: str, path: Path) -> np.ndarray:
+    """One array; those of bfloat16, which NumPy does not have, as float32."""
+    kind = file.get_slice(name).get_dtype()
+    if kind == "BF16":
+        with path.open("rb") as raw:
+            size = int.from_bytes(raw.read(8), "little")
+            entry = json.loads(raw.read(size))[name]  # all of it was checked when the file was opened
+            raw.seek(8 + size + entry["data_offsets"][0])
+            halves = np.frombuffer(raw.read(2 * math.prod(entry["shape"])), "<u2")
+        return (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
+    if kind.startswith(("F8", "F6", "F4")):
+        raise CheckpointError(f"{path}: {name} holds {kind}, too coarse without scales: save the weights as float32")
+    return file.get_tensor(name)
 
 
 def _require_safetensors(path: Path) -> None:
@@ -155,54 +142,15 @@ def _npz_words(path: Path) -> str | None:
 
 
 def _pth_words(path: Path) -> str | None:
-    words = getattr(_load_pth(path), "_metadata", {}).get(KEY)
+    words = getattr(open_pth(path), "_metadata", {}).get(KEY)
     return words if isinstance(words, str) else None
 
 
-def _load_pth(path: Path):
-    try:
-        import torch
-    except ImportError:
-        raise CheckpointError(
-            f"{path}: a .pth file is a pickle, which only PyTorch should open, and it is not installed: convert it "
-            "where it is, with safetensors.torch.save_file(torch.load('FILE', weights_only=True), 'FILE.safetensors')"
-        ) from None
-    if zipfile.is_zipfile(path):
-        check_archive(path, contents=True)  # torch does not look at the checksums
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds: unpickling, archive, memory
-        problem = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{path}: PyTorch does not open it as plain weights ({problem}): save model.state_dict() alone"
-        ) from None
-
-
-def _read_pth(path: Path) -> dict:
-    content = _load_pth(path)
-    import torch
-
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise CheckpointError(f"{path}: expected a state_dict of tensors: save model.state_dict() alone")
-    return {name: _plain_array(path, name, tensor) for name, tensor in content.items()}
-
-
-def _plain_array(path: Path, name, tensor) -> np.ndarray:
-    """A tensor as NumPy's; CheckpointError unless it is dense numbers under a name."""
-    import torch
-
-    odd = "a key that is no name" if not isinstance(name, str) else None
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-        odd = "a sparse, quantised or empty tensor"
-    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        odd = "a view that repeats its numbers"
-    if odd:
-        raise CheckpointError(f"{path}: {name!r} is {odd}: save dense floating point tensors, each under its name")
-    tensor = tensor.detach().resolve_conj().resolve_neg()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+def _no_program(path: Path):
+    raise CheckpointError(
+        f"{path}: TorchScript, a program that runs when it is opened: where you trust it, write its weights alone with "
+        "torch.save(torch.jit.load('FILE').state_dict(), 'FILE.pth')"
+    )
 
 
 def state_dict(model: Network) -> dict[str, np.ndarray]:
@@ -263,5 +211,10 @@ def write_pth(model: Network, path: Path, use: str = "") -> None:
         seal(temporary)
 
 
-_READERS = {".npz": read_npz, ".safetensors": _read_safetensors, ".pth": _read_pth}
-_WORDS = {".npz": _npz_words, ".safetensors": _safetensors_words, ".pth": _pth_words}
+_READERS = {
+    ".npz": lambda path: (read_npz(path), [], []),
+    ".safetensors": _read_safetensors,
+    ".pth": read_pth,
+    "TorchScript": _no_program,
+}
+_WORDS = {".npz": _npz_words, ".safetensors": _safetensors_words, ".pth": _pth_words, "TorchScript": _no_program}

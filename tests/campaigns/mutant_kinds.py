@@ -226,6 +226,33 @@ def pth(path):
     torch.save({name: torch.from_numpy(array) for name, array in state_dict(network()).items()}, path)
 
 
+def pth_legacy(path):
+    import torch
+
+    tensors = {name: torch.from_numpy(array) for name, array in state_dict(network()).items()}
+    torch.save({"net": tensors, "acc": 93.0, "epoch": 3}, path, _use_new_zipfile_serialization=False)
+
+
+def safetensors_bfloat16(path):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({name: torch.from_numpy(array).bfloat16() for name, array in state_dict(network()).items()}, path)
+
+
+def onnx_of_others(path):
+    """Another's names, and batch normalisation between convolutions as exporters leave it."""
+    import onnx
+
+    exported(path)
+    proto = onnx.load(path)
+    proto.producer_name = "pytorch"
+    proto.ClearField("metadata_props")
+    for i, node in enumerate(proto.graph.node):
+        node.name = f"/{i}"
+    onnx.save(proto, path)
+
+
 def keras(path):
     inner = path.with_name("inner.weights.h5")
     unsealed(exported)(inner)
@@ -372,10 +399,50 @@ def spoil_zip(path, rng):
             archive.writestr("../" * (rng.random() < 0.05) + key, new if key == name else part)
 
 
+def spoil_onnx(path, rng):
+    """A node, an attribute or an initializer that is another, or refers to other files."""
+    import onnx
+
+    proto = onnx.load(path, load_external_data=False)
+    graph = proto.graph
+    node, tensor = graph.node[rng.integers(len(graph.node))], graph.initializer[rng.integers(len(graph.initializer))]
+
+    def external(**words):
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in words.items():
+            tensor.external_data.add(key=key, value=value)
+
+    [
+        lambda: graph.node.remove(node),
+        lambda: graph.initializer.remove(tensor),
+        lambda: node.ClearField("attribute"),
+        lambda: node.ClearField("input"),
+        lambda: node.input.reverse(),
+        lambda: node.input.append(node.output[0]),
+        lambda: setattr(node, "op_type", str(rng.choice(["Identity", "Transpose", "MatMul", "Gemm", "Conv", "Add"]))),
+        lambda: node.attribute.append(onnx.helper.make_attribute("strides", [2, 2])),
+        lambda: node.attribute.append(onnx.helper.make_attribute("perm", [0, 0, 9])),
+        lambda: node.attribute.append(onnx.helper.make_attribute("epsilon", "x")),
+        lambda: tensor.dims.append(10**9),
+        lambda: tensor.ClearField("dims"),
+        lambda: setattr(tensor, "data_type", int(rng.integers(25))),
+        lambda: external(location="/etc/hostname"),
+        lambda: external(location=path.name, offset="0", length="99"),
+        lambda: external(location=path.name, offset="-1", length=str(10**18)),
+        lambda: external(location="x" * 5000, offset="y"),
+        lambda: graph.ClearField("node"),
+    ][rng.integers(18)]()
+    path.write_bytes(proto.SerializeToString())
+    with contextlib.suppress(MiniresError, ValueError):
+        seal(path)
+
+
 def spoil_pth(path, rng):
     import torch
 
     tensors = torch.load(path)
+    tensors = tensors.get("net", tensors)
     name = list(tensors)[rng.integers(len(tensors))]
     odd = [
         torch.eye(3).to_sparse(),
@@ -390,7 +457,7 @@ def spoil_pth(path, rng):
     nested = tensors
     for _ in range(int(rng.choice([0, 0, 0, 1, 400]))):
         nested = {"state_dict": nested}
-    torch.save(nested, path)
+    torch.save(nested, path, _use_new_zipfile_serialization=bool(rng.integers(2)))
 
 
 @dataclass(frozen=True)
@@ -431,5 +498,10 @@ KINDS = {
     "data, mat": Kind(".mat", mat_old, open_data, False, spoil_mat),
     "data, mat 7.3": Kind(".mat", mat_hdf5, open_data, False, spoil_hdf5),
     "data, csv": Kind(".csv", csv_table, open_data, False, spoil_table),
-    "pth": Kind(".pth", pth, open_weights, False, spoil_pth),  # last: it needs PyTorch
+    "onnx": Kind(".onnx", exported, open_weights, True, spoil_onnx),
+    "onnx of others": Kind(".onnx", onnx_of_others, open_weights, False, spoil_onnx),
+    # last: they need PyTorch
+    "pth": Kind(".pth", pth, open_weights, False, spoil_pth),
+    "pth before 1.6, wrapped": Kind(".th", pth_legacy, open_weights, False, spoil_pth),
+    "safetensors, bfloat16": Kind(".safetensors", safetensors_bfloat16, open_weights, False, spoil_safetensors),
 }

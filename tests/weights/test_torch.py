@@ -1,4 +1,4 @@
-"""torchvision's names, both ways. The twin is written here from the architecture and its well-known names."""
+"""torchvision's names, both ways. The twin (support/torch_peers.py) is written from the architecture and its names."""
 
 import builtins
 import io
@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from torch_peers import CLASSES, KINDS, WIDTHS, assert_same_logits, torchvision_resnet
 
 from minires import nn, resnet
 from minires.errors import CheckpointError
@@ -14,92 +15,14 @@ from minires.weights import export_weights, import_weights, state_dict
 
 pytestmark = pytest.mark.slow
 
-CLASSES = 7
-WIDTHS = (4, 6, 8, 10)
-
 
 @pytest.fixture(scope="module")
 def torch():
     return pytest.importorskip("torch")
 
 
-def torchvision_resnet(torch, kind, repeats, widths=(64, 128, 256, 512), classes=CLASSES):
-    """torchvision.models.resnet*: attribute names make the state_dict's keys; the 3x3 strides (v1.5)."""
-    tnn = torch.nn
-
-    class Unit(tnn.Module):
-        def __init__(self, channels, width, stride):
-            super().__init__()
-            if kind == "basic":
-                shapes = [(channels, width, 3, stride), (width, width, 3, 1)]
-            else:
-                shapes = [(channels, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)]
-            for i, (c, o, k, s) in enumerate(shapes, start=1):
-                setattr(self, f"conv{i}", tnn.Conv2d(c, o, k, s, k // 2, bias=False))
-                setattr(self, f"bn{i}", tnn.BatchNorm2d(o))
-            self.count, self.out, self.downsample = len(shapes), shapes[-1][1], None
-            if stride != 1 or channels != self.out:
-                self.downsample = tnn.Sequential(
-                    tnn.Conv2d(channels, self.out, 1, stride, bias=False), tnn.BatchNorm2d(self.out)
-                )
-
-        def forward(self, x):
-            y = x
-            for i in range(1, self.count + 1):
-                y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
-                if i < self.count:
-                    y = y.relu()
-            return (y + (x if self.downsample is None else self.downsample(x))).relu()
-
-    class ResNet(tnn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1 = tnn.Conv2d(3, widths[0], 7, 2, 3, bias=False)
-            self.bn1, self.relu = tnn.BatchNorm2d(widths[0]), tnn.ReLU()
-            self.maxpool = tnn.MaxPool2d(3, 2, 1)
-            channels = widths[0]
-            for stage, (count, width) in enumerate(zip(repeats, widths, strict=True)):
-                units = []
-                for index in range(count):
-                    units.append(Unit(channels, width, 2 if stage and not index else 1))
-                    channels = units[-1].out
-                setattr(self, f"layer{stage + 1}", tnn.Sequential(*units))
-            self.avgpool, self.fc = tnn.AdaptiveAvgPool2d(1), tnn.Linear(channels, classes)
-
-        def forward(self, x):
-            x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-            x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-            return self.fc(self.avgpool(x).flatten(1))
-
-    torch.manual_seed(0)
-    model = ResNet()
-    with torch.no_grad():
-        for tensor in [*model.parameters(), *model.buffers()]:
-            if tensor.ndim == 1:
-                tensor += 0.2 * torch.rand_like(tensor)
-    return model.eval()
-
-
-KINDS = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)),
-    "resnet152": ("bottleneck", (3, 8, 36, 3)),
-}
-
-
 def small(arch="resnet18", classes=CLASSES, variant="v1.5", **options):
     return resnet(arch, (32, 32, 3), classes, variant=variant, widths=WIDTHS, **options)
-
-
-def assert_same_logits(torch, model, twin, tolerance=1e-10):
-    """In float64, on the same images."""
-    model.astype(np.float64)
-    x = np.random.default_rng(1).standard_normal((2, *model.config.input_shape))
-    with nn.inference(model), torch.no_grad():
-        expected = twin.double()(torch.tensor(x.transpose(0, 3, 1, 2))).numpy()
-        np.testing.assert_allclose(model(x), expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("arch", KINDS)

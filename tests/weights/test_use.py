@@ -175,7 +175,7 @@ def test_what_looks_like_a_seal_in_a_class_is_none():
     assert from_text(to_text(stirred()), "x").classes == CLASSES
 
 
-def test_an_onnx_file_of_others_is_refused(tmp_path):
+def test_an_onnx_file_that_is_not_whole_is_refused(tmp_path):
     onnx = pytest.importorskip("onnx")
     path = tmp_path / "a.onnx"
     export_weights(stirred().model, path)
@@ -185,12 +185,7 @@ def test_an_onnx_file_of_others_is_refused(tmp_path):
     onnx_bytes = proto.SerializeToString()
     path.write_bytes(onnx_bytes)
     seal(path)
-    with pytest.raises(CheckpointError, match="refers to another file: give a file that holds its numbers"):
-        import_weights(model, path)
-    proto.producer_name = "pytorch"
-    path.write_bytes(proto.SerializeToString())
-    seal(path)
-    with pytest.raises(CheckpointError, match="an ONNX file of pytorch: only those that minires wrote come back"):
+    with pytest.raises(CheckpointError, match=r"refers to another file .*, or give a file that holds its numbers"):
         import_weights(model, path)
     path.write_bytes(onnx_bytes[: len(onnx_bytes) // 2])
     with pytest.raises(CheckpointError, match=r"a\.onnx"):
