@@ -176,5 +176,5 @@ class Subsample(Module):
         return graph.node("Pad", self.name, [taken, margins])
 
     def look(self):
-        zeros = f", {sum(self.zeros)} × 0" if any(self.zeros) else ""
-        return "pool", f"1 of {self.stride[0] * self.stride[1]}{zeros}"
+        told = [stride_text(self.stride).removeprefix(", "), f"{sum(self.zeros)} zeros" if any(self.zeros) else ""]
+        return "pool", " + ".join(filter(None, told))

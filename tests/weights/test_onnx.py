@@ -6,7 +6,7 @@ import pytest
 from minires import nn, resnet
 from minires.errors import ConfigError
 from minires.weights import export_weights, to_onnx
-from minires.weights.onnx import read_onnx
+from minires.weights.onnx_read import read_onnx
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")

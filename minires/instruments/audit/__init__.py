@@ -125,7 +125,7 @@ def audit(model: nn.Module, *, input_shape: tuple | None = None, arch: str | Non
         blocks = [_look(*p, watch, twins, plan, findings, rng) for p, plan in zip(pairs, blocks, strict=True)]
         findings += [in_place(watched, module, what) for module, what in watch.written]
         findings += _parameters(pristine, watched, watch, rng)
-        arch = arch or (config.arch if isinstance(config, nn.Config) else guess_arch(pristine))
+        arch = arch or (config.arch if isinstance(config, nn.Config) else guess_arch(pristine, shape, y.shape[-1]))
         differences = references(model, arch, shape, y.shape[-1]) if arch else {}
         nearest = min(differences, key=lambda name: distance(differences[name]), default=None)
         return Audit(label(model), tuple(blocks), tuple(_merge(findings)), nearest, differences)
