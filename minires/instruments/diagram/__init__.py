@@ -106,7 +106,9 @@ def diagram(model: Network) -> Diagram:
     groups, title, kind = _groups(model), model.title, ""
     if isinstance(config := model.config, Config):
         title = f"{config.arch} ({config.variant})"
-        kind = ("residual" if config.skip else "plain, no shortcuts") + (", pre-activation" if config.preact else "")
+        kind = "residual" if config.skip else "plain, no shortcuts"
+        kind += ", option A" if config.skip and config.shortcut == "A" else ""
+        kind += ", pre-activation" if config.preact else ""
         kind += ("" if config.norm else ", no batch normalisation") + ": "
     subtitle = f"{kind}{_shape(model.input_shape)} image, {model.classes} classes, "
     subtitle += f"{sum(model.parameter_count()):,} parameters"
