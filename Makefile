@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test test-all lessons lint peers browser notebooks bench clean
+.PHONY: train test test-all lessons lint docs peers browser notebooks bench clean
 
 train: .venv/core  ## train the full ResNet-50 on the built-in hand signs
 	$(BIN)/minires train $(ARGS)
@@ -23,6 +23,10 @@ lessons: .venv/core  ## measure every lesson in full and check its claims
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/repo-review .
+
+docs: .venv/docs  ## the pages of the API and the guides, to open in a browser
+	$(BIN)/python -m minires.guides build/docs
 
 peers: .venv/peers  ## PyTorch and Keras, for the parity tests and the benchmarks
 
@@ -50,6 +54,10 @@ bench: .venv/peers  ## two minutes: the machine's limits, a step and an inferenc
 .venv/peers: .venv/test
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[test,peers]'
+	touch $@
+
+.venv/docs: .venv/core
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 .venv/browser: .venv/test

@@ -17,6 +17,7 @@ from minires.lessons.prose import paragraphs
 from minires.errors import ConfigError, MiniresError
 from minires.files import write_text
 
+PLAIN = re.compile(r"(\$[^$]+\$|`[^`]+`)|[&<*_~^]")
 INSTALL = """import importlib.util
 import subprocess
 import sys
@@ -43,9 +44,7 @@ def write(number: int, path: Path, quick: bool = False, run: bool = False) -> Pa
     """
     module = harness.load(number)
     start = harness.default_knobs(module.measure, module.LESSON if quick else None)
-    cells = [_cell(f"cell-{i}", kind, text) for i, (kind, text) in enumerate(_cells(module, start))]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
+    notebook = as_notebook([cell(f"cell-{i}", kind, text) for i, (kind, text) in enumerate(_cells(module, start))])
     notebook = executed(notebook) if run else notebook
     write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False))
     return path
@@ -66,9 +65,12 @@ def executed(notebook: dict) -> dict:
 
 def markdown(text: str) -> str:
     """A lesson's text as Markdown, in which '<w, dw>' is no tag and an asterisk no emphasis."""
-    plain = re.compile(r"(\$[^$]+\$|`[^`]+`)|[&<*_~^]")  # formulas and code stay as they are
-    whole = "\n\n".join(paragraphs(text))
-    return plain.sub(lambda found: found[1] or f"&#{ord(found[0])};", whole)
+    return escaped("\n\n".join(paragraphs(text)))
+
+
+def escaped(text: str) -> str:
+    """Plain text as Markdown; formulas and code stay as they are."""
+    return PLAIN.sub(lambda found: found[1] or f"&#{ord(found[0])};", text)
 
 
 def _cells(module, start: dict) -> list[tuple[str, str]]:
@@ -93,9 +95,16 @@ def _cells(module, start: dict) -> list[tuple[str, str]]:
     ]
 
 
-def _cell(name: str, kind: str, text: str) -> dict:
+def cell(name: str, kind: str, text: str, metadata: dict | None = None) -> dict:
+    """A cell of nbformat 4.5."""
     code = {"execution_count": None, "outputs": []} if kind == "code" else {}
-    return {"cell_type": kind, "id": name, "metadata": {}, "source": text} | code
+    return {"cell_type": kind, "id": name, "metadata": metadata or {}, "source": text} | code
+
+
+def as_notebook(cells: list[dict]) -> dict:
+    """The cells as a whole notebook of nbformat 4.5, for Python."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The README's table of the lessons, from what is kept of them: `python -m minires.lessons.table`."""
+"""The table of the lessons in their README, from what is kept of them: `python -m minires.lessons.table`."""
 
 import re
 

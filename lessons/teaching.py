@@ -266,12 +266,22 @@ Solutions of the exercises stand in the checkout, `lessons/exercises/solutions/`
 package. Hints come one at a time (`--hint`); the marks of a class say how many were given.
 """
 GRADING = """
+The bug hunts, exercises 7 to 13, have other faults to hand out: `minires exercise 8 --seed 12` writes one of 42, and
+`minires exercise 8 --class names.txt` writes a folder with one for each name in a list, one a line, and each has
+another. Where the fault lies, what kind it is and its constants differ; what is right does not, so the same checks
+judge them all. The file says its variant, and so do the marks: two of one number are worth a look.
+
 Collect a folder per student, `homework/anna/exercise_07_plain_in_disguise.py`, and run
 
 - `minires exercise --grade homework/ --csv marks.csv`: a row for each file with the checks that passed, the first fault
   and its hint, the number of hints given and the time
 - `minires exercise --grade . --gradescope results.json`: the file that Gradescope's autograder reads, a point a check
-- `minires exercise 7 --check FILE --json`: one verdict, for a script of yours or nbgrader's
+- `minires exercise 7 --check FILE --json`: one verdict, for a script of yours
+
+For nbgrader, `minires exercise 7 --notebook source/week4/exercise_07.ipynb` writes the exercise (with --seed a variant)
+into a course's source folder: the student's cell, and locked cells with a point for each of the same checks. `nbgrader
+generate_assignment week4` and `nbgrader autograde week4` do the rest; where students' notebooks are run, minires has
+to be installed.
 
 Each file runs in a process of its own with limits on time, memory and print. That keeps accidents away, not attacks: do
 not grade strangers' files on a machine that matters. A library's own op as the answer is refused.

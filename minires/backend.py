@@ -10,11 +10,14 @@ import sys
 import threading
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from typing import Any, TypeAlias
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from minires.errors import DeviceError
+
+Array: TypeAlias = np.ndarray  # or CuPy's, which has the same methods
 
 # Elements that one elementwise pass works on before it moves on: a few such pieces stay in the cache
 # between the passes of an op, and each is still large enough to make a NumPy call's overhead vanish.
@@ -46,7 +49,7 @@ def _keep_freed_memory() -> None:
 _keep_freed_memory()
 
 
-def get_xp(x):
+def get_xp(x: Array) -> Any:
     """The array module of `x`: numpy, cupy, or whatever its `__array_namespace__` names."""
     if isinstance(x, np.ndarray):
         return np
@@ -58,13 +61,20 @@ def get_xp(x):
     raise DeviceError(f"expected a NumPy or CuPy array, got {type(x).__name__}: wrap it in numpy.asarray")
 
 
-def device_of(x) -> str:
+def device_of(x: Array) -> str:
     """'cpu' for a NumPy array, 'gpu' for any other."""
     return "cpu" if isinstance(x, np.ndarray) else "gpu"
 
 
-def to_device(x, device: str):
-    """The array `x` on 'cpu' or 'gpu'; itself when it is there already."""
+def to_device(x: Array, device: str) -> Array:
+    """The array `x` on 'cpu' or 'gpu'; itself when it is there already.
+
+    >>> minires.to_device(numpy.ones(3), "cpu").tolist()
+    [1.0, 1.0, 1.0]
+    >>> minires.to_device(numpy.ones(3), "tpu")
+    Traceback (most recent call last):
+    minires.errors.DeviceError: unknown device 'tpu': choose 'cpu' or 'gpu'
+    """
     if device == "cpu":
         return to_numpy(x)
     if device == "gpu":
@@ -72,12 +82,12 @@ def to_device(x, device: str):
     raise DeviceError(f"unknown device {device!r}: choose 'cpu' or 'gpu'")
 
 
-def to_numpy(x) -> np.ndarray:
+def to_numpy(x: Array) -> np.ndarray:
     """The array `x` in host memory. On a GPU this waits for the device: never call it inside an op."""
     return x if isinstance(x, np.ndarray) else x.get()
 
 
-def synchronize(x) -> None:
+def synchronize(x: Array) -> None:
     """Wait until the device that holds `x` is done, so that a clock read next tells the truth."""
     if device_of(x) == "gpu":
         get_xp(x).cuda.get_current_stream().synchronize()
@@ -133,7 +143,7 @@ class Shared:
                 self.write([self.before, *self.inside.values()][-1])
 
 
-def row_chunks(rows: int, row_length: int, x) -> list[slice]:
+def row_chunks(rows: int, row_length: int, x: Array) -> list[slice]:
     """Slices that walk over `rows` rows of the array `x`, about CHUNK elements each.
 
     Several passes over one piece cost one trip to memory. A GPU gets a single slice: it prefers one large

@@ -53,7 +53,11 @@ err = Console(stderr=True)
 
 
 class Shown:
-    """What has a `table()`, a rich table: `print` gives it as text, a notebook shows it as HTML."""
+    """What has a `table()`, a rich table: `print` and a prompt show it as text, a notebook as HTML."""
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        cls.__repr__ = cls.__str__  # before @dataclass writes one of all fields
 
     def __str__(self) -> str:
         text = io.StringIO()

@@ -3,20 +3,28 @@
 V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning", arXiv:1603.07285.
 """
 
+from typing import Any, TypeAlias
+
 from minires.errors import ShapeError
 
+Size: TypeAlias = tuple[int, int]  # (vertical, horizontal)
+Pair: TypeAlias = int | Size  # both directions alike, or each its own
+Pad: TypeAlias = str | int | tuple  # as `resolve_padding` takes it
 
-def pair(value) -> tuple:
+
+def pair(value: Any) -> tuple:
     """(v, v) for a single v, else the two values given."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
-def span(kernel, dilation=1) -> tuple[int, int]:
+def span(kernel: Pair, dilation: Pair = 1) -> tuple[int, int]:
     """(vertical, horizontal) pixels from a window's first cell to its last, which lie d apart: (k - 1) * d + 1."""
     return tuple((k - 1) * d + 1 for k, d in zip(pair(kernel), pair(dilation), strict=True))
 
 
-def resolve_padding(pad, size, kernel, stride, dilation=1) -> tuple[tuple[int, int], tuple[int, int]]:
+def resolve_padding(
+    pad: Pad, size: Size, kernel: Size, stride: Size, dilation: Pair = 1
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """((top, bottom), (left, right)) for any way of stating a padding.
 
     `pad` is "valid" (none), "same" (ceil(H / stride) outputs; an odd zero goes to the bottom and right, as
@@ -34,7 +42,9 @@ def resolve_padding(pad, size, kernel, stride, dilation=1) -> tuple[tuple[int, i
     return tuple(pair(p) for p in pair(pad))
 
 
-def output_size(size, kernel, stride, pad, dilation=1, ceil_mode=False) -> tuple[int, int]:
+def output_size(
+    size: Size, kernel: Size, stride: Size, pad: Pad, dilation: Pair = 1, ceil_mode: bool = False
+) -> tuple[int, int]:
     """(P, Q): P = floor((H + top + bottom - R) / stride) + 1, Q alike; may be < 1 when the image is too small.
 
     Of a dilated window R is its `span`. ceil_mode: the ceiling, where the last window may reach beyond the padding;
@@ -53,7 +63,9 @@ def _outputs(n, pads, reach, stride, ceil_mode):
     return count - ((count - 1) * stride >= n + pads[0])
 
 
-def windows_over(name, size, kernel, stride, pad, dilation=1, ceil_mode=False) -> tuple[int, int]:
+def windows_over(
+    name: str, size: Size, kernel: Size, stride: Size, pad: Pad, dilation: Pair = 1, ceil_mode: bool = False
+) -> tuple[int, int]:
     """`output_size`; ShapeError, from the layer or op of this name, where no window fits."""
     P, Q = output_size(size, kernel, stride, pad, dilation, ceil_mode)
     if min(P, Q) < 1:
@@ -64,7 +76,7 @@ def windows_over(name, size, kernel, stride, pad, dilation=1, ceil_mode=False) -
     return P, Q
 
 
-def pool_window(size, kernel, stride, pad, dilation=1, ceil_mode=False):
+def pool_window(size: Size, kernel: Pair, stride: Pair | None, pad: Pad, dilation: Pair = 1, ceil_mode: bool = False):
     """(kernel, stride, padding) of a pooling, each in full; the stride is the kernel's where none is given.
 
     The padding is all that windows reach: with ceil_mode it may be more than was asked for at the bottom and right.

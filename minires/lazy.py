@@ -21,3 +21,8 @@ def lazily(package: str, homes: dict[str, tuple[str, ...]]):
         return sorted({*known, *(name for name in modules if "." not in name), *own})
 
     return find, names
+
+
+def load_all(package) -> None:
+    """Load every public name of `package` now, for what looks into its `__dict__`."""
+    vars(package).update({name: getattr(package, name) for name in package.__all__})

@@ -6,8 +6,9 @@ one line. In each group, parameters with weight decay come first in the buffer, 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from minires.backend import get_xp, row_chunks, to_numpy
+from minires.backend import Array, get_xp, row_chunks, to_numpy
 from minires.errors import CheckpointError, ConfigError, StateError
 from minires.fast.dispatch import compiled
 from minires.nn.module import Param
@@ -63,7 +64,14 @@ class Optimizer:
 
     slots: tuple[str, ...] = ()
 
-    def __init__(self, params: list[Param] | list[dict], *, weight_decay=0.0, decay_all=False, clip_norm=None):
+    def __init__(
+        self,
+        params: list[Param] | list[dict],
+        *,
+        weight_decay: float = 0.0,
+        decay_all: bool = False,
+        clip_norm: float | None = None,
+    ):
         check(weight_decay=weight_decay, **({} if clip_norm is None else {"clip_norm": clip_norm}))
         self.weight_decay, self.clip_norm = weight_decay, clip_norm
         self.groups, self.params, size = _groups(params), [], 0
@@ -103,7 +111,7 @@ class Optimizer:
         if any(p.data is not view for p, view in zip(self.params, self._views, strict=True)):
             raise StateError("the model was moved or converted after its optimiser was made: make a new optimiser")
 
-    def step(self, lr: float):
+    def step(self, lr: float) -> Array:
         """Update every parameter from its gradient, at the rate `lr` times its group's `lr_scale`.
 
         Returns the norm of the whole gradient before clipping (0-d array).
@@ -126,7 +134,9 @@ class Optimizer:
         """The group's weight decay."""
         return self.weight_decay if group.weight_decay is None else group.weight_decay
 
-    def update(self, w, grad, state, *, lr, decay, scale, steps):
+    def update(
+        self, w: Array, grad: Array, state: dict[str, Array], *, lr: float, decay: float, scale: float, steps: int
+    ) -> None:
         """Change `w`, a run of the buffer, and its `state` in place, from `grad` * `scale`; `grad` is not written.
 
         steps: how many it has taken, this one included.
@@ -157,13 +167,23 @@ class Optimizer:
 
 
 @compiled
-def square_sum(g):
+def square_sum(g: Array) -> Array:
     """The sum of all squares."""
     return sum(g[i] @ g[i] for i in row_chunks(len(g), 1, g))
 
 
 @compiled
-def sgd_update(w, g, velocity, *, lr, momentum, nesterov, decay, scale):
+def sgd_update(
+    w: Array,
+    g: Array,
+    velocity: Array,
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    decay: float,
+    scale: float | Array,
+) -> None:
     """The update of `SGD`, of w and velocity in place, from g * scale."""
     for i in row_chunks(len(w), 1, w):
         part, v = g[i] * scale, velocity[i]
@@ -175,7 +195,20 @@ def sgd_update(w, g, velocity, *, lr, momentum, nesterov, decay, scale):
 
 
 @compiled
-def adam_update(w, g, m, v, *, lr, betas, epsilon, steps, decay, decoupled, scale):
+def adam_update(
+    w: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    steps: int,
+    decay: float,
+    decoupled: bool,
+    scale: float | Array,
+) -> None:
     """The update of `Adam` after so many `steps`, of w, m and v in place, from g * scale."""
     (b1, b2), correction = betas, (1 - betas[1] ** steps) ** 0.5  # in the order of the paper's section 2: a pass less
     for i in row_chunks(len(w), 1, w):
@@ -195,16 +228,26 @@ class SGD(Optimizer):
     """v <- momentum * v + g + decay * w;  w <- w - lr * v, or w - lr * (g + decay * w + momentum * v) with Nesterov.
 
     B. Polyak, 1964; Y. Nesterov, 1983, in the form of I. Sutskever et al., ICML 2013, as PyTorch writes it.
+
+    >>> layer = minires.Dense("fc", 2, 1, bias=False)
+    >>> optimizer = minires.SGD(layer.params(), momentum=0.0)
+    >>> layer.w.data[:] = 1.0
+    >>> layer.w.write_grad(numpy.ones((2, 1), "float32"))
+    >>> norm = optimizer.step(lr=0.5)
+    >>> layer.w.data.ravel().tolist()
+    [0.5, 0.5]
     """
 
     slots = ("velocity",)
 
-    def __init__(self, params, *, momentum=0.9, nesterov=False, **options):
+    def __init__(
+        self, params: list[Param] | list[dict], *, momentum: float = 0.9, nesterov: bool = False, **options: Any
+    ):
         check(momentum=momentum)
         super().__init__(params, **options)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def update(self, w, grad, state, *, steps, **rates):
+    def update(self, w: Array, grad: Array, state: dict[str, Array], *, steps: int, **rates: Any) -> None:
         sgd_update(w, grad, state["velocity"], momentum=self.momentum, nesterov=self.nesterov, **rates)
 
 
@@ -218,18 +261,33 @@ class Adam(Optimizer):
     slots = ("m", "v")
     decoupled = False
 
-    def __init__(self, params, *, betas=(0.9, 0.999), epsilon=1e-8, **options):
+    def __init__(
+        self,
+        params: list[Param] | list[dict],
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+        **options: Any,
+    ):
         check(betas=betas, epsilon=epsilon)
         super().__init__(params, **options)
         self.betas, self.epsilon = betas, epsilon
 
-    def update(self, w, grad, state, **rates):
+    def update(self, w: Array, grad: Array, state: dict[str, Array], **rates: Any) -> None:
         settings = {"betas": self.betas, "epsilon": self.epsilon, "decoupled": self.decoupled}
         adam_update(w, grad, state["m"], state["v"], **settings, **rates)
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: w <- w * (1 - lr * decay). I. Loshchilov, F. Hutter, arXiv:1711.05101."""
+    """Adam with decoupled weight decay: w <- w * (1 - lr * decay). I. Loshchilov, F. Hutter, arXiv:1711.05101.
+
+    >>> model = minires.resnet("resnet8", (16, 16, 3), 6)
+    >>> optimizer = minires.AdamW(model.params(), weight_decay=0.05)
+    >>> with minires.make_step(model, optimizer) as step:
+    ...     loss, right, norm = step(numpy.zeros((4, 16, 16, 3), "float32"), numpy.arange(4), lr=1e-3)
+    >>> optimizer.steps
+    1
+    """
 
     decoupled = True
 

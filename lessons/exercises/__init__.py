@@ -3,12 +3,13 @@
 exercise_NN_name.py   what the student receives: the statement, and below it a hole or a fault
 checks/               by the same name: HINTS, CHECKS in the order in which they run, and AFTERWARDS, what to read next
 solutions/            by the same name: a reference solution
+faults/               by the same name: other faults for the same hunt, a variant for each seed
 grading.py            how a check says what it saw; worker.py runs the checks; judge.py watches over the worker;
                       classroom.py judges a folder of submissions
 """
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,18 +19,26 @@ from minires.errors import ConfigError
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise, by its student's file."""
+    """One exercise, by its student's file. seed: of which variant; None: as the file stands here."""
 
     path: Path
+    seed: int | None = None
 
     @property
     def number(self) -> int:
         return int(self.path.stem.split("_")[1])
 
     @property
-    def text(self) -> str:
-        """The student's file, as it is handed out."""
+    def handed_out(self) -> str:
+        """The student's file without a seed."""
         return self.path.read_text(encoding="utf-8")
+
+    @property
+    def text(self) -> str:
+        """The student's file, as it is handed out; ConfigError where a seed has nothing to vary."""
+        from minires.lessons.exercises.faults import varied
+
+        return self.handed_out if self.seed is None else varied(self, self.seed)
 
     @property
     def statement(self) -> str:
@@ -57,9 +66,9 @@ def exercises() -> list[Exercise]:
     return [Exercise(path) for path in sorted(Path(__file__).parent.glob("exercise_*.py"))]
 
 
-def exercise(number: int) -> Exercise:
-    """The exercise of this number; ConfigError where there is none."""
+def exercise(number: int, seed: int | None = None) -> Exercise:
+    """The exercise of this number, as it stands or a variant of it; ConfigError where there is none."""
     found = {e.number: e for e in exercises()}
     if number not in found:
         raise ConfigError(f"exercise: there is no exercise {number}: choose one of 1 to {max(found)}")
-    return found[number]
+    return replace(found[number], seed=seed)

@@ -5,12 +5,14 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minires.lessons.exercises import Exercise, exercises, judge
+from minires.lessons.exercises.faults import number_of
 
-from minires.errors import DataError
+from minires.errors import ConfigError, DataError
+from minires.files import write_text
 
 NAME = re.compile(r"exercise_(\d+)")
 STATE = ".minires-exercises.json"  # beside a student's files: hints given of each exercise, and those solved
@@ -28,13 +30,14 @@ def state(folder: Path = Path()) -> dict:
 
 @dataclass(frozen=True)
 class Submission:
-    """A student's file for one exercise, and what the judge found in `seconds`."""
+    """A student's file for one exercise, and what the judge found in `seconds`. variant: the seed that it names."""
 
     student: str
     task: Exercise
     path: Path
     verdict: judge.Verdict
     seconds: float
+    variant: int | None
 
     @property
     def passed(self) -> int:
@@ -49,6 +52,7 @@ class Submission:
         return {
             "student": self.student,
             "exercise": self.task.number,
+            "variant": self.variant,
             "title": self.task.title,
             "file": str(self.path),
             "solved": self.verdict.ok,
@@ -76,7 +80,40 @@ def submit(path: Path, task: Exercise, student: str = "") -> Submission:
     """Judge one file."""
     began = time.perf_counter()
     verdict = judge.judge(path, task)
-    return Submission(student, task, Path(path), verdict, time.perf_counter() - began)
+    variant = number_of(Path(path).read_text(encoding="utf-8", errors="replace"))
+    return Submission(student, task, Path(path), verdict, time.perf_counter() - began, variant)
+
+
+def roster(path: Path) -> list[str]:
+    """The students of a file, one a line; DataError where it cannot be read or a line is no name for a folder."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected names of students, one a line ({error})") from None
+    names = [line for line in lines if line]
+    for name in names:
+        if name in (".", "..") or any(c in name for c in '/\\:*?"<>|') or not name.isprintable():
+            raise DataError(f"{path}: {name!r} cannot be the name of a folder: write it with letters and digits")
+    if not names or len({name.casefold() for name in names}) < len(names):
+        raise DataError(f"{path}: {'no name is in it' if not names else 'a name stands twice'}: one student a line")
+    return names
+
+
+def deal(task: Exercise, students: list[str], seed: int = 0, folder: Path = Path()) -> list[tuple[str, Exercise, Path]]:
+    """Write STUDENT/exercise_NN_name.py for each of them, a variant each, `seed` and those after it.
+
+    Gives (student, the exercise as they have it, the file). ConfigError where a file is there already: then none is
+    written.
+    """
+    dealt = [(name, replace(task, seed=seed + i), folder / name / task.path.name) for i, name in enumerate(students)]
+    for _, _, path in dealt:
+        if path.is_symlink() or path.exists():
+            raise ConfigError(f"{path}: is there already, and may be somebody's work: nothing was written")
+    texts = [own.text for _, own, _ in dealt]  # all of them before the first is written
+    for (_, _, path), text in zip(dealt, texts, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    return dealt
 
 
 def find(folder: Path) -> list[tuple[str, Exercise, Path]]:

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from minires.lessons import teaching
 from minires.lessons.exercises import Exercise, exercises
+from minires.lessons.exercises.faults import deck
 from minires.lessons.site.code import coloured
 from minires.lessons.site.pages import fill
 from minires.lessons.site.prose import inline, prose, source, task_page
@@ -29,6 +30,7 @@ def exercise_page(task: Exercise, pages: Collection[int]) -> str:
         code=coloured(_below(task.text)),
         hints=_ladder(task.checks.HINTS),
         checks=", ".join(task.checks.CHECKS),
+        variants=_variants(task),
         turn=_turn(task),
     )
 
@@ -46,13 +48,26 @@ def statement(text: str) -> str:
             label = f"As it stands, {1 + len(parts)}"
             parts.append(f'<pre class="code" tabindex="0" role="region" aria-label="{label}">{_linked(whole)}</pre>')
         elif whole:
-            parts += [f"<p>{_linked(line)}</p>" for line in re.split(r"\n(?=\d\. )", whole)]
+            parts += [f"<p>{_said(line)}</p>" for line in re.split(r"\n(?=\d\. )", whole)]
     return "\n".join(parts)
 
 
 def _linked(text: str) -> str:
     """Plain text with its sources as links."""
     return re.sub(NAMED, lambda found: source(html.unescape(found[0])), html.escape(text, quote=False))
+
+
+def _variants(task: Exercise) -> str:
+    """How to have another fault, where there are others."""
+    if not (count := len(deck(task))):
+        return ""
+    command = f"minires exercise {task.number} --seed 1"
+    return f"<p>Found it? There are {count} such faults: <code>{command}</code> writes the file with another one.</p>"
+
+
+def _said(text: str) -> str:
+    """The same with its code set as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _linked(text))
 
 
 def _below(text: str) -> str:
@@ -65,7 +80,7 @@ def _ladder(hints: Collection[str]) -> str:
     """Folded, each within the one before it."""
     ladder = ""
     for number, hint in reversed(list(enumerate(hints, 1))):
-        ladder = f"<details><summary>Hint {number} of {len(hints)}</summary><p>{_linked(hint)}</p>{ladder}</details>"
+        ladder = f"<details><summary>Hint {number} of {len(hints)}</summary><p>{_said(hint)}</p>{ladder}</details>"
     return ladder
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from minires.commands import common
 from minires.console import err, out, print_json
-from minires.errors import DataError
+from minires.errors import DataError, MiniresError
+
+FILMS = 4  # side by side in a page
 
 
 def compare(args) -> int:
@@ -59,6 +61,7 @@ def _write_page(found, path, note) -> None:
     from minires.files import write_text
     from minires.instruments.report import embedded, page, section
     from minires.instruments.style import picture_bytes, untitled
+    from minires.instruments.watch import film
 
     told = "".join(f"<p>{html.escape(line)}</p>" for line in found.sentences())
     alt = f"Test loss and accuracy by epoch of {len(found.runs)} runs in {len(found.groups)} groups."
@@ -68,9 +71,49 @@ def _write_page(found, path, note) -> None:
     if found.apart()[1]:
         sections.append(section("What differs", _html_table(*found.apart())))
     sections.append(section("Epoch by epoch", curves))
+    films = _films(found)
+    if len(films) > 1:
+        sections.append(_side_by_side(films, note))
     if found.left_out:
         sections.append(section("Left out", "".join(f"<p>{html.escape(line)}</p>" for line in found.left_out)))
-    write_text(path, page(f"{len(found.runs)} runs compared", note, sections))
+    style = film.style() if len(films) > 1 else ""
+    write_text(path, page(f"{len(found.runs)} runs compared", note, sections, style))
+
+
+def _films(found) -> dict:
+    """Run's name -> its film: of the first watched run of each group; of one group alone the first runs."""
+    from minires.instruments.watch import read_film
+
+    films = {}
+    for group in found.groups if len(found.groups) > 1 else [found]:
+        for run in group.runs:
+            try:
+                film = read_film(run.folder)
+            except MiniresError as error:
+                err.print(f"left out: {error}", style="red")
+                continue
+            if film is not None:
+                films[run.name] = film
+                if group is not found:
+                    break
+    return dict(list(films.items())[:FILMS])
+
+
+def _side_by_side(films, note) -> str:
+    from minires.instruments.report import embedded
+    from minires.instruments.style import picture_bytes, untitled
+    from minires.instruments.watch import film
+
+    about = (
+        "One slider moves all of them: each shows its record of that step, on one scale. Each column is a step, each "
+    )
+    about += "row a layer, from the image down to the loss."
+    pictures = ""
+    for name, one in films.items():
+        drawn = (film.plot_film(one, note=note, narrow=narrow) for narrow in (False, True))
+        alt = f"{name}: activation gradient and update to weight by layer, over {len(one.steps)} records."
+        pictures += embedded(*(untitled(picture_bytes(fig), fig) for fig in drawn), alt)
+    return film.side_by_side(films, about, pictures)
 
 
 def _html_table(headings, rows) -> str:
@@ -95,5 +138,5 @@ def register(commands, command) -> None:
         "run_folders", metavar="RUN", nargs="+", help="runs' folders; equal ones but for the seed are a group"
     )
     p.add_argument("--out", type=common.picture, metavar="PICTURE", help="the curves, as PNG, SVG or PDF by its ending")
-    p.add_argument("--html", metavar="FILE", help="table, curves and tests as a page")
+    p.add_argument("--html", metavar="FILE", help="table, curves and tests as a page; of watched runs their films")
     p.add_argument("--json", action="store_true")

@@ -24,6 +24,10 @@ def exercise(args) -> int:
 
     if args.grade:
         return _grade(args)
+    if args.number is None and (args.seed is not None or args.class_list or args.notebook):
+        raise ConfigError(
+            "exercise: --seed, --class and --notebook go with the number of one, as in `minires exercise 8`"
+        )
     if args.csv or args.gradescope:
         raise ConfigError("exercise: --csv and --gradescope go with --grade FOLDER")
     if args.number is None:
@@ -32,7 +36,11 @@ def exercise(args) -> int:
         return _list()
     if args.json and not args.check:
         raise ConfigError("exercise: --json goes with --check FILE or --grade FOLDER")
-    task = find(args.number)
+    task = find(args.number, args.seed)
+    if args.class_list:
+        return _deal(task, args)
+    if args.notebook:
+        return _notebook(task, args)
     status = _check(task, args) if args.check else 0
     if args.hint:
         _hint(task)
@@ -68,6 +76,36 @@ def _hand_out(task) -> None:
     out.print(f"check it: minires exercise {task.number} --check {path}")
 
 
+def _notebook(task, args) -> int:
+    from minires.lessons.exercises.notebook import write
+
+    if args.check or args.hint:
+        raise ConfigError("exercise: --notebook writes a notebook: leave out --check and --hint")
+    out.print(f"wrote {write(task, args.notebook)}")
+    return 0
+
+
+def _deal(task, args) -> int:
+    """A variant for each student of a list."""
+    from minires.lessons.exercises.classroom import deal, roster
+    from minires.lessons.exercises.faults import deck
+
+    if args.check or args.hint or args.notebook:
+        raise ConfigError("exercise: --class writes files for a class: leave out --check, --hint and --notebook")
+    dealt = deal(task, roster(args.class_list), task.seed or 0)
+    table = Table(show_edge=False)
+    for heading in ("student", "variant", "file"):
+        table.add_column(heading)
+    for student, own, path in dealt:
+        table.add_row(Text(student), str(own.seed), Text(str(path)))
+    out.print(table)
+    if len(dealt) > (different := len(deck(task))):
+        _tell(
+            f"exercise {task.number} has {different} variants: the student {different} lines further down has the same."
+        )
+    return 0
+
+
 def _check(task, args) -> int:
     from minires.lessons.exercises.classroom import state, submit
 
@@ -84,7 +122,8 @@ def _check(task, args) -> int:
 
 def _show(submission) -> None:
     task, verdict = submission.task, submission.verdict
-    out.print(f"exercise {task.number}: {task.title}", style="bold")
+    which = f"{task.number}" if submission.variant is None else f"{task.number}, variant {submission.variant}"
+    out.print(f"exercise {which}: {task.title}", style="bold")
     first = next((r for r in verdict.results if not r.ok), None)
     width = max(len(name) for name in ("file", *task.checks.CHECKS))
     for result in verdict.results:
@@ -113,8 +152,10 @@ def _grade(args) -> int:
     """Status 0 once all were judged, whatever was found."""
     from minires.lessons.exercises.classroom import find, grade, gradescope
 
-    if args.number is not None or args.check or args.hint:
-        raise ConfigError("exercise: --grade FOLDER judges all exercises in it: leave out N, --check and --hint")
+    if args.number is not None or args.check or args.hint or args.class_list:
+        raise ConfigError(
+            "exercise: --grade FOLDER judges all exercises in it: leave out N, --check, --hint and --class"
+        )
     found, submissions = find(args.grade), []
     with Progress(console=err, transient=True) as bar:
         task = bar.add_task("judging", total=len(found))
@@ -134,11 +175,12 @@ def _grade(args) -> int:
         print_json([s.as_dict() for s in submissions])
         return 0
     table = Table(show_edge=False)
-    for heading in ("student", "exercise", "checks", "first fault"):
+    for heading in ("student", "exercise", "variant", "checks", "first fault"):
         table.add_column(heading)
     for s, row in zip(submissions, rows, strict=True):
         count = Text(f"{s.passed} of {s.of}", "green" if s.verdict.ok else "red")
-        table.add_row(Text(s.student), f"{s.task.number} {s.task.title}", count, Text(row["first fault"]))
+        told = f"{s.task.number} {s.task.title}", "" if s.variant is None else str(s.variant)
+        table.add_row(Text(s.student), *told, count, Text(row["first fault"]))
     out.print(table)
     return 0
 
@@ -180,6 +222,16 @@ def register(commands, command) -> None:
     p.add_argument("number", nargs="?", type=int, metavar="N", help="which one; without it, the list")
     p.add_argument("--check", metavar="FILE", help="run the checks on this file, in a process of its own")
     p.add_argument("--hint", action="store_true", help="give the next hint")
+    p.add_argument("--seed", type=int, metavar="SEED", help="of 7 to 13: another fault for each number")
+    p.add_argument(
+        "--class",
+        dest="class_list",
+        metavar="FILE",
+        help="write STUDENT/exercise_NN.py for each student in this list, one a line, each with another fault",
+    )
+    p.add_argument(
+        "--notebook", metavar="FILE.ipynb", help="write it as a notebook, with nbgrader's marks in its cells"
+    )
     p.add_argument("--json", action="store_true", help="of --check and --grade: print the verdicts as JSON")
     p.add_argument("--grade", metavar="FOLDER", help="check all files below it: STUDENT/exercise_01_im2col.py ...")
     p.add_argument("--csv", metavar="FILE", help="of --grade: write the table to this file")

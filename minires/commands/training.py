@@ -231,6 +231,8 @@ def register(commands, command) -> None:
         help="where the last BN of each residual branch starts; 0 is zero-gamma, 1 the course's (default: 0.25)",
     )
     starting.add_options(p)
+    text = "estimate running statistics anew at the end, with the last weights (default: yes)"
+    p.add_argument("--precise-bn", action=argparse.BooleanOptionalAction, help=text)
     p.add_argument("--no-augment", action="store_true", help="train on the images as they are")
     p.add_argument(
         "--patience", type=int, metavar="N", help="stop after N epochs without a better test, or validation, loss"

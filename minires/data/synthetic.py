@@ -37,6 +37,12 @@ def make_signs(
     Image i of a part depends on (seed, part, i) only. Any subset of the five fingers may stand for its
     number, though most count from the index on; tone of the skin, light, wall, angle, size, place, side of the hand and
     noise vary.
+
+    >>> train, test = minires.make_signs(n_train=12, n_test=6, size=16)
+    >>> len(train), train.shape, train.classes
+    (12, (16, 16, 3), ('0', '1', '2', '3', '4', '5'))
+    >>> train.images([0, 1]).dtype, train.labels[:3].tolist()
+    (dtype('uint8'), ...)
     """
     parts = []
     for part, count in enumerate((n_train, n_test)):

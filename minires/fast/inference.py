@@ -10,7 +10,7 @@ import weakref
 from functools import partial
 from itertools import pairwise
 
-from minires.backend import device_of, get_xp
+from minires.backend import Array, device_of, get_xp
 from minires.fast import cpu, fuse
 from minires.fast.check import check_inference
 from minires.fast.cpu import Weights
@@ -34,7 +34,7 @@ class FoldedConv(Module):
         bias = -norm.mean.data if conv.b is None else conv.b.data - norm.mean.data
         self.weights, self.b = Weights(conv.w.data * slope), norm.beta.data + bias * slope
 
-    def forward(self, x, shortcut=None):
+    def forward(self, x: Array, shortcut: Array | None = None) -> Array:
         self.check_input(x)
         return conv2d_add_relu(x, self.weights, self.b, shortcut, self.relu, **self.window)
 
@@ -47,7 +47,7 @@ class FoldedNorm(Module):
         state = norm.gamma.data.copy(), norm.beta.data.copy(), norm.mean.data.copy()
         self.relu, self.constants = relu, (*state, _rstd(norm))
 
-    def forward(self, x, shortcut=None):
+    def forward(self, x: Array, shortcut: Array | None = None) -> Array:
         return norm_add_relu_forward(x, *self.constants, shortcut, self.relu)
 
 
@@ -72,7 +72,7 @@ class _Folder(fuse.Fuser):
     def normalised(self, conv, norm, relu):
         return [FoldedNorm(norm, relu) if conv is None else FoldedConv(conv, norm, relu)]
 
-    def layer(self, module):
+    def layer(self, module: Module):
         """A copy of its own, whose weights and modes nobody changes."""
         twin = copy.copy(module)
         for key, value in vars(module).items():
@@ -105,7 +105,7 @@ class Predictor:
     is compared with the layers (check.py), unless told not to.
     """
 
-    def __init__(self, model: Sequential, *, by_layers=False, check=True, graph=True):
+    def __init__(self, model: Sequential, *, by_layers: bool = False, check: bool = True, graph: bool = True):
         self.unchecked = model if check and model not in _checked else None
         self.reason = "asked for" if by_layers else fuse.reason_against(model)
         self.how = f"layer by layer: {self.reason}" if self.reason else "folded"
@@ -123,7 +123,7 @@ class Predictor:
         else:
             self.forward = self.net.forward
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         """Logits (N, K) for the network's input x (N, H, W, C)."""
         if self.unchecked is not None:
             self._check(x)

@@ -12,12 +12,14 @@ from contextlib import ExitStack
 import numpy as np
 
 from minires import ops
-from minires.backend import device_of, get_xp, max_workspace
+from minires.backend import Array, device_of, get_xp, max_workspace
 from minires.errors import StateError
 from minires.fast import communicator, cpu, fuse
 from minires.fast.check import Agreement, check_training
 from minires.fast.checkpointing import checkpointed
 from minires.fast.training import Fused
+from minires.nn.module import Module
+from minires.optim import Optimizer
 
 
 class Step:
@@ -29,21 +31,30 @@ class Step:
 
     way = "layer by layer"
 
-    def __init__(self, model, optimizer, label_smoothing=0.0, *, reason="", recompute=False, max_workspace=None):
+    def __init__(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        label_smoothing: float = 0.0,
+        *,
+        reason: str = "",
+        recompute: bool = False,
+        max_workspace: int | None = None,
+    ):
         self.model, self.optimizer, self.label_smoothing = model, optimizer, label_smoothing
         self.reason, self.recompute, self.max_workspace = reason, recompute, max_workspace
         self.net, self.stay = self.network(model), ExitStack()
 
-    def network(self, model):
+    def network(self, model: Module) -> Module:
         """What runs in the place of `model`, over its parameters."""
         return checkpointed(model) if self.recompute else model
 
     @property
-    def how(self):
+    def how(self) -> str:
         way = f"{self.way} ({self.reason})" if self.reason else self.way
         return f"{way}, {cpu.description()}" if device_of(self.optimizer.weights) == "cpu" else way
 
-    def check(self, x, labels) -> Agreement:
+    def check(self, x: Array, labels: Array) -> Agreement:
         """Whether that gives what the layers give, in float64, for the first images of x; see check.py."""
         if self.net is self.model and device_of(x) == "cpu" and not cpu.enabled():
             return Agreement(skipped="they are what runs")
@@ -56,7 +67,7 @@ class Step:
     def __exit__(self, *error):
         self.stay.close()
 
-    def __call__(self, x, labels, lr: float):
+    def __call__(self, x: Array, labels: Array, lr: float) -> tuple[Array, Array, Array]:
         """(loss, right answers, gradient norm before clipping), numbers on the device; nothing waits for a GPU.
 
         x (N, H, W, C) is the network's input, labels (N,) its classes, on the weights' device. On the CPU a loss that
@@ -78,7 +89,7 @@ class Step:
         ranks.all_reduce(self.optimizer.grads)
         return loss, right, self.update(lr)
 
-    def update(self, lr):
+    def update(self, lr: float) -> Array:
         """Let the optimiser change the weights; the gradient's norm."""
         return self.optimizer.step(lr)
 
@@ -88,11 +99,11 @@ class FusedStep(Step):
 
     way = "fused"
 
-    def network(self, model):
+    def network(self, model: Module) -> Module:
         return Fused(model, recompute=self.recompute)
 
 
-def check_mode(model) -> None:
+def check_mode(model: Module) -> None:
     """StateError where `model` is in evaluation mode."""
     if not model.training:
         raise StateError(
@@ -101,15 +112,15 @@ def check_mode(model) -> None:
 
 
 def make_step(
-    model,
-    optimizer,
+    model: Module,
+    optimizer: Optimizer,
     *,
-    label_smoothing=0.0,
-    by_layers=False,
-    graph=True,
-    tf32=False,
-    recompute=False,
-    max_workspace=None,
+    label_smoothing: float = 0.0,
+    by_layers: bool = False,
+    graph: bool = True,
+    tf32: bool = False,
+    recompute: bool = False,
+    max_workspace: int | None = None,
 ) -> Step:
     """The step that trains `model`, whose parameters `optimizer` holds, fastest on their device.
 
@@ -120,6 +131,14 @@ def make_step(
     recompute: memory for time, for large images or batches (checkpointing.py); the same gradients to the bit.
     max_workspace: bytes that one op may take beside its arguments and results; None: as each op likes.
     Make it anew after `.to` or `.astype`, like the optimiser.
+
+    >>> model = minires.resnet("resnet8", (16, 16, 3), 6)
+    >>> x, labels = numpy.zeros((4, 16, 16, 3), "float32"), numpy.arange(4)
+    >>> with minires.make_step(model, minires.SGD(model.params())) as step:
+    ...     for _ in range(3):
+    ...         loss, right, norm = step(x, labels, lr=0.01)
+    >>> float(loss) > 0
+    True
     """
     from minires.fast.gpu.step import GpuStep  # it builds on Step
 

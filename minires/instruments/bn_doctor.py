@@ -7,20 +7,21 @@ images that were preprocessed unlike those of training.
 """
 
 import copy
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from rich.table import Table
 
 from minires import ops
-from minires.backend import device_of, get_xp, to_device, to_numpy
+from minires.backend import Array, device_of, get_xp, to_device, to_numpy
 from minires.console import Shown
+from minires.data import Dataset
 from minires.errors import ConfigError, DataError
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import label
-from minires.nn import BatchNorm, Module
 from minires.train.classifier import Classifier, evaluate
+from minires.train.precise_bn import batch_mode, norms, recalibrate
 from minires.train.scores import interval_of, with_interval
 
 BATCH = 64  # images whose statistics stand for a batch's
@@ -91,7 +92,9 @@ class Diagnosis(Shown):
         return table
 
 
-def bn_doctor(classifier: Classifier, dataset, *, train=None, updates: int | None = None) -> Diagnosis:
+def bn_doctor(
+    classifier: Classifier, dataset: Dataset, *, train: Dataset | None = None, updates: int | None = None
+) -> Diagnosis:
     """Evaluate `classifier` on `dataset` with each kind of statistics and say what is wrong, if anything.
 
     train    the training images, for statistics estimated anew; without them the images of `dataset` serve
@@ -99,8 +102,8 @@ def bn_doctor(classifier: Classifier, dataset, *, train=None, updates: int | Non
     The model is left as it was. Raises ConfigError for a network without batch normalisation, DataError as
     `evaluate` does.
     """
-    norms = _norms(classifier.model)
-    if not norms:
+    found = norms(classifier.model)
+    if not found:
         raise ConfigError(f"bn-doctor: {label(classifier.model)} has no batch normalisation to examine")
     mended = Classifier(copy.deepcopy(classifier.model), classifier.classes, classifier.preprocess)
     recalibrate(mended.model, inputs(mended, train or dataset))
@@ -109,59 +112,22 @@ def bn_doctor(classifier: Classifier, dataset, *, train=None, updates: int | Non
         "batch": _with_batch_statistics(classifier, dataset),
         "re-estimated": _summary(evaluate(mended, dataset)),
     }
-    layers = tuple(_compare(a, b) for a, b in zip(norms, _norms(mended.model), strict=True))
-    momentum = max(n.momentum for n in norms)
+    layers = tuple(_compare(a, b) for a, b in zip(found, norms(mended.model), strict=True))
+    momentum = max(n.momentum for n in found)
     remains = None if updates is None else momentum**updates
-    finding = _conclude(results, len(dataset), layers, updates, momentum, remains, _untouched(norms))
+    finding = _conclude(results, len(dataset), layers, updates, momentum, remains, _untouched(found))
     return Diagnosis(dataset.source, len(dataset), results, layers, updates, momentum, remains, finding)
 
 
-def recalibrate(model: Module, batches) -> Module:
-    """Replace the running statistics by the exact mean and variance over `batches`, in place; returns the model.
-
-    batches: inputs (n, H, W, C) as the network takes them, from training images; one pass. Every layer normalises
-    with its batch's statistics on the way, as in training. Over all M = sum m values of a channel,
-    mean = sum m mean_b / M and var = sum m (var_b + mean_b^2) / M - mean^2. ConfigError where there is no batch.
-    """
-    norms = _norms(model)
-    sums = {norm: [0, 0.0, 0.0] for norm in norms}
-
-    def collect(norm, forward):
-        def collecting(x):
-            m = x.size // x.shape[-1]
-            mean, var = (s.astype(np.float64) for s in ops.batchnorm_statistics(x))
-            total = sums[norm]
-            total[0], total[1], total[2] = total[0] + m, total[1] + m * mean, total[2] + m * (var + mean * mean)
-            return forward(x)
-
-        return collecting
-
-    with _batch_mode(model):
-        for norm in norms:
-            norm.forward = collect(norm, norm.forward)
-        try:
-            for x in batches:
-                model.forward(x)
-        finally:
-            for norm in norms:
-                del norm.forward
-    for norm, (M, total, squares) in sums.items():
-        if not M:
-            raise ConfigError(f"recalibrate: {norm.name} saw no batch: give at least one")
-        mean = total / M
-        var = get_xp(mean).maximum(squares / M - mean * mean, 0)
-        norm.mean.data[...] = mean
-        norm.var.data[...] = var * (M / (M - 1)) if norm.unbiased and M > 1 else var
-    return model
-
-
-def inputs(classifier: Classifier, dataset, *, batch: int = BATCH, most: int = MOST, seed: int = 0):
+def inputs(
+    classifier: Classifier, dataset: Dataset, *, batch: int = BATCH, most: int = MOST, seed: int = 0
+) -> Iterator[Array]:
     """Yield network inputs of equal batches from up to `most` images, in random order: classes come mixed."""
     for index in _shuffled(len(dataset), batch, most, seed):
         yield _input(classifier, dataset, index)
 
 
-def input_drift(classifier: Classifier, x) -> Finding:
+def input_drift(classifier: Classifier, x: Array) -> Finding:
     """Whether `x` (N, H, W, C) floats, about to enter the network, were preprocessed as in training.
 
     Undoing the right preprocessing gives back whole numbers in 0..255. The finding names the usual one that does;
@@ -195,26 +161,6 @@ def _undone(x, preprocessing) -> str:
     return "pixels" if np.abs(u - u.round()).mean() < 0.01 and u.max() > 2 else "range"
 
 
-def _norms(model) -> list[BatchNorm]:
-    return [m for m in model.modules() if isinstance(m, BatchNorm)]
-
-
-@contextmanager
-def _batch_mode(model):
-    """Batch statistics, no dropout, nothing kept, and everything as it was at the end."""
-    modes = [(m, m.training, m.save_for_backward) for m in model.modules()]
-    kept = [(b, b.data.copy()) for b in model.buffers()]
-    try:
-        for module, _, _ in modes:
-            module.training, module.save_for_backward = isinstance(module, BatchNorm), False
-        yield
-    finally:
-        for module, training, keeps in modes:
-            module.training, module.save_for_backward = training, keeps
-        for buffer, data in kept:
-            buffer.data[...] = data
-
-
 def _shuffled(count, batch, most, seed):
     order = np.random.default_rng(seed).permutation(count)[:most]
     return np.array_split(order, max(1, round(len(order) / batch)))
@@ -227,7 +173,7 @@ def _input(classifier, dataset, index):
 
 def _with_batch_statistics(classifier, dataset) -> dict:
     loss = right = 0.0
-    with _batch_mode(classifier.model):
+    with batch_mode(classifier.model):
         for index in _shuffled(len(dataset), BATCH, len(dataset), 0):
             logits = to_numpy(classifier.model.forward(_input(classifier, dataset, index)))
             labels = dataset.labels[index]
@@ -240,7 +186,7 @@ def _summary(evaluation) -> dict:
     return {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
 
 
-def drift(mean, var, true_mean, true_var, epsilon):
+def drift(mean: Array, var: Array, true_mean: Array, true_var: Array, epsilon: float) -> tuple[float, float]:
     """How far statistics (C,) are from the true ones, as RMS over the channels, 0-d arrays on their device.
 
     Of (mean - true mean) / sqrt(true variance + epsilon), in standard deviations; and of the logarithm of

@@ -8,6 +8,7 @@ batch normalisation computes the same with its filters scaled up, and then looks
 random direction is therefore scaled filter by filter: d_ij <- d_ij |w_ij| / |d_ij| for filter j of layer i.
 """
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import cycle
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from minires import ops
-from minires.backend import get_xp
+from minires.backend import Array, get_xp
 from minires.errors import ConfigError
 from minires.instruments.style import INK, MARKERS, MUTED, PALETTE, TEXT, canvas, dress, figure, legend
 from minires.nn import Module
@@ -58,7 +59,15 @@ def direction(model: Module, name: str, seed: int = 0) -> list:
 
 
 def landscape(
-    model: Module, x, labels, *, plane: bool = False, span: float = 1.0, points: int = 21, seed: int = 0, on_point=None
+    model: Module,
+    x: Array,
+    labels: Array,
+    *,
+    plane: bool = False,
+    span: float = 1.0,
+    points: int = 21,
+    seed: int = 0,
+    on_point: Callable | None = None,
 ) -> Landscape:
     """The loss of x (N, H, W, C), labels (N,) at `points` steps from -span to span, along one direction or two.
 

@@ -9,6 +9,7 @@ network is left as it was.
 """
 
 import math
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -75,7 +76,7 @@ def overfit(
     images: int = IMAGES,
     steps: int = STEPS,
     target: float = TARGET,
-    on_step=lambda done: None,
+    on_step: Callable | None = lambda done: None,
 ) -> Overfit:
     """Train on one batch of so many images, class by class in turn, until the loss is below `target`.
 

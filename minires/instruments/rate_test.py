@@ -10,6 +10,7 @@ factor, not a constant difference). The network is left as it was.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, count
@@ -67,7 +68,7 @@ def rate_test(
     lowest: float = LOWEST,
     highest: float = HIGHEST,
     steps: int = STEPS,
-    on_step=lambda done: None,
+    on_step: Callable | None = lambda done: None,
 ) -> RateTest:
     """Train for `steps` steps at rates from `lowest` to `highest`, as `recipe` says but for its schedule.
 
@@ -121,7 +122,7 @@ def _steps(classifier, train, recipe):
 
 
 @contextmanager
-def borrowed(model: Module):
+def borrowed(model: Module) -> Iterator[None]:
     """Whatever is trained inside, the network has its weights and statistics back afterwards."""
     arrays = [(param, param.data) for param in model.params()]  # an optimiser trains copies of them
     with untouched(model):

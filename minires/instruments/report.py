@@ -114,7 +114,7 @@ def write_report(
     skips = {True: "with skips", False: "no skips"}.get(manifest.get("architecture", {}).get("skip"))
     about = " · ".join(map(str, filter(None, (manifest.get("arch", "Network"), skips, manifest.get("started")))))
     path = out / "report.html"
-    style = _STYLE + (film.style() if watched is not None else "")
+    style = film.style() if watched is not None else ""
     write_text(path, page(_data_name(manifest.get("data", {})), about, sections, style))
     return path
 
@@ -305,13 +305,13 @@ def _data_name(data: dict) -> str:
     return "Built-in hand signs" if spec == "builtin" else Path(spec).stem
 
 
-def page(title: str, about: str, sections: list[str], style: str = _STYLE) -> str:
-    """A whole page of one's sections."""
+def page(title: str, about: str, sections: list[str], style: str = "") -> str:
+    """A whole page of one's sections. style: what they need beyond that of every report."""
     title = html.escape(title)
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{style}</style></head><body><main>"
+        f"<title>{title}</title><style>{_STYLE}{style}</style></head><body><main>"
         f'<header><h1>{title}</h1><p class="muted">{html.escape(about)}</p></header>{"".join(sections)}'
         "</main></body></html>\n"
     )

@@ -1,16 +1,36 @@
 """Elementwise layers: ReLU and its relatives, identity, dropout, stochastic depth."""
 
 import math
+from typing import Any
 
 from minires import ops
-from minires.backend import get_xp
+from minires.backend import Array, get_xp
 from minires.errors import ConfigError
 from minires.nn.init import generator
 from minires.nn.module import Maths, Module
 
+__all__ = [
+    "GELU",
+    "Dropout",
+    "Identity",
+    "LeakyReLU",
+    "ReLU",
+    "Sigmoid",
+    "StochasticDepth",
+]
+
 
 class ReLU(Module):
-    """y = max(x, 0)."""
+    """y = max(x, 0).
+
+    Of any shape. At 0 the derivative is taken as 0.
+
+    >>> relu = minires.ReLU("relu")
+    >>> relu.forward(numpy.array([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    >>> relu.backward(numpy.array([5.0, 5.0])).tolist()
+    [0.0, 5.0]
+    """
 
     maths = Maths(
         ("y = max(x, 0)", "Negative values become zero."),
@@ -18,22 +38,22 @@ class ReLU(Module):
     )
     keeps = ("y",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         y = ops.relu_forward(x)
         self.save(y)
         return y
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         (y,) = self.saved()
         return ops.relu_backward(dy, y)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return graph.node("Relu", self.name, [x])
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "relu", ""
 
 
@@ -49,28 +69,28 @@ class LeakyReLU(Module):
     )
     keeps = ("y",)
 
-    def __init__(self, name, slope=0.01):
+    def __init__(self, name: str, slope: float = 0.01):
         super().__init__(name)
         if not 0 <= slope < math.inf:
             raise ConfigError(f"{name}: the slope must be a number of at least 0, got {slope}")
         self.slope = float(slope)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         y = ops.leaky_relu_forward(x, self.slope)
         self.save(y)
         return y
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         (y,) = self.saved()
         return ops.leaky_relu_backward(dy, y, self.slope)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return graph.node("LeakyRelu", self.name, [x], alpha=self.slope)
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "relu", "leaky"
 
 
@@ -84,22 +104,22 @@ class Sigmoid(Module):
     keeps = ("y",)
     smooth = True
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         y = ops.sigmoid_forward(x)
         self.save(y)
         return y
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         (y,) = self.saved()
         return ops.sigmoid_backward(dy, y)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return graph.node("Sigmoid", self.name, [x])
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "relu", "sigmoid"
 
 
@@ -113,25 +133,25 @@ class GELU(Module):
     keeps = ("x",)
     smooth = True
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         self.save(x)
         return ops.gelu_forward(x)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         (x,) = self.saved()
         return ops.gelu_backward(dy, x)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         scaled = graph.node("Mul", f"{self.name}.scaled", [x, graph.number(f"{self.name}.root", 0.5**0.5)])
         erf = graph.node("Erf", f"{self.name}.erf", [scaled])
         twice = graph.node("Add", f"{self.name}.twice", [erf, graph.number(f"{self.name}.one", 1)])
         share = graph.node("Mul", f"{self.name}.share", [twice, graph.number(f"{self.name}.half", 0.5)])
         return graph.node("Mul", self.name, [x, share])
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "relu", "GELU"
 
 
@@ -141,19 +161,19 @@ class Identity(Module):
     maths = Maths(("y = x", "The path changes nothing."), ("dx = dy", "And neither does the way back."))
     smooth = view = True
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return x
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return dy
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return x
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return None
 
 
@@ -167,14 +187,14 @@ class Dropout(Module):
     keeps = ("keep",)
     smooth = True
 
-    def __init__(self, name, rate, *, seed=0):
+    def __init__(self, name: str, rate: float, *, seed: int = 0):
         super().__init__(name)
         if not 0 <= rate < 1:
             raise ConfigError(f"{name}: the rate at which to drop must lie in [0, 1), got {rate}")
         self.rate = rate
         self.rng = generator(seed, name)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         if not self.training or self.rate == 0:
             self.save(None)
             return x
@@ -183,24 +203,24 @@ class Dropout(Module):
         self.save(keep)
         return ops.dropout_forward(x, keep, self.rate)
 
-    def mask_shape(self, shape):
+    def mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of what is drawn for a batch of this shape."""
         return shape
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         (keep,) = self.saved()
         return dy if keep is None else ops.dropout_backward(dy, keep, self.rate)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def kept_numbers(self, batch, shape):
+    def kept_numbers(self, batch: int, shape: tuple[int, ...]) -> int:
         return batch * math.prod(shape) if self.rate else 0  # the mask
 
-    def onnx(self, graph, x, shape):
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return x  # nothing is dropped in evaluation
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "other", "dropout"
 
 
@@ -216,11 +236,11 @@ class StochasticDepth(Dropout):
         ("dx = dy · keep / (1 − rate)", "The same images are dropped on the way back."),
     )
 
-    def mask_shape(self, shape):
+    def mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (shape[0], *(1 for _ in shape[1:]))
 
-    def kept_numbers(self, batch, shape):
+    def kept_numbers(self, batch: int, shape: tuple[int, ...]) -> int:
         return batch if self.rate else 0
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "other", "stochastic depth"

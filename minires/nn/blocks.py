@@ -5,12 +5,21 @@ K. He et al., "Deep Residual Learning", arXiv:1512.03385, sections 3.2 and 3.3 (
 same code with no shortcut. `SqueezeExcite` weighs the channels at the end of a branch.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from minires.backend import Array
 from minires.nn.activation import Identity, ReLU, Sigmoid
 from minires.nn.conv import Conv2d
 from minires.nn.dense import Flatten
 from minires.nn.join import Add, Branches, Multiply
-from minires.nn.module import Composite, Sequential
+from minires.nn.module import Composite, Module, Sequential
 from minires.nn.pool import GlobalAvgPool2d
+
+__all__ = [
+    "Block",
+    "SqueezeExcite",
+]
 
 
 class Block(Composite):
@@ -18,12 +27,29 @@ class Block(Composite):
 
     Post-activation:  y = after(branch(x) + shortcut(x)), `after` being the last ReLU.
     Pre-activation:   h = before(x), the first BN and ReLU; y = branch(h) + (x or projection(h)).
+
+    branch: F, mostly a Sequential; before, after: modules, or None. ShapeError, naming both, where paths do not add.
     clean: the shortcut starts at x in a pre-activation block too, as one without parameters should.
+
+    >>> branch = minires.Sequential(minires.Conv2d("f.conv", 8, 8, 3, pad=1), minires.BatchNorm("f.bn", 8), name="f")
+    >>> block = minires.Block("block", branch, minires.Block.IDENTITY, after=minires.ReLU("relu"))
+    >>> x = numpy.random.default_rng(0).standard_normal((2, 6, 6, 8))
+    >>> minires.gradcheck(block, x).ok
+    True
     """
 
     IDENTITY = "identity"
 
-    def __init__(self, name, branch: Sequential, shortcut, *, before=None, after=None, clean=False):
+    def __init__(
+        self,
+        name: str,
+        branch: Sequential,
+        shortcut: Module | str | None,
+        *,
+        before: Module | None = None,
+        after: Module | None = None,
+        clean: bool = False,
+    ):
         super().__init__(name)
         self.before, self.branch, self.shortcut = before, branch, shortcut
         self.add = None if shortcut is None else Add(f"{name}.add")
@@ -34,7 +60,7 @@ class Block(Composite):
         """Whether the shortcut starts at x, and not at h."""
         return self.clean or self.shortcut == self.IDENTITY
 
-    def flow(self, x, visit):
+    def flow(self, x: Any, visit: Callable) -> Any:
         h = x if self.before is None else visit(self.before, x)
         y = visit(self.branch, h)
         if self.shortcut is not None:
@@ -42,7 +68,7 @@ class Block(Composite):
             y = visit(self.add, y, start if self.shortcut == self.IDENTITY else visit(self.shortcut, start))
         return y if self.after is None else visit(self.after, y)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         if self.after is not None:
             dy = self.after.backward(dy)
         if self.shortcut is None:
@@ -65,7 +91,7 @@ class SqueezeExcite(Branches):
     convolutions `fc1` and `fc2`, as in timm.
     """
 
-    def __init__(self, name, channels, reduction=16, *, init="he", seed=0):
+    def __init__(self, name: str, channels: int, reduction: int = 16, *, init: str = "he", seed: int = 0):
         settings, few = {"bias": True, "init": init, "seed": seed}, max(1, channels // reduction)
         gate = Sequential(
             GlobalAvgPool2d(f"{name}.squeeze", keep=True),
@@ -78,5 +104,5 @@ class SqueezeExcite(Branches):
         )
         super().__init__(name, Identity(f"{name}.x"), gate, join=Multiply(f"{name}.scale"))
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "other", "SE"

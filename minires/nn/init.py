@@ -18,12 +18,12 @@ def generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, crc32(name.encode())])
 
 
-def he_normal(rng, shape, fan_in, fan_out):
+def he_normal(rng, shape: tuple[int, ...], fan_in, fan_out):
     """N(0, 2 / fan_in): keeps the scale through ReLUs. K. He et al., arXiv:1502.01852, section 2.2."""
     return rng.standard_normal(shape, dtype=np.float32) * math.sqrt(2 / fan_in)
 
 
-def glorot_uniform(rng, shape, fan_in, fan_out):
+def glorot_uniform(rng, shape: tuple[int, ...], fan_in, fan_out):
     """U(-a, a), a^2 = 6 / (fan_in + fan_out). X. Glorot, Y. Bengio, AISTATS 2010, equation 16."""
     return (2 * rng.random(shape, dtype=np.float32) - 1) * math.sqrt(6 / (fan_in + fan_out))
 

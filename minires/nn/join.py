@@ -1,10 +1,21 @@
 """Where several paths become one. A join has several inputs: forward(*xs), backward(dy) -> (dx, ...)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from minires import ops
+from minires.backend import Array
 from minires.errors import ShapeError
 from minires.nn.module import Composite, Maths, Module
+
+__all__ = [
+    "Add",
+    "Branches",
+    "Concat",
+    "Multiply",
+]
 
 
 class Add(Module):
@@ -17,11 +28,11 @@ class Add(Module):
     inputs = ("F(x)", "shortcut")
     smooth = True
 
-    def forward(self, branch, shortcut):
+    def forward(self, branch: Array, shortcut: Array) -> Array:
         self.output_shape(branch.shape[1:], shortcut.shape[1:])
         return ops.add_forward(branch, shortcut)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> tuple[Array, Array]:
         return ops.add_backward(dy)
 
     def output_shape(self, branch: tuple, shortcut: tuple) -> tuple:
@@ -34,10 +45,10 @@ class Add(Module):
             f"use a projection shortcut, a 1x1 convolution {shortcut[-1]} -> {branch[-1]} with stride {stride}"
         )
 
-    def onnx(self, graph, inputs, shapes):
+    def onnx(self, graph: Any, inputs: tuple[str, ...], shapes: tuple) -> str:
         return graph.node("Add", self.name, list(inputs))
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "add", "+"
 
 
@@ -50,15 +61,15 @@ class Concat(Module):
     )
     smooth = True
 
-    def forward(self, *xs):
+    def forward(self, *xs: Array) -> Array:
         self.output_shape(*(x.shape[1:] for x in xs))
         self.save([x.shape[-1] for x in xs])
         return ops.concat_forward(*xs)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> tuple[Array, ...]:
         return ops.concat_backward(dy, *self.saved())
 
-    def output_shape(self, *shapes):
+    def output_shape(self, *shapes: tuple[int, ...]) -> tuple[int, ...]:
         """(H, W, the sum of the channels); ShapeError where the paths' maps differ in size."""
         if len({shape[:-1] for shape in shapes}) > 1:
             raise ShapeError(
@@ -67,10 +78,10 @@ class Concat(Module):
             )
         return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
-    def onnx(self, graph, inputs, shapes):
+    def onnx(self, graph: Any, inputs: tuple[str, ...], shapes: tuple) -> str:
         return graph.node("Concat", self.name, list(inputs), axis=1)
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "add", "concat"
 
 
@@ -84,21 +95,21 @@ class Multiply(Module):
     inputs = keeps = ("x", "gate")
     smooth = True
 
-    def forward(self, x, gate):
+    def forward(self, x: Array, gate: Array) -> Array:
         self.output_shape(x.shape[1:], gate.shape[1:])
         self.save(x, gate)
         return ops.multiply_forward(x, gate)
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> tuple[Array, Array]:
         return ops.multiply_backward(dy, *self.saved())
 
-    def output_shape(self, x, gate):
+    def output_shape(self, x: tuple[int, ...], gate: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of x; ShapeError for a gate that is neither of that shape nor one factor a channel."""
         if gate not in (x, x[-1:], (*[1] * (len(x) - 1), *x[-1:])):
             raise ShapeError(f"{self.name}: expected a gate {x} or {x[-1:]} for a map {x}, got {gate}: one a channel")
         return x
 
-    def onnx(self, graph, inputs, shapes):
+    def onnx(self, graph: Any, inputs: tuple[str, ...], shapes: tuple) -> str:
         x, gate = inputs
         if len(shapes[0]) > len(shapes[1]):
             gate = graph.node(
@@ -106,7 +117,7 @@ class Multiply(Module):
             )
         return graph.node("Mul", self.name, [x, gate])
 
-    def look(self):
+    def look(self) -> tuple[str, str] | None:
         return "add", "×"
 
 
@@ -114,15 +125,19 @@ class Branches(Composite):
     """Several paths from one input, joined: y = join(f_1(x), f_2(x), ...); of a path that is an `Identity` x itself.
 
     With `Concat` (the default) an Inception or Fire module, with `Multiply` a squeeze and excitation.
+
+    >>> paths = minires.Conv2d("a", 8, 4, 1), minires.Conv2d("b", 8, 4, 3, pad=1)
+    >>> minires.Branches("fire", *paths).output_shape((16, 16, 8))
+    (16, 16, 8)
     """
 
-    def __init__(self, name, *paths: Module, join: Module | None = None):
+    def __init__(self, name: str, *paths: Module, join: Module | None = None):
         super().__init__(name)
         self.paths, self.join = list(paths), join or Concat(f"{name}.concat")
 
-    def flow(self, x, visit):
+    def flow(self, x: Any, visit: Callable) -> Any:
         return visit(self.join, *(visit(path, x) for path in self.paths))
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         back = [path.backward(d, need_dx) for path, d in zip(self.paths, self.join.backward(dy), strict=True)]
         return sum(back[1:], back[0]) if need_dx else None

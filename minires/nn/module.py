@@ -6,11 +6,25 @@ is an error that names the layer.
 """
 
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from minires.backend import device_of, get_xp, to_device
+from numpy.typing import DTypeLike
+
+from minires.backend import Array, device_of, get_xp, to_device
 from minires.errors import ConfigError, DeviceError, ShapeError, StateError
+
+__all__ = [
+    "Buffer",
+    "Composite",
+    "Maths",
+    "Module",
+    "Param",
+    "Sequential",
+    "inference",
+    "walk",
+]
 
 
 class Param:
@@ -19,11 +33,11 @@ class Param:
     trainable: False where it is frozen (`Module.freeze`): it has no gradient then, and optimisers leave it out.
     """
 
-    def __init__(self, name: str, data, *, decay: bool = True):
+    def __init__(self, name: str, data: Array, *, decay: bool = True):
         self.name, self.data, self.grad, self.decay = name, data, None, decay
         self.trainable = True
 
-    def write_grad(self, grad) -> None:
+    def write_grad(self, grad: Array) -> None:
         """Keep the gradient of the last backward pass; into the optimiser's flat buffer where there is one."""
         if not self.trainable:
             return
@@ -36,7 +50,7 @@ class Param:
 class Buffer:
     """An array that is kept with the weights but not trained, such as a running mean."""
 
-    def __init__(self, name: str, data):
+    def __init__(self, name: str, data: Array):
         self.name, self.data = name, data
 
 
@@ -55,6 +69,16 @@ class Module:
 
     What the instruments tell of a layer stands in its class too: `maths`, `keeps`, `smooth` and the methods from
     `kept_numbers` to `look`. Each has a usual answer, so that a layer of one's own needs none of them.
+
+    >>> class Double(minires.Module):
+    ...     def forward(self, x):
+    ...         return 2 * x
+    ...     def backward(self, dy, need_dx=True):
+    ...         return 2 * dy
+    ...     def output_shape(self, shape):
+    ...         return shape
+    >>> minires.gradcheck(Double("double"), numpy.ones((2, 3))).ok
+    True
     """
 
     maths: Maths | None = None
@@ -70,11 +94,11 @@ class Module:
         self.save_for_backward = True  # whether forward saves for backward
         self._slot = None
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         """y; in training or evaluation mode as `self.training` says."""
         raise NotImplementedError
 
-    def backward(self, dy, need_dx: bool = True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         """dx, with every Param's gradient written. Consumes what the last forward saved."""
         raise NotImplementedError
 
@@ -94,7 +118,7 @@ class Module:
         """How many numbers pass through memory beside x and y."""
         return 0
 
-    def onnx(self, graph, x: str, shape: tuple) -> str:
+    def onnx(self, graph: Any, x: str, shape: tuple) -> str:
         """Add this layer's nodes to a graph (weights/onnx.py) for the value x; the name of the value that they give.
 
         A layer of several inputs takes several names and shapes.
@@ -105,7 +129,7 @@ class Module:
         """(kind, text) of the layer's bar in a diagram; None: no bar of its own."""
         return "other", type(self).__name__
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs: Array) -> Array:
         return self.forward(*inputs)
 
     def __repr__(self) -> str:
@@ -122,7 +146,7 @@ class Module:
         for child in self.children():
             yield from child._lines(indent + "  ")
 
-    def save(self, *arrays) -> None:
+    def save(self, *arrays: Array) -> None:
         """Keep arrays for backward."""
         if self.save_for_backward:
             self._slot = arrays
@@ -150,7 +174,7 @@ class Module:
         """The modules directly inside, in the order of the forward pass."""
         return [m for m in self._members() if isinstance(m, Module)]
 
-    def modules(self):
+    def modules(self) -> Iterator["Module"]:
         """This module and all below it, depth first."""
         yield self
         for child in self.children():
@@ -218,11 +242,11 @@ class Module:
         """Move to 'cpu' or 'gpu', in place; gradients are dropped, and an optimiser must be made anew. Returns self."""
         return self._convert(lambda a: to_device(a, device))
 
-    def astype(self, dtype) -> "Module":
+    def astype(self, dtype: DTypeLike) -> "Module":
         """Change the precision, in place (float64 for gradient checks); as `to` otherwise. Returns self."""
         return self._convert(lambda a: a.astype(dtype))
 
-    def check_device(self, x, weight) -> None:
+    def check_device(self, x: Array, weight: Array) -> None:
         """DeviceError, naming this layer, when the input and the weights live on different devices."""
         if get_xp(x) is not get_xp(weight):
             here, there = device_of(weight), device_of(x)
@@ -249,7 +273,7 @@ _inside_lock = threading.Lock()
 
 
 @contextmanager
-def inference(model: Module):
+def inference(model: Module) -> Iterator[Module]:
     """Evaluation mode with nothing saved for backward; the former modes come back when the last one inside leaves.
 
     Forward passes inside touch no state, so several threads may run them at once.
@@ -281,18 +305,18 @@ class Composite(Module):
             return visit(self.add, visit(self.f, x), x)
     """
 
-    def flow(self, x, visit):
+    def flow(self, x: Any, visit: Callable) -> Any:
         """The output for x, where visit(child, *inputs) gives a child's output."""
         raise NotImplementedError
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return self.flow(x, lambda child, *inputs: child.forward(*inputs))
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return self.flow(shape, lambda child, *shapes: child.output_shape(*shapes))
 
 
-def walk(module: Module, visit, *inputs):
+def walk(module: Module, visit: Callable, *inputs: Any) -> Any:
     """What comes out of `module` where visit(layer, *inputs) stands for a layer: inputs may be arrays, shapes, names.
 
     It goes down to the layers; a composite with a `forward` of its own is one, since its `flow` may not be what runs.
@@ -303,18 +327,27 @@ def walk(module: Module, visit, *inputs):
 
 
 class Sequential(Composite):
-    """Modules one after the other: y = f_n(... f_2(f_1(x))). Of none: y = x."""
+    """Modules one after the other: y = f_n(... f_2(f_1(x))). Of none: y = x.
+
+    >>> net = minires.Sequential(minires.Conv2d("conv", 3, 4, 3, pad=1), minires.ReLU("relu"), name="net")
+    >>> net
+    net: Sequential()  108 parameters
+      conv: Conv2d(stride=(1, 1), pad=1, dilation=(1, 1), groups=1, w=(3, 3, 3, 4))  108 parameters
+      relu: ReLU()
+    >>> net.output_shape((8, 8, 3))
+    (8, 8, 4)
+    """
 
     def __init__(self, *layers: Module, name: str = ""):
         super().__init__(name)
         self.layers = list(layers)
 
-    def flow(self, x, visit):
+    def flow(self, x: Any, visit: Callable) -> Any:
         for layer in self.layers:
             x = visit(layer, x)
         return x
 
-    def backward(self, dy, need_dx: bool = True):
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         """dx, or None unless needed: then the walk ends at the first layer that has parameters to train."""
         first = 0 if need_dx else next((i for i, m in enumerate(self.layers) if m.is_trainable()), 0)
         for i in reversed(range(first, len(self.layers))):

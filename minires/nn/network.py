@@ -14,11 +14,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from minires.errors import ConfigError, MiniresError, ShapeError
 from minires.nn.blocks import Block
 from minires.nn.module import Module, Sequential
 from minires.ranges import COUNT
+
+__all__ = [
+    "Built",
+    "Network",
+    "as_network",
+    "build",
+    "register",
+]
 
 BUILDERS: dict[str, Callable] = {}  # name -> function(input_shape, classes, ...) -> Network or Module
 
@@ -48,6 +59,14 @@ class Network(Sequential):
 
     ShapeError where a module does not fit the one before it or what comes out is no row of scores; ConfigError where
     two parameters bear one name.
+
+    >>> layers = minires.Conv2d("conv", 3, 8, 3), minires.ReLU("relu"), minires.GlobalAvgPool2d("pool")
+    >>> net = minires.Network(*layers, minires.Dense("fc", 8, 5), input_shape=(16, 16, 3), name="tiny")
+    >>> net.classes, net.forward(numpy.zeros((2, 16, 16, 3), "float32")).shape
+    (5, (2, 5))
+    >>> minires.Network(*layers[:2], input_shape=(16, 16, 3))
+    Traceback (most recent call last):
+    minires.errors.ShapeError: network: gives (14, 14, 8) for an image, ...
     """
 
     def __init__(self, *layers: Module, input_shape: tuple, name: str = "network"):
@@ -61,7 +80,7 @@ class Network(Sequential):
         check_names(self)
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         """That of its weights."""
         return self.params()[0].data.dtype
 
@@ -138,11 +157,16 @@ def register(builder: Callable, name: str = "") -> Callable:
     return builder
 
 
-def build(builder: str | Callable, input_shape: tuple, classes: int, *, seed: int = 0, **options) -> Network:
+def build(builder: str | Callable, input_shape: tuple, classes: int, *, seed: int = 0, **options: Any) -> Network:
     """The Network that a builder gives: a function (which is registered), a registered name, or "file.py:function".
 
     It is called with input_shape, classes, seed where it takes one, and options. ConfigError for no such builder, or
     one that gives no network for these images and classes.
+
+    >>> def tiny(input_shape, classes, seed=0):
+    ...     return minires.Sequential(minires.Flatten("flat"), minires.Dense("fc", 48, classes, seed=seed), name="tiny")
+    >>> minires.build(tiny, (4, 4, 3), 5).classes
+    5
     """
     if isinstance(builder, str):
         name = registered(builder)

@@ -15,7 +15,7 @@ from time import perf_counter
 
 import numpy as np
 
-from minires.backend import device_of, get_xp
+from minires.backend import Array, device_of, get_xp
 from minires.nn.activation import Dropout
 from minires.nn.blocks import Block
 from minires.nn.module import Module
@@ -25,7 +25,7 @@ _quiet = np.errstate(all="ignore")
 
 
 @_quiet
-def rms(x):
+def rms(x: Array):
     """The root mean square of an array, sqrt(mean x^2), as a 0-d float64 array on its device.
 
     Squared in float64: a gradient of 1e-30, which a plot has to show, squares to 0 in float32.
@@ -35,7 +35,7 @@ def rms(x):
 
 
 @_quiet
-def cosine(a, b):
+def cosine(a, b: Array | None):
     """<a, b> / (|a| |b|) as a 0-d array: 1 where two gradients agree, 0 at right angles; NaN for a zero one."""
     xp = get_xp(a)
     a, b = a.ravel().astype(xp.float64), b.ravel().astype(xp.float64)
@@ -257,7 +257,7 @@ class NonFinite:
         return "the input" if self.kind == "input" else f"the output of {self.name} ({self.kind})"
 
 
-def first_nonfinite(model: Module, x) -> NonFinite | None:
+def first_nonfinite(model: Module, x: Array) -> NonFinite | None:
     """Where values stop being finite: the first parameter or buffer, else the input, else the first layer output
     as x goes forward in the model's present mode. None where all is finite. The model is left as it was."""
     for kind, held in (("parameter", model.params()), ("buffer", model.buffers())):

@@ -9,8 +9,10 @@ excitation (arXiv:1709.01507), ResNet-D (arXiv:1812.01187, section 4), ResNetV2 
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from minires.errors import ConfigError, ShapeError
+from minires.geometry import Pad, Pair
 from minires.nn.activation import Dropout, ReLU
 from minires.nn.blocks import Block, SqueezeExcite
 from minires.nn.conv import Conv2d, ZeroPad2d
@@ -21,6 +23,17 @@ from minires.nn.network import Built, Network, build
 from minires.nn.norm import BatchNorm
 from minires.nn.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d, Subsample
 from minires.ranges import COUNT, check_fields
+
+__all__ = [
+    "ARCHITECTURES",
+    "VARIANTS",
+    "Config",
+    "ResNet",
+    "from_config",
+    "plain_twin",
+    "resnet",
+    "resnet50",
+]
 
 
 @dataclass(frozen=True)
@@ -244,12 +257,12 @@ class _Builder:
             )
         self.kernels, self.multiples = BLOCKS[self.arch.block]
 
-    def conv(self, name, C, O, kernel, stride=1, pad=None, **more):
+    def conv(self, name: str, C, O, kernel: int, stride: Pair = 1, pad: Pad | None = None, **more):
         settings = {"bias": self.variant.conv_bias, "init": self.config.init, "seed": self.config.seed} | more
         usual = "same" if self.variant.same else kernel // 2
         return Conv2d(name, C, O, kernel, stride=stride, pad=usual if pad is None else pad, **settings)
 
-    def norm(self, name, channels):
+    def norm(self, name: str, channels: int):
         """A list with one BatchNorm, or an empty one for a network without."""
         if not self.config.norm:
             return []
@@ -292,7 +305,7 @@ class _Builder:
             stages.append(Sequential(*blocks, name=f"stage{stage + 2}"))
         return stages
 
-    def block(self, stage, index, C, width, stride):
+    def block(self, stage, index, C, width, stride: Pair):
         """(the block, its output channels)."""
         repeats = self.arch.repeats[stage]
         letter = chr(ord("a") + index) if repeats <= 26 else ("a" if index == 0 else f"b{index}")
@@ -361,7 +374,7 @@ class _Builder:
         if self.config.skip and norms:
             norms[-1].gamma.data[:] = self.config.last_gamma
 
-    def head(self, shape):
+    def head(self, shape: tuple[int, ...]):
         """The layers after the stages, whose output has this shape."""
         H, W, channels = shape
         layers = []
@@ -378,20 +391,38 @@ class _Builder:
         return [*layers, Dense(name, channels, self.config.classes, seed=self.config.seed)]
 
 
-def resnet(arch: str, input_shape=(64, 64, 3), classes=6, **options) -> ResNet:
+def resnet(arch: str, input_shape: tuple[int, int, int] = (64, 64, 3), classes: int = 6, **options: Any) -> ResNet:
     """A network by name, such as 'resnet50'. `options` are the further fields of Config.
 
     Unless told otherwise the plain ImageNet networks (resnet18, 34, 50, 101, 152) take the conventions of variant
     'course', all others those of 'v1.5', in which PyTorch's files are. shortcut="A": the paper's own shortcuts for CIFAR,
     which have no parameters.
+
+    input_shape (H, W, C); logits (N, classes) come out. ConfigError for an unknown name or option, ShapeError for
+    images that are too small.
+
+    >>> model = minires.resnet("resnet20", (32, 32, 3), classes=10)
+    >>> model.parameter_count()[0]
+    272474
+    >>> minires.resnet("resnet20", (32, 32, 3), classes=10, shortcut="A").parameter_count()[0]
+    269722
+    >>> plain = minires.resnet("resnet20", (32, 32, 3), classes=10, skip=False)  # its plain twin
+    >>> logits = model.forward(numpy.zeros((2, 32, 32, 3), "float32"))
+    >>> logits.shape
+    (2, 10)
     """
     if arch in ARCHITECTURES:
         options.setdefault("variant", ARCHITECTURES[arch].variant)
     return ResNet(Config(arch, tuple(input_shape), classes, **options))
 
 
-def resnet50(input_shape=(64, 64, 3), classes=6, **options) -> ResNet:
-    """ResNet-50; see `resnet`."""
+def resnet50(input_shape: tuple[int, int, int] = (64, 64, 3), classes: int = 6, **options: Any) -> ResNet:
+    """ResNet-50; see `resnet`.
+
+    >>> model = minires.resnet50((64, 64, 3), classes=6)
+    >>> sum(model.parameter_count())
+    23600006
+    """
     return resnet("resnet50", input_shape, classes, **options)
 
 

@@ -2,41 +2,56 @@
 
 import math
 
-from minires.backend import get_xp, row_chunks
+from minires.backend import Array, get_xp, row_chunks
 from minires.fast.dispatch import compiled
+
+__all__ = [
+    "dropout_backward",
+    "dropout_forward",
+    "flatten_backward",
+    "flatten_forward",
+    "gelu_backward",
+    "gelu_forward",
+    "leaky_relu_backward",
+    "leaky_relu_forward",
+    "relu_backward",
+    "relu_forward",
+    "sigmoid_backward",
+    "sigmoid_forward",
+]
 
 
 @compiled
-def relu_forward(x):
+def relu_forward(x: Array) -> Array:
     """y = max(x, 0). V. Nair, G. Hinton, "Rectified Linear Units Improve Restricted Boltzmann Machines", 2010."""
     xp = get_xp(x)
     return xp.maximum(x, xp.zeros(x.shape[1:], x.dtype))  # NumPy takes three times as long with the scalar 0
 
 
 @compiled
-def relu_backward(dy, y):
+def relu_backward(dy: Array, y: Array) -> Array:
     """dx = dy where y > 0, else 0 (so the slope at exactly 0 is taken as 0). Needs the output alone."""
     return dy * (y > 0)
 
 
-def leaky_relu_forward(x, slope):
+def leaky_relu_forward(x: Array, slope: float) -> Array:
     """y = x where x > 0, else slope * x, for a slope of 0 or more. A. Maas et al., ICML workshop, 2013."""
     return get_xp(x).where(x > 0, x, slope * x)
 
 
-def leaky_relu_backward(dy, y, slope):
+def leaky_relu_backward(dy: Array, y: Array, slope: float) -> Array:
     """dx = dy where y > 0, else slope * dy (at exactly 0 too). Needs the output alone: it has x's sign."""
     return get_xp(y).where(y > 0, dy, slope * dy)
 
 
-def sigmoid_forward(x):
+def sigmoid_forward(x: Array) -> Array:
     """y = 1 / (1 + exp(-x)), from exp(-|x|), which never overflows."""
     xp = get_xp(x)
     small = xp.exp(-xp.abs(x))
     return xp.where(x >= 0, 1.0, small) / (1 + small)
 
 
-def sigmoid_backward(dy, y):
+def sigmoid_backward(dy: Array, y: Array) -> Array:
     """dx = dy * y * (1 - y). Needs the output alone."""
     return dy * y * (1 - y)
 
@@ -101,7 +116,7 @@ def _in_pieces(function, x, *others):
     return y
 
 
-def gelu_forward(x):
+def gelu_forward(x: Array) -> Array:
     """y = x * Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2, the normal distribution's share below x.
 
     D. Hendrycks, K. Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415; the exact form, not the one by tanh.
@@ -109,7 +124,7 @@ def gelu_forward(x):
     return _in_pieces(lambda x: x * _normal(x)[0], x)
 
 
-def gelu_backward(dy, x):
+def gelu_backward(dy: Array, x: Array) -> Array:
     """dx = dy * (Phi(x) + x * phi(x)), phi(x) = exp(-x^2 / 2) / sqrt(2 pi)."""
 
     def slope(x, dy):
@@ -119,7 +134,7 @@ def gelu_backward(dy, x):
     return _in_pieces(slope, x, dy)
 
 
-def dropout_forward(x, keep, rate):
+def dropout_forward(x: Array, keep: Array, rate: float) -> Array:
     """y = x * keep / (1 - rate), with keep 1 where a unit survives. N. Srivastava et al., JMLR 15, 2014.
 
     keep has x's shape, or (N, 1, ..., 1) for whole images: stochastic depth, G. Huang et al., arXiv:1603.09382.
@@ -127,16 +142,16 @@ def dropout_forward(x, keep, rate):
     return x * keep / (1 - rate)
 
 
-def dropout_backward(dy, keep, rate):
+def dropout_backward(dy: Array, keep: Array, rate: float) -> Array:
     """dx = dy * keep / (1 - rate), with the very mask of the forward pass."""
     return dy * keep / (1 - rate)
 
 
-def flatten_forward(x):
+def flatten_forward(x: Array) -> Array:
     """(N, H, W, C) -> (N, H * W * C)."""
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
-def flatten_backward(dy, shape):
+def flatten_backward(dy: Array, shape: tuple[int, ...]) -> Array:
     """dx: dy in the shape that x had."""
     return dy.reshape(shape)

@@ -6,11 +6,18 @@ The im2col formulation: K. Chellapilla, S. Puri, P. Simard, "High Performance Co
 for Document Processing", 2006, section 3; arithmetic of sizes: V. Dumoulin, F. Visin, arXiv:1603.07285.
 """
 
-from minires.backend import device_of, get_xp, workspace
+from minires.backend import Array, device_of, get_xp, workspace
 from minires.errors import ConfigError, ShapeError
 from minires.fast.dispatch import compiled
-from minires.geometry import output_size, pair, resolve_padding, span, windows_over
+from minires.geometry import Pad, Pair, output_size, pair, resolve_padding, span, windows_over
 from minires.ops.norm import channel_sum
+
+__all__ = [
+    "conv2d_backward",
+    "conv2d_forward",
+    "zero_pad2d_backward",
+    "zero_pad2d_forward",
+]
 
 # Bytes of columns that one matrix product may take. The batch is walked in pieces of this size, so that a
 # large image costs time but never memory. benchmarks/bench_ops.py --workspace measures it.
@@ -18,7 +25,7 @@ MAX_WORKSPACE = 2 * 2**20
 GPU_WORKSPACE = 2**30  # there, pieces that fit in the cache are no faster
 
 
-def zero_pad2d_forward(x, pad):
+def zero_pad2d_forward(x: Array, pad: Pad) -> Array:
     """y = x with rows and columns of zeros around it; pad as in `resolve_padding`. x itself when there are none."""
     (top, bottom), (left, right) = resolve_padding(pad, x.shape[1:3], (1, 1), (1, 1))
     if not (top or bottom or left or right):
@@ -29,14 +36,14 @@ def zero_pad2d_forward(x, pad):
     return y
 
 
-def zero_pad2d_backward(dy, pad):
+def zero_pad2d_backward(dy: Array, pad: Pad) -> Array:
     """dx: the padding received no input, so its gradient is dropped."""
     (top, bottom), (left, right) = resolve_padding(pad, dy.shape[1:3], (1, 1), (1, 1))
     H, W = dy.shape[1] - top - bottom, dy.shape[2] - left - right
     return dy[:, top : top + H, left : left + W]
 
 
-def im2col(x, kernel, stride, dilation=(1, 1)):
+def im2col(x: Array, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Array:
     """Every receptive field as a row: (N, H, W, C) -> (N * P * Q, R * S * C), no padding.
 
     In NHWC a field's row of S pixels lies side by side in memory, so the copy moves S * C numbers at a time, of a
@@ -53,7 +60,7 @@ def im2col(x, kernel, stride, dilation=(1, 1)):
     return fields.reshape(N * P * Q, R * S * C)
 
 
-def col2im(columns, shape, kernel, stride, dilation=(1, 1)):
+def col2im(columns: Array, shape: tuple[int, ...], kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Array:
     """The adjoint of `im2col`: each entry of a row is added back where it was read from."""
     (R, S), (sv, sh), (dv, dh) = kernel, stride, dilation
     N, H, W, C = shape
@@ -124,7 +131,17 @@ def _check_algorithm(name):
 
 
 @compiled
-def conv2d_forward(x, w, b=None, *, stride=1, pad=0, dilation=1, groups=1, algorithm=None):
+def conv2d_forward(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    stride: Pair = 1,
+    pad: Pad = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    algorithm: str | None = None,
+) -> Array:
     """y[n, p, q, o] = b[o] + sum over r, s, c of x[n, i, j, c] w[r, s, c, o], where cell (r, s) of the window lies on
     i = p * stride + r * dilation - top,  j = q * stride + s * dilation - left.
 
@@ -155,20 +172,20 @@ def conv2d_forward(x, w, b=None, *, stride=1, pad=0, dilation=1, groups=1, algor
 
 @compiled
 def conv2d_backward(
-    dy,
-    x,
-    w,
+    dy: Array,
+    x: Array,
+    w: Array,
     *,
-    stride=1,
-    pad=0,
-    dilation=1,
-    groups=1,
-    need_dx=True,
-    need_dw=True,
-    need_db=True,
-    dw=None,
-    algorithm=None,
-):
+    stride: Pair = 1,
+    pad: Pad = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    need_dx: bool = True,
+    need_dw: bool = True,
+    need_db: bool = True,
+    dw: Array | None = None,
+    algorithm: str | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
     """(dx, dw, db) of `conv2d_forward`, each None unless needed. dw is written where one is given.
 
     With the columns X (recomputed, never kept) the forward is Y = X W + b, so

@@ -10,8 +10,17 @@ the others by itself. J. L. Ba et al., arXiv:1607.06450, section 3.
 
 import math
 
-from minires.backend import get_xp
+from minires.backend import Array, get_xp
 from minires.errors import ShapeError
+
+__all__ = [
+    "groupnorm_backward",
+    "groupnorm_forward",
+    "groupnorm_statistics",
+    "layernorm_backward",
+    "layernorm_forward",
+    "layernorm_statistics",
+]
 
 
 def _grouped(x, groups):
@@ -29,7 +38,7 @@ def _sum(grouped):
     return grouped.sum(axis=(1, 3), dtype=get_xp(grouped).result_type(grouped, "f4"))
 
 
-def groupnorm_statistics(x, groups):
+def groupnorm_statistics(x: Array, groups: int) -> tuple[Array, Array]:
     """(mean, var) (N, G): mean = sum x / m,  var = sum (x - mean)^2 / m, over the m = H*W*C/G values of a group."""
     C = x.shape[-1]
     if not math.prod(x.shape[1:]) or C % groups:
@@ -40,13 +49,13 @@ def groupnorm_statistics(x, groups):
     return mean, _sum((x - _spread(mean)) ** 2) / m
 
 
-def groupnorm_forward(x, gamma, beta, mean, rstd):
+def groupnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, rstd: Array) -> Array:
     """y = gamma * (x - mean) * rstd + beta."""
     x_hat = (_grouped(x, mean.shape[1]) - _spread(mean)) * _spread(rstd)
     return (gamma * x_hat.reshape(x.shape) + beta).astype(x.dtype, copy=False)
 
 
-def groupnorm_backward(dy, x, gamma, mean, rstd):
+def groupnorm_backward(dy: Array, x: Array, gamma: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
     """(dx, dgamma, dbeta). With x_hat = (x - mean) * rstd and g = gamma * dy, sums over the m values of each group:
 
     dx = rstd * (g - sum g / m - x_hat * sum (g * x_hat) / m): as in batch normalisation, what flows back through the
@@ -68,21 +77,21 @@ def _positions(x, axes):
     return x.reshape(math.prod(x.shape[: x.ndim - axes]), math.prod(x.shape[x.ndim - axes :]))
 
 
-def layernorm_statistics(x, axes=1):
+def layernorm_statistics(x: Array, axes: tuple[int, ...] = 1) -> tuple[Array, Array]:
     """(mean, var) over the last `axes` axes, each of the shape of those before: (N, H, W) for the channels of a map."""
     mean, var = groupnorm_statistics(_positions(x, axes), 1)
     before = x.shape[: x.ndim - axes]
     return mean.reshape(before), var.reshape(before)
 
 
-def layernorm_forward(x, gamma, beta, mean, rstd):
+def layernorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, rstd: Array) -> Array:
     """y = gamma * (x - mean) * rstd + beta; gamma, beta: (last axes of x,), mean, rstd: (the others,)."""
     rows = _positions(x, gamma.ndim)
     y = groupnorm_forward(rows, gamma.ravel(), beta.ravel(), mean.reshape(-1, 1), rstd.reshape(-1, 1))
     return y.reshape(x.shape)
 
 
-def layernorm_backward(dy, x, gamma, mean, rstd):
+def layernorm_backward(dy: Array, x: Array, gamma: Array, mean: Array, rstd: Array) -> Array:
     """(dx, dgamma, dbeta): as in `groupnorm_backward`, each position a group."""
     rows, drows = _positions(x, gamma.ndim), _positions(dy, gamma.ndim)
     grads = groupnorm_backward(drows, rows, gamma.ravel(), mean.reshape(-1, 1), rstd.reshape(-1, 1))

@@ -1,7 +1,12 @@
 """Softmax and cross-entropy in one, as they are differentiated."""
 
-from minires.backend import device_of, get_xp
+from minires.backend import Array, device_of, get_xp
 from minires.errors import ConfigError, ShapeError
+
+__all__ = [
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
+]
 
 
 def _targets(labels, shape, dtype, label_smoothing, weights, ignore_index):
@@ -61,8 +66,14 @@ def _check_reduction(reduction):
 
 
 def softmax_cross_entropy_forward(
-    logits, labels, *, label_smoothing=0.0, weights=None, ignore_index=None, reduction="mean"
-):
+    logits: Array,
+    labels: Array,
+    *,
+    label_smoothing: float = 0.0,
+    weights: Array | None = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+) -> tuple[Array, Array]:
     """(loss, probs): probs = softmax(logits), loss = -mean over n of sum over k of t[n, k] log probs[n, k].
 
     logits (N, K); labels (N,) integers in 0..K-1 or (N, K) one-hot; t = (1 - a) one-hot + a / K for smoothing
@@ -73,6 +84,11 @@ def softmax_cross_entropy_forward(
     The largest logit is subtracted first, so no exponential overflows. A class with t = 0 adds nothing, even where
     its logit is minus infinity.
     ShapeError for an empty batch or a label outside 0..K-1; on a GPU, which must not be asked, the loss is NaN instead.
+
+    >>> logits, labels = numpy.zeros((2, 4)), numpy.array([0, 3])
+    >>> loss, probs = minires.softmax_cross_entropy_forward(logits, labels)
+    >>> round(float(loss), 4), probs[0].tolist()  # log 4
+    (1.3863, [0.25, 0.25, 0.25, 0.25])
     """
     xp = get_xp(logits)
     _check_reduction(reduction)
@@ -92,11 +108,22 @@ def softmax_cross_entropy_forward(
 
 
 def softmax_cross_entropy_backward(
-    probs, labels, *, label_smoothing=0.0, weights=None, ignore_index=None, reduction="mean", dloss=None
-):
+    probs: Array,
+    labels: Array,
+    *,
+    label_smoothing: float = 0.0,
+    weights: Array | None = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    dloss: float | Array | None = None,
+) -> Array:
     """dlogits = (probs - t) / N; with weights or ignored labels (probs * sum over k of t - t) / the mean's divisor.
 
     dloss: the gradient of the loss where it is not 1: a number, or (N,) for losses one by one.
+
+    >>> probs, labels = numpy.full((1, 4), 0.25), numpy.array([2])
+    >>> minires.softmax_cross_entropy_backward(probs, labels).tolist()
+    [[0.25, 0.25, -0.75, 0.25]]
     """
     _check_reduction(reduction)
     targets, total = _targets(labels, probs.shape, probs.dtype, label_smoothing, weights, ignore_index)

@@ -10,9 +10,19 @@ subtracted, so a mean that is large beside the spread costs no digits; those of 
 
 import math
 
-from minires.backend import get_xp, row_chunks
+from minires.backend import Array, get_xp, row_chunks
 from minires.errors import ShapeError
 from minires.fast.dispatch import compiled
+
+__all__ = [
+    "batchnorm_backward",
+    "batchnorm_dx",
+    "batchnorm_eval_backward",
+    "batchnorm_forward",
+    "batchnorm_running",
+    "batchnorm_statistics",
+    "batchnorm_sums",
+]
 
 
 def _rows(x):
@@ -41,14 +51,14 @@ def _wide_sum(rows, W):
 
 
 @compiled
-def channel_sum(x):
+def channel_sum(x: Array) -> Array:
     """The sum over everything but the channels: (N, H, W, C) or (N, C) -> (C,)."""
     rows, W, _ = _rows(x)
     return _wide_sum(rows, W).astype(x.dtype, copy=False)
 
 
 @compiled
-def batchnorm_statistics(x):
+def batchnorm_statistics(x: Array) -> tuple[Array, Array]:
     """(mean, var): mean = sum x / m,  var = sum (x - mean)^2 / m (biased), over the m = N*H*W values of a channel.
 
     One pass: with d = x - shift for any shift near the mean, here that of some rows from all over the batch,
@@ -75,7 +85,9 @@ def batchnorm_statistics(x):
     return shift + offset, xp.maximum(_fold(squares, W) / m - offset * offset, 0)
 
 
-def batchnorm_running(running_mean, running_var, mean, var, m, *, momentum, unbiased=False):
+def batchnorm_running(
+    running_mean: Array, running_var: Array, mean: Array, var: Array, m: int, *, momentum: float, unbiased: bool = False
+) -> tuple[Array, Array]:
     """(running_mean, running_var) = momentum * running + (1 - momentum) * batch; unbiased: the variance over m - 1."""
     if unbiased and m > 1:
         var = var * (m / (m - 1))
@@ -83,7 +95,7 @@ def batchnorm_running(running_mean, running_var, mean, var, m, *, momentum, unbi
 
 
 @compiled
-def batchnorm_forward(x, gamma, beta, mean, rstd):
+def batchnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, rstd: Array) -> Array:
     """y = gamma * (x - mean) * rstd + beta, with statistics of the batch (training) or running ones (evaluation)."""
     xp = get_xp(x)
     shape = x.shape
@@ -98,7 +110,7 @@ def batchnorm_forward(x, gamma, beta, mean, rstd):
     return y.reshape(shape)
 
 
-def batchnorm_sums(dy, x, mean, rstd):
+def batchnorm_sums(dy: Array, x: Array, mean: Array, rstd: Array) -> tuple[Array, Array]:
     """dgamma = sum dy * x_hat and dbeta = sum dy, a channel, where x_hat = (x - mean) * rstd; in float32 at least."""
     xp = get_xp(x)
     x, W, chunks = _rows(x)
@@ -110,7 +122,9 @@ def batchnorm_sums(dy, x, mean, rstd):
     return _fold(products, W) * rstd, _wide_sum(dy, W)
 
 
-def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
+def batchnorm_dx(
+    dy: Array, x: Array, gamma: Array, mean: Array, rstd: Array, dgamma: Array, dbeta: Array, m: int
+) -> Array:
     """dx = gamma * rstd * (dy - dbeta / m - x_hat * dgamma / m), with the sums over all m values of a channel."""
     xp, shape = get_xp(x), x.shape
     x, W, chunks = _rows(x)
@@ -129,7 +143,7 @@ def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
 
 
 @compiled
-def batchnorm_backward(dy, x, gamma, mean, rstd):
+def batchnorm_backward(dy: Array, x: Array, gamma: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
     """(dx, dgamma, dbeta) in training, where the mean and the variance depend on x too: see `batchnorm_dx`.
 
     The two subtracted terms are what flows back through the mean and through the variance; they make dx sum
@@ -141,7 +155,7 @@ def batchnorm_backward(dy, x, gamma, mean, rstd):
 
 
 @compiled
-def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
+def batchnorm_eval_backward(dy: Array, x: Array, gamma: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
     """(dx, dgamma, dbeta) in evaluation, where the statistics are constants: dx = gamma * rstd * dy."""
     dgamma, dbeta = (v.astype(gamma.dtype, copy=False) for v in batchnorm_sums(dy, x, mean, rstd))
     return dy * (gamma * rstd).astype(dy.dtype, copy=False), dgamma, dbeta

@@ -2,10 +2,21 @@
 
 import math
 
-from minires.backend import get_xp
+from minires.backend import Array, get_xp
 from minires.fast.dispatch import compiled
-from minires.geometry import output_size, pair, pool_window, resolve_padding
+from minires.geometry import Pad, Pair, output_size, pair, pool_window, resolve_padding
 from minires.ops.conv import zero_pad2d_backward, zero_pad2d_forward
+
+__all__ = [
+    "avgpool_backward",
+    "avgpool_forward",
+    "global_avgpool_backward",
+    "global_avgpool_forward",
+    "maxpool_backward",
+    "maxpool_forward",
+    "subsample_backward",
+    "subsample_forward",
+]
 
 
 def _windows(x, kernel, stride, dilation=(1, 1)):
@@ -30,7 +41,9 @@ def _maxpool_setup(x, kernel, stride, pad, dilation, ceil_mode):
 
 
 @compiled
-def maxpool_forward(x, *, kernel, stride=None, pad=0, dilation=1, ceil_mode=False):
+def maxpool_forward(
+    x: Array, *, kernel: Pair, stride: Pair | None = None, pad: Pad = 0, dilation: Pair = 1, ceil_mode: bool = False
+) -> Array:
     """y[n, p, q, c] = the largest x of the window, NaN where it holds one; stride defaults to the kernel.
 
     Padding never wins. dilation: how far a window's cells lie apart. ceil_mode: a last window may reach beyond the
@@ -46,7 +59,17 @@ def maxpool_forward(x, *, kernel, stride=None, pad=0, dilation=1, ceil_mode=Fals
 
 
 @compiled
-def maxpool_backward(dy, x, y, *, kernel, stride=None, pad=0, dilation=1, ceil_mode=False):
+def maxpool_backward(
+    dy: Array,
+    x: Array,
+    y: Array,
+    *,
+    kernel: Pair,
+    stride: Pair | None = None,
+    pad: Pad = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> Array:
     """dx: each dy goes to its window's maximum, or its NaN; of equal ones to the first in row-major order."""
     xp = get_xp(dy)
     padded, window, pads = _maxpool_setup(x, kernel, stride, pad, dilation, ceil_mode)
@@ -73,7 +96,15 @@ def _avgpool_setup(shape, kernel, stride, pad, ceil_mode, count_include_pad, lik
 
 
 @compiled
-def avgpool_forward(x, *, kernel, stride=None, pad=0, ceil_mode=False, count_include_pad=True):
+def avgpool_forward(
+    x: Array,
+    *,
+    kernel: Pair,
+    stride: Pair | None = None,
+    pad: Pad = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
     """y = the mean of the window. Zeros of the padding count, as in PyTorch, unless told otherwise, as in Keras.
 
     ceil_mode: as in `maxpool_forward`; what lies beyond the padding does not count.
@@ -86,7 +117,16 @@ def avgpool_forward(x, *, kernel, stride=None, pad=0, ceil_mode=False, count_inc
     return (y / cells).astype(x.dtype, copy=False)
 
 
-def avgpool_backward(dy, shape, *, kernel, stride=None, pad=0, ceil_mode=False, count_include_pad=True):
+def avgpool_backward(
+    dy: Array,
+    shape: tuple[int, ...],
+    *,
+    kernel: Pair,
+    stride: Pair | None = None,
+    pad: Pad = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
     """dx, of the given shape: every cell of a window receives dy / cells."""
     kernel, stride, pads, cells = _avgpool_setup(shape, kernel, stride, pad, ceil_mode, count_include_pad, dy)
     (top, bottom), (left, right) = pads
@@ -99,17 +139,17 @@ def avgpool_backward(dy, shape, *, kernel, stride=None, pad=0, ceil_mode=False, 
 
 
 @compiled
-def global_avgpool_forward(x):
+def global_avgpool_forward(x: Array) -> Array:
     """y[n, c] = the mean over the map. M. Lin et al., "Network In Network", arXiv:1312.4400, section 3.2."""
     return x.mean(axis=(1, 2))
 
 
-def global_avgpool_backward(dy, shape):
+def global_avgpool_backward(dy: Array, shape: tuple[int, ...]) -> Array:
     """dx, of the given shape: dy / (H * W) everywhere."""
     return get_xp(dy).broadcast_to((dy / (shape[1] * shape[2]))[:, None, None, :], shape)
 
 
-def subsample_forward(x, stride, zeros=(0, 0)):
+def subsample_forward(x: Array, stride: Pair, zeros: tuple[int, int] = (0, 0)) -> Array:
     """y = the upper left pixel of every `stride` pixels, with so many channels of zeros before x's own and behind.
 
     K. He et al., arXiv:1512.03385, section 3.3, option A.
@@ -121,7 +161,7 @@ def subsample_forward(x, stride, zeros=(0, 0)):
     return y
 
 
-def subsample_backward(dy, shape, stride, zeros=(0, 0)):
+def subsample_backward(dy: Array, shape: tuple[int, ...], stride: Pair, zeros: tuple[int, int] = (0, 0)) -> Array:
     """dx, of the given shape: dy at the pixels that were kept, else 0."""
     (sv, sh), (before, _), C = pair(stride), zeros, shape[-1]
     dx = get_xp(dy).zeros(shape, dy.dtype)

@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from minires.backend import get_xp, to_numpy
+from minires.backend import Array, get_xp, to_numpy
 from minires.data.hdf5 import SEALED, atomic_hdf5, open_hdf5
 from minires.data.images import MAX_PIXELS
 from minires.errors import CheckpointError, DataError, MiniresError
@@ -40,7 +40,9 @@ class Checkpoint:
     training: dict
 
 
-def save_checkpoint(path: Path, classifier: Classifier, *, optimizer: dict | None = None, training: dict | None = None):
+def save_checkpoint(
+    path: Path, classifier: Classifier, *, optimizer: dict | None = None, training: dict | None = None
+) -> None:
     """Write the file; the old one survives every failure. `training` must be JSON data."""
     _write(path, *_contents(classifier, optimizer, training))
 
@@ -54,7 +56,7 @@ class Snapshot:
     def __init__(self):
         self.header, self.groups = {}, {}
 
-    def take(self, classifier: Classifier, *, optimizer: dict | None = None, training: dict | None = None):
+    def take(self, classifier: Classifier, *, optimizer: dict | None = None, training: dict | None = None) -> None:
         self.header, groups = _contents(classifier, optimizer, training)
         for group, arrays in groups.items():
             copies = self.groups.setdefault(group, {})
@@ -64,7 +66,7 @@ class Snapshot:
                     copies[name] = np.empty_like(here)
                 copies[name][...] = here
 
-    def write(self, path: Path):
+    def write(self, path: Path) -> None:
         _write(path, self.header, self.groups)
 
 
@@ -208,7 +210,7 @@ def build(config: Config | Built, numbers: int) -> Network:
     )
 
 
-def load_weights(model: Module, arrays, source: str) -> None:
+def load_weights(model: Module, arrays: Array, source: str) -> None:
     """Copy `arrays` (a mapping or an HDF5 group, by name) into the model, in place; nothing is copied if one is off."""
     state = model.state()
     found = {name: arrays[name] for name in state if name in arrays}

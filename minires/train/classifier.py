@@ -3,11 +3,13 @@
 Preprocessing belongs to the model: whoever predicts applies what training applied.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from minires.backend import device_of, get_xp, to_device, to_numpy
+from minires.backend import Array, device_of, get_xp, to_device, to_numpy
 from minires.data.arrays import as_dataset
 from minires.data.dataset import Dataset, chunks
 from minires.errors import DataError, DivergedError
@@ -41,14 +43,14 @@ class Preprocess:
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
         return cls(tuple(map(float, mean.round(6))), tuple(map(float, std.round(6))))
 
-    def __call__(self, images, dtype=np.float32):
+    def __call__(self, images: Array, dtype: DTypeLike = np.float32) -> Array:
         """Images (N, H, W, C) uint8, on any device -> the network's input, on the same device."""
         xp = get_xp(images)
         mean, std = xp.asarray(self.mean, dtype), xp.asarray(self.std, dtype)
         return images.astype(dtype) * (1 / (255 * std)) - mean / std
 
 
-def predict_logits(model: Network, x, *, by_layers=False):
+def predict_logits(model: Network, x: Array, *, by_layers: bool = False) -> Array:
     """Logits (N, K) for the network's input x (N, H, W, C), in evaluation mode; for many batches, keep a Predictor."""
     return Predictor(model, by_layers=by_layers)(x)
 
@@ -63,7 +65,7 @@ def _loss_and_probs(logits, labels):
     return float(loss), probs.astype(logits.dtype)
 
 
-def check_finite(logits: np.ndarray, model: Network, x) -> np.ndarray:
+def check_finite(logits: np.ndarray, model: Network, x: Array) -> np.ndarray:
     """The logits that `model` gave for x; DivergedError, naming where it began, if one is not finite."""
     if not np.isfinite(logits).all():
         with inference(model):
@@ -75,13 +77,29 @@ def check_finite(logits: np.ndarray, model: Network, x) -> np.ndarray:
     return logits
 
 
-@dataclass
+@dataclass(repr=False)
 class Classifier:
-    """A network, its classes and its preprocessing: uint8 images in, probabilities out."""
+    """A network, its classes and its preprocessing: uint8 images in, probabilities out.
+
+    >>> train, _ = minires.make_signs(12, 6, size=16)
+    >>> model = minires.resnet("resnet8", train.shape, len(train.classes))
+    >>> classifier = minires.Classifier.for_data(model, train)
+    >>> classifier.probs(train.images([0, 1])).shape
+    (2, 6)
+    """
 
     model: Network
+    """The network."""
     classes: tuple[str, ...]
+    """A name for each of its outputs."""
     preprocess: Preprocess
+    """What it does to an image first."""
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.model.input_shape))
+        return f"Classifier of {size} images: {', '.join(self.classes)}\n{self.preprocess}\n{self.model}".partition(
+            "\n  "
+        )[0]
 
     @classmethod
     def for_data(cls, model: Module, train: Dataset) -> "Classifier":
@@ -122,17 +140,26 @@ class Classifier:
         return check_finite(to_numpy(predictor(x)), self.model, x)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """How a classifier did on a data set: mean cross-entropy, share of right answers, and the evidence."""
 
     loss: float
+    """The mean cross-entropy."""
     accuracy: float
-    probs: np.ndarray  # (N, K)
-    labels: np.ndarray  # (N,)
+    """The share of right answers, 0 to 1."""
+    probs: np.ndarray
+    """(N, K): the probability of each class for each image."""
+    labels: np.ndarray
+    """(N,): the right answers."""
+
+    def __repr__(self) -> str:
+        told = scores.with_interval(self.accuracy, self.interval)
+        return f"accuracy {told}, {self.mistakes} mistakes in {len(self.labels)}, loss {self.loss:.4f}"
 
     @property
     def mistakes(self) -> int:
+        """How many answers are wrong."""
         return int((self.probs.argmax(axis=1) != self.labels).sum())
 
     @property
@@ -149,7 +176,7 @@ class Evaluation:
         """k -> the share of images whose class is among the k likeliest; of 1, 2, 3 and 5 those that say something."""
         return {k: scores.top_k(self.probs, self.labels, k) for k in (1, 2, 3, 5) if k < self.probs.shape[1]}
 
-    def as_dict(self, classes) -> dict:
+    def as_dict(self, classes: Sequence[str]) -> dict:
         """All of it but the single images' probabilities as plain types, for JSON."""
         confusion = self.confusion
         per_class = {
@@ -170,11 +197,19 @@ class Evaluation:
         }
 
 
-def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers=False) -> Evaluation:
+def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers: bool = False) -> Evaluation:
     """Loss and accuracy on `dataset`, whose classes must be the classifier's. by_layers: see fast/inference.py.
 
     dataset: or a pair (images, labels) of NumPy arrays, labels by name or number.
     DataError for other classes, DivergedError where the network gives a number that is not finite.
+
+    >>> train, test = minires.make_signs(12, 6, size=16)
+    >>> classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    >>> found = minires.evaluate(classifier, test)
+    >>> found.confusion.shape
+    (6, 6)
+    >>> found
+    accuracy ...% (...), ... mistakes in 6, loss ...
     """
     dataset = as_dataset(dataset, classifier.classes)
     if dataset.classes != classifier.classes:

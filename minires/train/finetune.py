@@ -8,6 +8,7 @@ a block or layer inside. Of two parts, the one inside the other has the last wor
 """
 
 import copy
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -53,7 +54,7 @@ def freeze(model: Module, recipe: Recipe, epoch: int) -> None:
 
 
 @contextmanager
-def thawed(model: Module, recipe: Recipe):
+def thawed(model: Module, recipe: Recipe) -> Iterator[None]:
     """Afterwards nothing is frozen any more that the recipe froze inside."""
     try:
         yield
@@ -100,7 +101,9 @@ def describe(model: Module, recipe: Recipe) -> list[str]:
     return lines + ([f"learning rates: {', '.join(rates)}, all else {recipe.lr:g}"] if rates else [])
 
 
-def with_classes(source: Classifier, classes: tuple[str, ...], *, input_shape=None, seed: int = 0) -> Classifier:
+def with_classes(
+    source: Classifier, classes: tuple[str, ...], *, input_shape: tuple[int, int, int] | None = None, seed: int = 0
+) -> Classifier:
     """A copy of `source` for these classes: its weights, its preprocessing, and another last layer.
 
     What that layer knows of a class is kept by the class's name; new ones begin as in a new network (of `seed`). So

@@ -10,7 +10,9 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +26,12 @@ from minires.fast import communicator
 from minires.fast.check import IMAGES, Agreement
 from minires.fast.gpu import kernels
 from minires.fast.step import make_step
+from minires.nn import Module
 from minires.nn.probe import first_nonfinite
 from minires.train import finetune, folder, stops
 from minires.train.checkpoint import Checkpoint, Snapshot, load_checkpoint
 from minires.train.classifier import Classifier, evaluate
+from minires.train.precise_bn import MOST, norms, recalibrate
 from minires.train.progress import Progress, Reporter
 from minires.train.recipe import Recipe
 from minires.train.watch import USUAL, Ticking, Watch
@@ -49,7 +53,7 @@ def fit(
     reporter: Reporter | None = None,
     check: bool = True,
     stall: float = USUAL,
-    **ways,
+    **ways: Any,
 ) -> Progress:
     """Train `classifier` in place; returns the progress with its history, one row an epoch.
 
@@ -65,6 +69,14 @@ def fit(
     stall: seconds without progress after which stderr is told what is waited for (watch.py).
     Raises DivergedError, naming the layer, when a value is not finite, DisagreementError where that comparison fails,
     CheckpointError where another training has the folder, stops.Stopped (a KeyboardInterrupt) after Ctrl-C or SIGTERM.
+
+    >>> train, test = minires.make_signs(24, 12, size=16)
+    >>> classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    >>> progress = minires.fit(classifier, train, test, minires.Recipe(epochs=2, batch_size=12), out="run")
+    >>> [row["epoch"] for row in progress.history]
+    [1, 2]
+    >>> minires.load("run").classes == train.classes
+    True
     """
     recipe = recipe or Recipe()
     with _alone_in(out), finetune.thawed(classifier.model, recipe):
@@ -81,17 +93,24 @@ def resume(
     test: Dataset | None = None,
     *,
     validation: Dataset | None = None,
-    epochs=None,
-    device="cpu",
-    reporter=None,
-    check=True,
-    model=None,
-    stall=USUAL,
-    **ways,
+    epochs: int | None = None,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+    check: bool = True,
+    model: Module | None = None,
+    stall: float = USUAL,
+    **ways: Any,
 ) -> tuple[Classifier, Progress]:
     """Go on with the run in the folder `out`, on the same data; `epochs` may extend it. model: see `load_checkpoint`.
 
     A run that is complete comes back as it is, its files put right (see `reopen`, which also says what is refused).
+
+    >>> train, test = minires.make_signs(24, 12, size=16)
+    >>> classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    >>> progress = minires.fit(classifier, train, test, minires.Recipe(epochs=1, batch_size=12), out="run")
+    >>> classifier, progress = minires.resume("run", train, test, epochs=2)
+    >>> progress.epoch
+    2
     """
     with _alone_in(out):
         checkpoint, recipe, progress = reopen(out, train, model)
@@ -117,7 +136,7 @@ def resume(
         return checkpoint.classifier, progress
 
 
-def reopen(out: Path, train: Dataset, model=None) -> tuple[Checkpoint, Recipe, Progress]:
+def reopen(out: Path, train: Dataset, model: Module | None = None) -> tuple[Checkpoint, Recipe, Progress]:
     """What the run in the folder `out` has come to; whatever a kill or a full disk left of its files is put right.
 
     CheckpointError when there is no training state, the data are not those of the run, or another training has it.
@@ -243,6 +262,7 @@ class _Run:
         return {
             "data": (f"waiting for images of {self.train.source}", disk, lambda: self.batches.reader),
             "step": ("computing a step", "is the machine busy, or the batch very large?", lambda: here),
+            "statistics": ("estimating the running statistics", disk, lambda: self.batches.reader),
             "test": (f"evaluating on {tested}", disk, lambda: here),
             "save": (f"saving to {self.out}", "is that disk slow, or gone?", lambda: self.saver.thread),
         }
@@ -353,6 +373,12 @@ class _Run:
         bad = (p.name for p in held if not get_xp(p.grad).isfinite(p.grad).all())
         return next((f"the gradient of {name}" for name in bad), "")
 
+    def inputs(self):
+        """Training images, augmented as in an epoch behind the last one."""
+        count = -(-MOST // self.recipe.batch_size)
+        for images, _, _ in islice(self.batches.epoch(self.recipe.epochs), count):
+            yield self.classifier.preprocess(to_device(images, self.device), self.optimizer.weights.dtype)
+
     def evaluated(self):
         test = Ticking(self.test, self.doing)
         try:
@@ -375,6 +401,10 @@ class _Run:
         }
         better = True
         self.watch_numbers()
+        if self.recipe.precise_bn and p.epoch + 1 == self.recipe.epochs and norms(self.model):
+            self.doing("statistics")
+            if self.stop.unless_stopped(recalibrate, self.model, self.inputs()) is None:
+                return
         if self.test is not None:
             result = self.stop.unless_stopped(self.evaluated)
             if result is None:

@@ -2,23 +2,28 @@
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
 
-from minires.console import Console
+from minires.backend import Array
+from minires.console import Console, Shown
 from minires.fast.check import Agreement
+from minires.fast.step import Step
 from minires.train.scores import with_interval
 
 PLAIN_EVERY = 15  # seconds between two plain lines within an epoch
 
 
 @dataclass
-class Progress:
-    """Where a run stands; JSON data, stored in the checkpoint."""
+class Progress(Shown):
+    """Where a run stands; JSON data, stored in the checkpoint. Printed, a line an epoch."""
 
     epoch: int = 0  # finished epochs
     batch: int = 0  # finished batches of the current one
@@ -37,7 +42,22 @@ class Progress:
 
     @property
     def where(self) -> str:
+        """As far as it has come, in words."""
         return f"epoch {self.epoch}" + (f" and {self.batch} batches of the next" if self.batch else "")
+
+    def table(self) -> Table:
+        """A row an epoch: loss and accuracy of the training images, and of those that were held out."""
+        held = ("loss", "accuracy") if any(f"{self.judge}_loss" in row for row in self.history) else ()
+        table = Table("epoch", "train loss", "train accuracy", *(f"{self.judge} {what}" for what in held), "seconds")
+        table.caption = self.stopped or None
+        for row in self.history:
+            numbers = [f"{row['train_loss']:.3f}", f"{row['train_accuracy']:.1%}"]
+            if held:
+                interval = [row[f"{self.judge}_accuracy_{end}"] for end in ("low", "high")]
+                told = with_interval(row[f"{self.judge}_accuracy"], interval)
+                numbers += [f"{row[f'{self.judge}_loss']:.3f}", told]
+            table.add_row(str(row["epoch"]), *numbers, f"{row['seconds']:.1f}")
+        return table
 
 
 class Reporter:
@@ -57,11 +77,11 @@ class Reporter:
     """
 
     @contextmanager
-    def running(self, epochs: int, steps: int, progress: Progress):
+    def running(self, epochs: int, steps: int, progress: Progress) -> Iterator[None]:
         """Around the whole run: `steps` an epoch, starting from `progress`, which follows the run."""
         yield
 
-    def batch(self, step, x, labels) -> None:
+    def batch(self, step: Step, x: Array, labels: Array) -> None:
         """Before each step, with the `Step` (fast/step.py: its model, optimizer, label_smoothing) and what it takes.
 
         x (N, H, W, C) is the network's input, preprocessed, labels (N,) its classes, both on the device of the weights.
@@ -93,29 +113,29 @@ class Reporters(Reporter):
         self.reporters = reporters
 
     @contextmanager
-    def running(self, epochs, steps, progress):
+    def running(self, epochs: int | None, steps: int, progress: Progress) -> Iterator[None]:
         with ExitStack() as stack:
             for each in self.reporters:
                 stack.enter_context(each.running(epochs, steps, progress))
             yield
 
-    def batch(self, step, x, labels):
+    def batch(self, step: Step, x: Array, labels: Array) -> None:
         for each in self.reporters:
             each.batch(step, x, labels)
 
-    def step(self, progress):
+    def step(self, progress: Progress) -> Any:
         for each in self.reporters:
             each.step(progress)
 
-    def epoch(self, row, progress):
+    def epoch(self, row: dict, progress: Progress) -> None:
         for each in self.reporters:
             each.epoch(row, progress)
 
-    def save(self, out, progress):
+    def save(self, out: Path, progress: Progress) -> None:
         for each in self.reporters:
             each.save(out, progress)
 
-    def interrupted(self, out, kept=None):
+    def interrupted(self, out: Path | None, kept: str | None = None) -> None:
         for each in self.reporters:
             each.interrupted(out, kept)
 
@@ -128,7 +148,7 @@ class ConsoleReporter(Reporter):
         self.bar, self.how = None, ""
 
     @contextmanager
-    def running(self, epochs, steps, progress):
+    def running(self, epochs: int | None, steps: int, progress: Progress) -> Iterator[None]:
         self.epochs, self.steps = epochs, steps
         self.began, self.last = time.perf_counter(), time.perf_counter()
         self.done_before = progress.epoch * steps + progress.batch
@@ -154,7 +174,7 @@ class ConsoleReporter(Reporter):
     def _numbers(self, p) -> str:
         return f"loss {p.loss_sum / p.seen:.3f}  accuracy {p.correct / p.seen:.1%}  {p.seen / p.seconds:.0f} images/s"
 
-    def step(self, p):
+    def step(self, p: Progress) -> Any:
         done = p.epoch * self.steps + p.batch
         if not p.seen:
             return
@@ -168,7 +188,7 @@ class ConsoleReporter(Reporter):
                 f"{self._where(p)}  batch {p.batch}/{self.steps}  {self._numbers(p)}  {_clock(left)} left"
             )
 
-    def epoch(self, row, p):
+    def epoch(self, row: dict, p: Progress) -> None:
         held = ""
         if f"{p.judge}_loss" in row:
             accuracy, *interval = (row[f"{p.judge}_accuracy{end}"] for end in ("", "_low", "_high"))
@@ -185,7 +205,7 @@ class ConsoleReporter(Reporter):
         if p.stopped:
             self.console.print(f"stopped early: {p.stopped}; best.h5 is epoch {p.best_epoch}")
 
-    def interrupted(self, out, kept=None):
+    def interrupted(self, out: Path | None, kept: str | None = None) -> None:
         if out is None:
             self.console.print("stopped; nothing was saved, since no folder was given")
         elif kept == "":

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from minires.data.augment import Augment
 from minires.errors import ConfigError
+from minires.nn import Param
 from minires.optim import OPTIMIZERS, Optimizer
 from minires.ranges import COUNT, POSITIVE, check_fields
 from minires.train.schedule import KINDS, Schedule, usual_warmup
@@ -14,7 +15,15 @@ USUAL = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (2e-3, 0.05)}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; stored in the checkpoint. The defaults were chosen by measurement (README)."""
+    """How to train; stored in the checkpoint. The defaults were chosen by measurement (README).
+
+    >>> recipe = minires.Recipe(epochs=30, optimizer="sgd", lr=0.1, freeze=("stem",), rates={"head": 10})
+    >>> recipe.batch_size, recipe.weight_decay
+    (32, 0.0005)
+    >>> minires.Recipe(optimizer="adamm")
+    Traceback (most recent call last):
+    minires.errors.ConfigError: unknown optimizer 'adamm': choose one of sgd, adam, adamw
+    """
 
     epochs: int = 11
     batch_size: int = 32
@@ -30,7 +39,8 @@ class Recipe:
     warmup_epochs: float | None = None  # None: one, of a short run no more than 30 %
     label_smoothing: float = 0.0
     # it mirrors only images whose classes allow it
-    augment: Augment | None = field(default_factory=lambda: Augment(0.05, 5, 0.05, flip=True))
+    augment: Augment | None = field(default_factory=lambda: Augment(0.1, 10, 0.1, flip=True))
+    precise_bn: bool = True  # at the end estimate running statistics anew, with the last weights (precise_bn.py)
     patience: int | None = None  # epochs without a better test loss before stopping
     # fine-tuning (finetune.py); a part is "stem", "stage2", ..., "head", or a block or layer by its name
     freeze: dict = field(default_factory=dict)  # part -> epochs for which it stays as it is, None: all; or their names
@@ -62,7 +72,7 @@ class Recipe:
                 "or train for longer"
             )
 
-    def make_optimizer(self, params) -> Optimizer:
+    def make_optimizer(self, params: list[Param] | list[dict]) -> Optimizer:
         """The optimiser of `params`, or of groups of them; that of a network's parts is `finetune.make_optimizer`."""
         options = {k: getattr(self, k) for k in ("weight_decay", "decay_all", "clip_norm")}
         if self.optimizer == "sgd":

@@ -23,6 +23,10 @@ class Schedule:
       onecycle   a cosine down to peak / 1e4 in the last step, t = n - 1, after a rise from peak / 25 along a cosine;
                  the warm-up is that rise, 30 % of the run where none is given (L. Smith, N. Topin, arXiv:1708.07120)
     At least two steps follow a warm-up, one at the peak and one at the end of the way down.
+
+    >>> schedule = minires.Schedule("cosine", peak=0.1, total=100, warmup=10)
+    >>> round(schedule(0), 4), schedule(10), round(schedule(55), 4)
+    (0.01, 0.1, 0.05)
     """
 
     kind: str

@@ -73,6 +73,12 @@ def import_weights(model: Network, path: str | os.PathLike, *, skip_head: bool =
 
     What the file is, its content tells. Every array must have its place, else CheckpointError and the model is
     as it was. `skip_head` leaves the classifier alone, for a file with other classes or with none.
+
+    >>> theirs, ours = (minires.resnet("resnet8", (16, 16, 3), 6, seed=seed) for seed in (0, 1))
+    >>> minires.export_weights(theirs, "theirs.safetensors")
+    >>> report = minires.import_weights(ours, "theirs.safetensors")
+    >>> all(numpy.array_equal(a, b) for a, b in zip(theirs.state().values(), ours.state().values()))
+    True
     """
     path = Path(path)
     return fit(model, read(path, model), path, skip_head=skip_head)
@@ -135,6 +141,11 @@ def export_weights(source: Network | Classifier, path: str | os.PathLike) -> Non
     """Write as the name ends: .weights.h5 (Keras 3), .safetensors, .npz or .pth (PyTorch), .onnx (the whole network).
 
     source: a classifier, whose preprocessing and classes the file then carries along (use.py), or a bare network.
+
+    >>> minires.export_weights(minires.resnet("resnet8", (16, 16, 3), 6), "net.npz")
+    >>> minires.export_weights(minires.resnet("resnet8", (16, 16, 3), 6), "net.pdf")
+    Traceback (most recent call last):
+    minires.errors.ConfigError: net.pdf: the name must end in one of ...
     """
     path = Path(path)
     model, use = (source.model, to_text(source)) if isinstance(source, Classifier) else (source, "")

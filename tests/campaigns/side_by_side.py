@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -75,7 +75,7 @@ def trained(seed, **ways):
 
 def checked(seed):
     """What the gradient check says of a small network."""
-    return repr(gradcheck_model("resnet8", input_shape=(8, 8, 3), widths=(2, 3, 4), seed=seed))
+    return repr(asdict(gradcheck_model("resnet8", input_shape=(8, 8, 3), widths=(2, 3, 4), seed=seed)))
 
 
 @cache

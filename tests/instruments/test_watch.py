@@ -1,5 +1,6 @@
 """A watched run: the numbers are what they are called, nobody notices the watching, and a resume keeps the records."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -164,3 +165,23 @@ def test_the_cost_is_told_and_a_long_film_is_thinned(whole):
 def test_a_number_of_steps_that_cannot_be(every):
     with pytest.raises(ConfigError, match="watch: expected a whole number from 1"):
         Watcher(every)
+
+
+def test_a_run_whose_loss_is_no_number_still_has_its_film(whole):
+    shown = read_film(whole[0])
+    broken = replace(shown, losses=np.where(np.arange(len(shown.losses)) > 3, np.nan, shown.losses))
+    page = film.section(broken, "", "")
+    data = json.loads(page.split('id="film-data">')[1].split("</script>")[0], parse_constant=pytest.fail)
+    assert data["films"][0]["losses"][4:] == [None] * (len(shown.steps) - 4)
+
+
+def test_films_side_by_side_know_their_epochs(whole):
+    shown = read_film(whole[0])
+    assert shown.epoch_steps == 5
+    page = film.side_by_side({"a </script>": shown, "<b>": shown}, "about", "")
+    data = json.loads(page.split('id="film-data">')[1].split("</script>")[0])
+    assert [one["name"] for one in data["films"]] == ["a </script>", "<b>"]
+    assert data["films"][0]["epoch"] == [step / 5 for step in range(0, 15, 2)]
+    assert "<h3>&lt;b&gt;</h3>" in page
+    assert page.count('id="film-map-1"') == page.count('id="film-map"') == 1
+    assert "{{" not in page.split("<script")[0]

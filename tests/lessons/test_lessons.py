@@ -125,7 +125,7 @@ def test_every_form_and_photographs_are_judged_by_the_bounds_that_five_seeds_kep
 
 
 def test_the_readme_has_the_table_of_what_is_kept():
-    readme = Path(__file__).parents[2] / "README.md"
+    readme = Path(__file__).parents[2] / "lessons/README.md"
     assert table.table() in readme.read_text(encoding="utf-8"), "python -m minires.lessons.table prints it"
 
 

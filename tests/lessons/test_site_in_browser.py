@@ -4,22 +4,40 @@ import re
 from itertools import pairwise
 
 import pytest
-from browser import DESKTOP, PHONE, assert_accessible, assert_fits, open_pages, start_browser  # noqa: F401
-from site_pages import cells, small_site
+from browser import (
+    DESKTOP,
+    LOOKS,
+    PHONE,
+    assert_accessible,
+    assert_fits,
+    assert_keyboard_reaches_all,
+    open_pages,  # noqa: F401
+    start_browser,  # noqa: F401
+)
+from site_pages import LESSONS, OTHERS, cells, small_site
 
 pytestmark = pytest.mark.slow
 
-PAGES = (("index", PHONE, "dark"), ("lesson-01", DESKTOP, "light"), ("lesson-03", DESKTOP, "dark"))
-PAGES += (("lesson-04", PHONE, "light"), ("exercises", PHONE, "light"), ("exercise-07", DESKTOP, "dark"))
-PAGES += (("teachers", DESKTOP, "light"),)
+PAGES = [*(f"lesson-{n:02}" for n in (*LESSONS, *OTHERS)), "index", "exercises", "teachers", "stepper"]
+PAGES += [f"exercise-{n:02}" for n in range(1, 14)]
 
 
-@pytest.mark.parametrize(("name", "size", "scheme"), PAGES)
-def test_pages_pass_axe_and_fit_a_phone(visit, name, size, scheme):
-    opened = visit(small_site() / f"{name}.html", size, scheme)
-    assert_accessible(opened)
-    opened.set_viewport_size(dict(zip(("width", "height"), PHONE, strict=True)))
-    assert_fits(opened)
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_passes_axe_fits_and_can_be_used_by_keyboard(visit, name):
+    folder = small_site(OTHERS if name in [f"lesson-{n:02}" for n in OTHERS] else LESSONS)
+    for size, scheme in LOOKS if not name.startswith("exercise-") else LOOKS[::3]:  # exercises are of one form
+        opened = visit(folder / f"{name}.html", size, scheme)
+        assert_accessible(opened)
+        assert_fits(opened)
+    assert_keyboard_reaches_all(opened)
+
+
+def test_an_exercise_shows_its_file_whole_on_a_desk(visit):
+    opened = visit(small_site() / "exercise-07.html", (1280, 900))
+    for code in opened.locator(".task .code").all():
+        assert code.evaluate(
+            "code => [code.scrollWidth - code.clientWidth, code.scrollHeight - code.clientHeight]"
+        ) == [0, 0]
 
 
 def shown(opened) -> dict:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from minires.lessons import harness, teaching
 from minires.lessons.exercises import exercise, exercises
+from minires.lessons.exercises.faults import deck
 from minires.lessons.harness import load
 from minires.lessons.sources import ADDRESSES, NAMED, address
 
@@ -55,3 +56,8 @@ def test_every_address_is_named_somewhere():
     texts = [*(s for n in harness.numbers() for s in load(n).LESSON.sources), *(task.statement for task in exercises())]
     for name in ADDRESSES:
         assert any(name in text for text in texts), name
+
+
+def test_the_number_of_variants_that_the_guide_names_is_that_of_the_deck():
+    told = re.search(r"`minires exercise 8 --seed 12` writes one of (\d+)", teaching.GRADING)
+    assert int(told[1]) == len(deck(exercise(8)))

@@ -12,6 +12,7 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP, PHONE = (1400, 900), (390, 844)
+LOOKS = [(size, scheme) for size in ((1280, 900), (400, 800)) for scheme in ("light", "dark")]
 
 
 @pytest.fixture(scope="module", name="browser")
@@ -40,6 +41,7 @@ def open_pages(browser):
         )
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(120_000)  # a machine may be busy with others' work
         page.on("console", lambda m: troubles.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else troubles.append(r.url))
@@ -63,3 +65,32 @@ def assert_accessible(page):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install 'minires[browser]'")
     found = axe.Axe().run(page).response["violations"]
     assert not found, [(v["id"], [node["html"][:120] for node in v["nodes"][:3]]) for v in found]
+
+
+CONTROLS = "a[href], button, input, select, summary, [tabindex='0']"
+
+
+def assert_keyboard_reaches_all(page):
+    """Tab alone comes to everything that can be used, and whoever looks sees where it is."""
+    wanted = page.evaluate(
+        """(controls) => {
+          const open = (e) => !e.disabled && e.checkVisibility() && !(e.type === "radio" && !e.checked);
+          window.controls = [...document.querySelectorAll(controls)].filter(open);
+          return window.controls.map((e) => e.id || e.textContent.trim().slice(0, 40));
+        }""",
+        CONTROLS,
+    )
+    reached, unseen = set(), set()
+    for _ in range(len(wanted) + 2):  # past the end the browser's own window has its turn
+        page.keyboard.press("Tab")
+        at, seen = page.evaluate(
+            """() => {
+              const { outlineStyle, boxShadow } = getComputedStyle(document.activeElement);
+              return [window.controls.indexOf(document.activeElement), outlineStyle !== "none" || boxShadow !== "none"];
+            }"""
+        )
+        reached.add(at)
+        if at >= 0 and not seen:
+            unseen.add(wanted[at])
+    assert set(range(len(wanted))) <= reached, [wanted[i] for i in set(range(len(wanted))) - reached]
+    assert not unseen

@@ -1,4 +1,4 @@
-"""A small site for the tests, built once: three lessons in their quick form, two of them with sliders."""
+"""A small site for the tests, built once: three lessons in their quick form, two of them with sliders; and another."""
 
 import functools
 import json
@@ -11,15 +11,16 @@ from minires.lessons.site.build import build
 from minires.lessons.site.results import Job
 
 LESSONS = (1, 3, 4)
+OTHERS = (5, 6)  # of a site for the browser alone
 _kept = []
 
 
 @functools.cache
-def small_site() -> Path:
+def small_site(lessons=LESSONS) -> Path:
     """The folder; it lives as long as the tests run."""
     _kept.append(tempfile.TemporaryDirectory(prefix="minires-site-"))
-    folder = Path(_kept[0].name) / "pages"
-    assert build(folder, lessons=LESSONS, quick=True) == []
+    folder = Path(_kept[-1].name) / "pages"
+    assert build(folder, lessons=lessons, quick=True) == []
     return folder
 
 

@@ -5,7 +5,7 @@ from minires.lessons.exercises.grading import Wrong, close, equal, random, shape
 
 NEEDS = ("ConvolutionalBlock",)
 HINTS = (
-    "Why does the block need as many channels in as out? Which layer complains, and about what it was handed?",
+    "Take the odd thing seriously: the fault brings it about. Try it, and ask which lines of forward could.",
     "Give every array of forward a name of its own, and draw an arrow from each name to where it is used.",
     "Ask the instrument: make an nn.Sequential of a Conv2d and one block, and read "
     "minires.instruments.audit.audit(network, input_shape=(8, 8, 3)).findings.",
@@ -34,7 +34,7 @@ def skip(student):
         "dead skip": (f"{held}does not move", "Nobody answers. Follow x through forward, name by name."),
         "misrouted skip": (
             f"{held}moves, but not as the projection does",
-            "Between x and the add node lie two layers.",
+            "Between x and the add node lie two layers, and nothing else.",
         ),
         "scaled skip": (f"{held}moves, but not by as much", "The two paths are added as they are."),
         "unused layer": ("the shortcut's layers are never run", "What is it that meets the branch at the add node?"),

@@ -7,7 +7,7 @@ from minires import ops
 
 NEEDS = ("relu_backward", "block_forward", "block_backward")
 HINTS = (
-    "Print dshortcut before and after the line that computes dz.",
+    "Print dy, dbranch and dshortcut behind each line of block_backward.",
     "ops.add_backward(dy) returns a pair. How many arrays are in it? `a is b` tells.",
     "`dout[...] = 0` changes an array; `dout = ...` gives the name to another one. Which of the two does a caller "
     "notice?",
@@ -84,12 +84,16 @@ def differences(student):
     def backward(dy, x, w):
         return student.block_backward(dy, student.block_forward(x, w)[1])
 
-    gradients((y, backward), {"x": X, "w": W}, "The instrument sees what the check 'dx' sees.")
+    gradients(
+        (y, backward),
+        {"x": X, "w": W},
+        "The instrument asks twice, with one and the same dy. Is it still the same the second time?",
+    )
 
 
 def caller(student):
     _, cache = call(student.block_forward, X, W)
-    hint = "The block's numbers are right now. But dy belongs to the caller, who may need it once more."
+    hint = "Whatever the block makes of it, dy belongs to the caller, who may need it once more."
     untouched(lambda dy: student.block_backward(dy, cache), {"dy": DY}, hint)
     alone = "The block protects its caller, but relu_backward by itself still writes into what it is handed."
     untouched(student.relu_backward, {"dout": DY, "x": Z}, alone)

@@ -102,6 +102,9 @@ def audit(model: nn.Module, *, input_shape: tuple | None = None, arch: str | Non
     input_shape  (H, W, C); None takes that of the model's config
     arch         the published network to compare with; None takes the config's, or the one with as many blocks
     Raises ConfigError where there is no config and no input shape.
+
+    >>> minires.audit(minires.resnet("resnet8", (16, 16, 3), 6)).ok
+    True
     """
     config = getattr(model, "config", None)
     if input_shape is None and config is None:

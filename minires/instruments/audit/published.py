@@ -72,7 +72,9 @@ def references(model, arch, shape, classes) -> dict[str, tuple[Difference, ...]]
         reference = _reference(replace(base, variant=variant, skip=True, bn_momentum=None))
         if reference is None:
             continue
-        options = [Difference(*row, ("every block",)) for row in _options(base, replace(reference.config, preact=False))]
+        options = [
+            Difference(*row, ("every block",)) for row in _options(base, replace(reference.config, preact=False))
+        ]
         found[variant] = (*options, *_differences(_layers(model), _layers(reference)))
     return found
 

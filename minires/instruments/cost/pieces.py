@@ -13,6 +13,7 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from minires.fast.inference import Predictor
 from minires.fast.training import Fused
@@ -67,7 +68,7 @@ class Trial:
     (the input is not in `kept`).
     """
 
-    def __init__(self, place: Place, flops: int, batch: int, dtype):
+    def __init__(self, place: Place, flops: int, batch: int, dtype: DTypeLike):
         self.place, self.flops = place, flops
         self.images = min(batch, max(1, int(PIECE // max(1, 3 * flops))))
         self.scale = batch / self.images
@@ -102,7 +103,7 @@ class Trial:
         seen = kept - size * self.holds_x, fullest - size, peak - kept
         self.kept, self.fullest, self.busy = (int(self.scale * count) for count in seen)
 
-    def run(self):
+    def run(self) -> None:
         """Forward, backward and inference against the clock."""
         marks = [perf_counter()]
         self.net.forward(self.x)
@@ -119,7 +120,7 @@ class Trial:
         return tuple(self.scale * median(column) for column in zip(*self.times, strict=True))
 
 
-def time_update(optimizer: str, size: int, dtype) -> float:
+def time_update(optimizer: str, size: int, dtype: DTypeLike) -> float:
     """Seconds of the optimiser's step for `size` parameters."""
     param = Param("w", np.zeros(min(size, UPDATED), dtype))
     param.grad = np.random.default_rng(0).standard_normal(param.data.shape, np.float32).astype(dtype, copy=False)

@@ -14,20 +14,23 @@ Everything happens on a copy on the CPU; the module given is left as it was.
 """
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from rich import box
 from rich.table import Table
 
-from minires.backend import blas_threads
+from minires.backend import Array, blas_threads
 from minires.console import Shown
 from minires.errors import ConfigError
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.causes import Evidence, explain, sharp
 from minires.instruments.gradcheck.subject import FLOAT32, ModuleSubject, copies, make_subject
-from minires.nn import Network, resnet
+from minires.nn import Module, Network, resnet
 
 LADDER = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-4, 1e-3)  # other epsilons, to see whether the one that failed is to blame
 SAMPLE = 96  # coordinates at which a wrong gradient is measured to find its cause, of one layer or block
@@ -100,15 +103,15 @@ class Report(Shown):
 
 
 def gradcheck(
-    target,
-    x,
+    target: Module | tuple[Callable, Callable],
+    x: Array | tuple | dict,
     *,
-    dy=None,
+    dy: Array | None = None,
     epsilon: float = 1e-6,
     tolerance: float = 1e-6,
     coordinates: int = 4,
     training: bool | None = None,
-    dtype=np.float64,
+    dtype: DTypeLike | None = np.float64,
     hold: bool = False,
     layers: bool = False,
     seed: int = 0,
@@ -127,6 +130,14 @@ def gradcheck(
     layers    also check each layer by itself, on the input and the gradient that it meets in the network
 
     Raises ConfigError for an epsilon that is not positive, ShapeError and StateError as the module does.
+
+    >>> layer = minires.Dense("fc", 3, 2)
+    >>> minires.gradcheck(layer, numpy.ones((4, 3))).ok
+    True
+    >>> wrong = lambda x: x**3, lambda dy, x: 2 * dy * x**2  # 3 is right
+    >>> report = minires.gradcheck(wrong, numpy.ones((2, 2)))
+    >>> report.ok
+    False
     """
     if not epsilon > 0:
         raise ConfigError(f"gradcheck: epsilon must be positive, got {epsilon}: 1e-6 suits float64")
@@ -160,12 +171,12 @@ def gradcheck(
 def gradcheck_model(
     arch: str | Network = "resnet50",
     *,
-    input_shape=(64, 64, 3),
+    input_shape: tuple[int, int, int] = (64, 64, 3),
     batch: int = 2,
     epsilon: float = 1e-7,
     seed: int = 0,
-    **options,
-):
+    **options: Any,
+) -> Report:
     """A whole network, or one by name, in training mode: one random direction for the images and for every parameter,
     and each layer by itself. options: as `minires.nn.resnet` takes them."""
     model = arch if isinstance(arch, Network) else resnet(arch, input_shape, seed=seed, **options)
@@ -207,7 +218,15 @@ class Sweep:
 
 
 def epsilon_sweep(
-    target, x, *, epsilons=None, directions: int = 5, training=None, dtype=np.float64, seed: int = 0, title=None
+    target: Module | tuple[Callable, Callable],
+    x: Array | tuple | dict,
+    *,
+    epsilons: Sequence[float] | None = None,
+    directions: int = 5,
+    training: bool | None = None,
+    dtype: DTypeLike = np.float64,
+    seed: int = 0,
+    title: str | None = None,
 ) -> Sweep:
     """The V-curve: the relative error of the central difference for each epsilon, along random directions of all
     tensors at once, with the share of stencils whose ends lie on two sides of a kink. Arguments as `gradcheck`."""

@@ -9,12 +9,13 @@ network without BN, <w, dL/dw> is the same number in every layer even where the 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from rich.table import Table
 
 from minires import ops
-from minires.backend import device_of, get_xp
+from minires.backend import Array, device_of, get_xp
 from minires.console import Shown
 from minires.errors import ConfigError
 from minires.nn import Block, Built, Config, Conv2d, Dense, Module, Network, ResNet, plain_twin, walk
@@ -142,11 +143,17 @@ class SkipComparison(Shown):
         return table
 
 
-def gradflow(model: Network, x, labels, *, title: str | None = None) -> GradFlow:
+def gradflow(model: Network, x: Array, labels: Array, *, title: str | None = None) -> GradFlow:
     """The gradient flow of softmax cross-entropy on one batch, in training mode.
 
     x (N, H, W, C) in the model's dtype and on its device, labels (N,) integers. The model is left exactly as
     it was: running statistics, gradients, modes, dropout's generators. Raises ShapeError as `forward` does.
+
+    >>> model = minires.resnet("resnet8", (16, 16, 3), 6)
+    >>> x = numpy.random.default_rng(0).standard_normal((4, 16, 16, 3)).astype("float32")
+    >>> flow = minires.gradflow(model, x, numpy.array([0, 1, 2, 3]))
+    >>> [layer.name for layer in flow.layers][:2]
+    ['conv1', 'layer1.0.conv1']
     """
     with untouched(model), probe(model, Probe(model, outputs=False)) as log:
         model.train()
@@ -170,7 +177,7 @@ def gradflow(model: Network, x, labels, *, title: str | None = None) -> GradFlow
     return GradFlow(title, model.config.seed, float(loss), len(x), tuple(layers), tuple(blocks), model.config)
 
 
-def compare_skip(config_or_model: Config | ResNet, x, labels) -> SkipComparison:
+def compare_skip(config_or_model: Config | ResNet, x: Array, labels: Array) -> SkipComparison:
     """The flow in the residual network of a config (or of a model's config) and in its plain twin.
 
     Both are built anew, with identical main-path weights, and compared as initialised, in x's precision and on
@@ -187,7 +194,7 @@ def compare_skip(config_or_model: Config | ResNet, x, labels) -> SkipComparison:
     return SkipComparison(gradflow(residual, x, labels), gradflow(plain, x, labels))
 
 
-def main_path(model: Network):
+def main_path(model: Network) -> Iterator[tuple]:
     """(stage, block or None, layer, depth, main) for every convolution and dense layer, in the modules' order.
 
     depth counts the layers of the longest way from the image, from 1; a projection, which is not `main`, has that of

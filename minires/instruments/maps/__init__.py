@@ -5,6 +5,7 @@ network as it was. `plots.py` beside it draws what they return.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 
@@ -40,7 +41,7 @@ class GradCam:
     weights: np.ndarray  # (N, C), alpha in the paper
     maps: np.ndarray  # (N, h, w), of the layer's size, at least 0, in units of the logit
 
-    def as_dict(self, classes) -> dict:
+    def as_dict(self, classes: int) -> dict:
         """Everything but the channel weights as plain types, for JSON."""
         return {
             "layer": self.layer,
@@ -77,7 +78,7 @@ class Occlusion:
                 count[square] += 1
         return total / np.maximum(count, 1)
 
-    def as_dict(self, classes) -> dict:
+    def as_dict(self, classes: int) -> dict:
         """Everything as plain types, for JSON."""
         arrays = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
         return arrays | {"target": classes[self.target], "classes": list(classes), "drop": self.drop.tolist()}
@@ -127,7 +128,9 @@ def kernel_change(model: Network) -> np.ndarray:
     return first_kernels(model) - first_kernels(from_config(model.config))
 
 
-def gradcam(classifier: Classifier, images: np.ndarray, *, layer: str | None = None, targets=None) -> GradCam:
+def gradcam(
+    classifier: Classifier, images: np.ndarray, *, layer: str | None = None, targets: Sequence[int] | None = None
+) -> GradCam:
     """Where the evidence for a class lies: relu(sum_k alpha_k A^k), alpha_k = mean over i, j of d logit_c / dA^k_ij.
 
     images   (N, H, W, 3) uint8 of the network's size
@@ -135,6 +138,11 @@ def gradcam(classifier: Classifier, images: np.ndarray, *, layer: str | None = N
     targets  (N,) class numbers c; those that the network predicts where none are given
     R. Selvaraju et al., arXiv:1610.02391, section 3. The gradient is pushed back from a one-hot dlogits; in
     evaluation mode no image sees its neighbours, so that one backward pass serves all.
+
+    >>> train, _ = minires.make_signs(12, 6, size=16)
+    >>> classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    >>> minires.gradcam(classifier, train.images([0, 1])).maps.shape[0]
+    2
     """
     model = copy.deepcopy(classifier.model).eval()
     for module in model.modules():
@@ -153,7 +161,12 @@ def gradcam(classifier: Classifier, images: np.ndarray, *, layer: str | None = N
 
 
 def occlusion(
-    classifier: Classifier, image: np.ndarray, *, patch: int | None = None, stride: int | None = None, target=None
+    classifier: Classifier,
+    image: np.ndarray,
+    *,
+    patch: int | None = None,
+    stride: int | None = None,
+    target: int | None = None,
 ) -> Occlusion:
     """Slide a square of the training images' mean colour over an image (H, W, 3) uint8 and watch the probabilities.
 

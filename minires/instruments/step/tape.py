@@ -7,6 +7,7 @@ again), what came in, what went out and what was kept. Nothing is computed again
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -14,7 +15,7 @@ from itertools import zip_longest
 import numpy as np
 
 from minires import ops
-from minires.backend import to_numpy
+from minires.backend import Array, to_numpy
 from minires.instruments.step import formulas
 from minires.instruments.step.formulas import Maths
 from minires.nn import Add, Block, Branches, Module, Network, Param
@@ -145,7 +146,7 @@ def _size(tensor: Tensor) -> str:
     return " × ".join(map(str, tensor.shape))
 
 
-def summarise(array) -> Tensor:
+def summarise(array: Array) -> Tensor:
     """The Tensor of an array (N, H, W, C) or (N, C), on any device."""
     a = to_numpy(array)
     good = np.isfinite(a)
@@ -294,7 +295,15 @@ class _Recorder(Probe):
         return self._known[id(array)][0]
 
 
-def record(model: Network, x, labels, *, classes=None, image=None, title: str | None = None) -> Tape:
+def record(
+    model: Network,
+    x: Array,
+    labels: Array,
+    *,
+    classes: Sequence[str] | None = None,
+    image: np.ndarray | None = None,
+    title: str | None = None,
+) -> Tape:
     """The tape of softmax cross-entropy on one batch, in training mode, with the gradient carried back to x.
 
     x (N, H, W, C) in the model's dtype and on its device, labels (N,) integers; classes: their names; image: the

@@ -10,7 +10,7 @@ agree with `model.h5`: a run that was stopped or killed and resumed has the reco
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +102,7 @@ class Film:
     """The records of a run. values: quantity -> (records, layers), NaN where there is no number; see QUANTITIES.
 
     steps and losses (records,): the updates that the weights had seen, the batch's loss. seconds: what watching took.
+    epoch_steps: how many steps are an epoch; of a run that never came to its second one, all that were seen.
     """
 
     every: int
@@ -110,12 +111,13 @@ class Film:
     losses: np.ndarray
     values: dict[str, np.ndarray]
     seconds: float
+    epoch_steps: int
 
     def shown(self, most: int) -> "Film":
         """The same with at most so many records, evenly over the run."""
         keep = np.unique(np.linspace(0, len(self.steps) - 1, most).round().astype(int))
         values = {name: each[keep] for name, each in self.values.items()}
-        return Film(self.every, self.rows, self.steps[keep], self.losses[keep], values, self.seconds)
+        return replace(self, steps=self.steps[keep], losses=self.losses[keep], values=values)
 
     def cost(self, seconds: float) -> str:
         """What the watching took, in words; of a training of so many seconds, which holds it."""
@@ -269,7 +271,12 @@ def _ratio(change, weights):
 def _film(every, rows, records, seconds) -> Film:
     values = {name: np.stack([record.values[name] for record in records]) for name in rows}
     steps, losses = (np.array([getattr(record, key) for record in records]) for key in ("step", "loss"))
-    return Film(every, rows, steps, losses, values, seconds)
+    return Film(every, rows, steps, losses, values, seconds, _epoch_steps(records[-1].position, steps[-1]))
+
+
+def _epoch_steps(position, step) -> int:
+    epoch, batch = map(int, position)
+    return max(1, (int(step) - batch) // epoch if epoch else int(step) + 1)
 
 
 def write(path: Path, every: int, rows, records: list[Record], seconds: float) -> None:
@@ -304,7 +311,8 @@ def read(path: Path) -> tuple[Film, np.ndarray]:
             rows = {name: tuple(Row(**row) for row in about["rows"][name]) for name in QUANTITIES}
             steps, losses, positions = (file[name][()] for name in ("step", "loss", "position"))
             values = {name: file[f"values/{name}"][()] for name in rows}
-            film = Film(about["every"], rows, steps, losses, values, float(file.attrs["seconds"]))
+            seconds, epoch = float(file.attrs["seconds"]), _epoch_steps(positions[-1], steps[-1])
+            film = Film(about["every"], rows, steps, losses, values, seconds, epoch)
         except MiniresError:
             raise
         except Exception as error:  # in a file of others anything may be in the place of anything

@@ -1,7 +1,13 @@
-"""The film of a watched run as a section of a page: film.html with its script and data; film.css is its style."""
+"""Films of watched runs as a section of a page, one or several in step.
+
+film.html with film.js and the data; run.html is what each run has in it; film.css is the style.
+"""
 
 import base64
+import html
 import json
+import math
+import re
 from importlib.resources import files
 
 import numpy as np
@@ -16,16 +22,39 @@ MOST = 300  # records in a page
 
 def section(film: Film, about: str, picture: str) -> str:
     """The section's HTML. about: a sentence on the run; picture: HTML for a reader without scripts."""
-    parts = {
-        "about": about,
-        "picture": picture,
-        "data": json.dumps(_data(film.shown(MOST)), separators=(",", ":")).replace("</", "<\\/"),
-        "script": _read("film.js"),
-    }
-    page = _read("film.html")
-    for name, text in parts.items():
-        page = page.replace("{{" + name + "}}", text)
-    return page
+    return _section("Layer by layer, while it trained", {"": film}, about, picture)
+
+
+def side_by_side(films: dict[str, Film], about: str, picture: str) -> str:
+    """The same of several runs by their names: one slider, one scale, each at its record of the same step or epoch."""
+    return _section("Layer by layer, side by side", films, about, picture)
+
+
+def _section(heading, films, about, picture) -> str:
+    data = {"films": [_data(name, film.shown(MOST)) for name, film in films.items()]}
+    runs = [
+        _filled(
+            "run.html",
+            k=f"-{k}" if k else "",
+            heading=f"<h3>{html.escape(name)}</h3>" if name else "",
+            of=f": {html.escape(name)}" if name else "",
+        )
+        for k, name in enumerate(films)
+    ]
+    return _filled(
+        "film.html",
+        heading=heading,
+        about=about,
+        runs="\n".join(runs),
+        picture=picture,
+        data=json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
+        script=_read("film.js"),
+    )
+
+
+def _filled(name: str, **parts: str) -> str:
+    """The template with its parts, none of which is looked into for others' places."""
+    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], _read(name))
 
 
 def style() -> str:
@@ -33,7 +62,7 @@ def style() -> str:
     return _read("film.css")
 
 
-def _data(film: Film) -> dict:
+def _data(called: str, film: Film) -> dict:
     held = {
         name: {
             **{key: getattr(quantity, key) for key in ("title", "unit", "says", "log")},
@@ -43,7 +72,10 @@ def _data(film: Film) -> dict:
         for name, quantity in QUANTITIES.items()
         if film.rows.get(name)  # a network without normalisation has none of its
     }
-    return {"steps": film.steps.tolist(), "losses": film.losses.tolist(), "quantities": held}
+    epochs = [round(float(step) / film.epoch_steps, 4) for step in film.steps]
+    losses = [loss if math.isfinite(loss) else None for loss in film.losses.tolist()]  # JSON has no other numbers
+    about = {"name": called, "step": film.steps.tolist(), "epoch": epochs, "steps_an_epoch": film.epoch_steps}
+    return about | {"losses": losses, "quantities": held}
 
 
 def _read(name: str) -> str:

@@ -1,0 +1,3 @@
+from minires.guides import text
+
+__doc__ = text("own_data")
