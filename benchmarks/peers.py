@@ -21,7 +21,7 @@ def to_torch(model: nn.Module):
             self.before = convert(block.before) if block.before else tnn.Identity()
             self.branch = convert(block.branch)
             self.after = convert(block.after) if block.after else tnn.Identity()
-            self.identity = block.shortcut == block.IDENTITY
+            self.identity, self.from_x = block.shortcut == block.IDENTITY, block.from_x
             self.plain = block.shortcut is None
             self.shortcut = None if self.plain or self.identity else convert(block.shortcut)
 
@@ -29,8 +29,27 @@ def to_torch(model: nn.Module):
             h = self.before(x)
             y = self.branch(h)
             if not self.plain:
-                y = y + (x if self.identity else self.shortcut(h))
+                start = x if self.from_x else h
+                y = y + (start if self.identity else self.shortcut(start))
             return self.after(y)
+
+    class TorchBranches(tnn.Module):
+        def __init__(self, branches):
+            super().__init__()
+            self.paths = tnn.ModuleList(map(convert, branches.paths))
+            self.multiply = isinstance(branches.join, nn.Multiply)
+
+        def forward(self, x):
+            parts = [path(x) for path in self.paths]
+            return parts[0] * parts[1][:, :, None, None] if self.multiply else torch.cat(parts, 1)
+
+    class Subsample(tnn.Module):
+        def __init__(self, m):
+            super().__init__()
+            self.stride, self.zeros = m.stride, m.zeros
+
+        def forward(self, x):
+            return tnn.functional.pad(x[:, :, :: self.stride[0], :: self.stride[1]], (0, 0, 0, 0, *self.zeros))
 
     class FlattenNHWC(tnn.Module):
         """In our order, which the weights behind it expect."""
@@ -48,10 +67,13 @@ def to_torch(model: nn.Module):
                 return tnn.Sequential(*map(convert, m.layers))
             case nn.Block():
                 return TorchBlock(m)
+            case nn.Branches():
+                return TorchBranches(m)
             case nn.Conv2d():
-                R, S, C, O = m.w.data.shape
+                R, S, _, O = m.w.data.shape
                 pad = 0 if m.pad == "valid" else m.pad
-                layer = tnn.Conv2d(C, O, (R, S), m.stride, pad, bias=m.b is not None)
+                more = {"dilation": m.dilation, "groups": m.groups, "bias": m.b is not None}
+                layer = tnn.Conv2d(m.in_channels, O, (R, S), m.stride, pad, **more)
                 layer.weight = tensor(m.w, (3, 2, 0, 1))
                 if m.b is not None:
                     layer.bias = tensor(m.b)
@@ -66,14 +88,20 @@ def to_torch(model: nn.Module):
                 return layer
             case nn.ReLU():
                 return tnn.ReLU()
+            case nn.Sigmoid():
+                return tnn.Sigmoid()
+            case nn.Identity():
+                return tnn.Identity()
+            case nn.Subsample():
+                return Subsample(m)
             case nn.ZeroPad2d():
                 return tnn.ZeroPad2d(m.pad)
             case nn.MaxPool2d():
                 return tnn.MaxPool2d(m.kernel, m.stride, m.pad)
             case nn.AvgPool2d():
-                return tnn.AvgPool2d(m.kernel, m.stride, m.pad)
+                return tnn.AvgPool2d(m.kernel, m.stride, m.pad, m.ceil_mode, m.count_include_pad)
             case nn.GlobalAvgPool2d():
-                return tnn.Sequential(tnn.AdaptiveAvgPool2d(1), tnn.Flatten())
+                return tnn.Sequential(tnn.AdaptiveAvgPool2d(1), tnn.Identity() if m.keep else tnn.Flatten())
             case nn.Flatten():
                 return FlattenNHWC()
         raise TypeError(f"no PyTorch twin for {type(m).__name__}")

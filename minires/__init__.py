@@ -20,6 +20,7 @@ _HOMES = {
         *("Network", "build", "register", "as_network"),
         *("Module", "Composite", "Sequential", "Branches", "Block", "Add", "Concat", "Multiply", "Param", "Buffer"),
         *("Conv2d", "Dense", "BatchNorm", "GroupNorm", "LayerNorm", "MaxPool2d", "AvgPool2d", "GlobalAvgPool2d"),
+        *("SqueezeExcite", "Subsample"),
         *("ReLU", "LeakyReLU", "GELU", "Sigmoid", "Flatten", "ZeroPad2d", "Dropout", "StochasticDepth", "Identity"),
         *("inference", "walk", "Maths"),
     ),

@@ -72,9 +72,11 @@ def add_network(p, arch_option=True, regime=True):
     if arch_option:
         text = "a name, or your own: FILE.py:FUNCTION (default: %(default)s)"
         p.add_argument("--arch", default="resnet50", type=network_name, metavar="NAME", help=text)
-    conventions = "conventions: course (Keras notebook), v1, v1.5 (torchvision), keras-example (keras.io)"
+    conventions = "conventions: course (Keras notebook), v1, v2 (keras.applications), v1.5 (torchvision), keras-example"
     p.add_argument("--variant", choices=VARIANTS, help=conventions)
     p.add_argument("--preact", action="store_true", help="BN and ReLU before each convolution")
+    text = "where shapes change: B, a projection (default); A, no parameters: subsampling and channels of zeros"
+    p.add_argument("--shortcut", default="B", choices=("A", "B"), help=text)
     if not regime:
         return
     p.add_argument("--no-skip", action="store_true", help="the plain twin: the same network without shortcuts")
@@ -84,7 +86,7 @@ def add_network(p, arch_option=True, regime=True):
 
 def note_network(p, *more):
     """After `add_network` and further options that define a network: what they are where nobody names one."""
-    names = ("arch", "variant", "preact", "no_skip", "no_bn", "init", *more)
+    names = ("arch", "variant", "preact", "shortcut", "no_skip", "no_bn", "init", *more)
     p.set_defaults(unnamed={name: p.get_default(name) for name in names})
 
 
@@ -98,9 +100,10 @@ def add_preprocess(p):
     """--preprocess, for weights of others."""
     p.add_argument(
         "--preprocess",
-        choices=("unit", "imagenet", "caffe"),
+        choices=("unit", "imagenet", "caffe", "tf"),
         help="how images are prepared where the weights do not say it: unit (image / 255; usual for course), imagenet "
-        "(torchvision's mean and deviation; usual for v1.5), caffe (mean subtracted, BGR; usual for v1)",
+        "(torchvision's mean and deviation; usual for v1.5), caffe (mean subtracted, BGR; usual for v1), tf (from -1 "
+        "to 1; usual for v2)",
     )
 
 
@@ -108,7 +111,7 @@ def make_network(args, shape, classes: int, **options):
     """The network that the options describe; options: further ones, of which a network of one's own takes the seed."""
     if args.arch in ARCHITECTURES:
         return resnet(args.arch, shape, classes, **network_options(args), **options)
-    usual = {"variant": None, "preact": False, "no_skip": False, "no_bn": False, "init": "he"}
+    usual = {"variant": None, "preact": False, "shortcut": "B", "no_skip": False, "no_bn": False, "init": "he"}
     if given := [name for name in usual if getattr(args, name, usual[name]) != usual[name]]:
         raise ConfigError(
             f"--{given[0].replace('_', '-')}: for the networks that have names: {args.arch} decides that itself"
@@ -118,13 +121,13 @@ def make_network(args, shape, classes: int, **options):
 
 def network_options(args) -> dict:
     """The options of `minires.nn.resnet` that the user chose."""
-    options = {"skip": not args.no_skip, "preact": args.preact, "norm": not args.no_bn, "init": args.init}
-    return options | variant_option(args)
+    return {"skip": not args.no_skip, "norm": not args.no_bn, "init": args.init} | block_options(args)
 
 
-def variant_option(args) -> dict:
-    """{"variant": ...} where the user chose one; each network has its own default."""
-    return {"variant": args.variant} if args.variant else {}
+def block_options(args) -> dict:
+    """Those that say how blocks are made; a variant where the user chose one: each network has its own default."""
+    options = {"preact": args.preact, "shortcut": args.shortcut}
+    return options | ({"variant": args.variant} if args.variant else {})
 
 
 def add_data(p, default):

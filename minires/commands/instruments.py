@@ -46,7 +46,7 @@ def gradflow(args) -> int:
         model = build(args.arch, part.shape, len(part.classes), seed=args.seed)
         result = measure(model, x, labels)
         return _show(result, plot_gradflow({model.title: result}, note=note), args)
-    options = {"preact": args.preact, "seed": args.seed, **common.variant_option(args)}
+    options = {"seed": args.seed, **common.block_options(args)}
     networks = [resnet(arch, part.shape, len(part.classes), **options).config for arch in args.depth or [args.arch]]
     configs = [replace(c, norm=norm, init=init) for c, norm, init in product(networks, args.bn, args.init)]
     with err.status("one batch forward and back through each network ..."):

@@ -21,6 +21,7 @@ PROVEN = (
     *(Add, Block, Sequential, nn.Branches, nn.Concat, nn.Multiply, nn.Network, nn.ResNet),
     *(nn.AvgPool2d, BatchNorm, Conv2d, nn.Dense, nn.Dropout, nn.Flatten, nn.GlobalAvgPool2d, nn.MaxPool2d, ReLU),
     *(nn.GELU, nn.GroupNorm, nn.Identity, nn.LayerNorm, nn.LeakyReLU, nn.Sigmoid, nn.StochasticDepth, nn.ZeroPad2d),
+    *(nn.SqueezeExcite, nn.Subsample),
 )
 
 

@@ -132,10 +132,9 @@ class Conv2d(Module):
 
     def look(self) -> tuple[str, str] | None:
         R, S, _, O = self.w.data.shape
-        groups = f", {self.groups} groups" if self.groups > 1 else ""
-        groups = ", depthwise" if self.groups == self.in_channels > 1 else groups
+        channels = O if self.groups == 1 else f"{self.groups}×{O // self.groups}"
         dilation = f", dilated {self.dilation[0]}" if self.dilation != (1, 1) else ""
-        return "conv", f"{R}×{S}, {O}{stride_text(self.stride)}{groups}{dilation}"
+        return "conv", f"{R}×{S}, {channels}{stride_text(self.stride)}{dilation}"
 
 
 class ZeroPad2d(Module):

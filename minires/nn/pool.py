@@ -1,16 +1,20 @@
-"""Pooling: the maximum or the mean of windows, the mean of whole maps."""
+"""Pooling: the maximum or the mean of windows, the mean of whole maps, one pixel of several."""
 
 from typing import Any
 
+import numpy as np
+
 from minires import ops
 from minires.backend import Array
+from minires.errors import ConfigError
 from minires.geometry import Pad, Pair, pair, pool_window, resolve_padding, windows_over
-from minires.nn.module import Maths, Module, stride_text
+from minires.nn.module import Maths, Module, check_channels, stride_text
 
 __all__ = [
     "AvgPool2d",
     "GlobalAvgPool2d",
     "MaxPool2d",
+    "Subsample",
 ]
 
 
@@ -131,7 +135,7 @@ class AvgPool2d(_Pool2d):
 
 
 class GlobalAvgPool2d(Module):
-    """The mean of each channel's map: (N, H, W, C) -> (N, C)."""
+    """The mean of each channel's map: (N, H, W, C) -> (N, C); keep: -> (N, 1, 1, C)."""
 
     maths = Maths(
         ("y[n, c] = the mean of channel c's map", "Each channel becomes one number."),
@@ -139,19 +143,73 @@ class GlobalAvgPool2d(Module):
     )
     smooth = True
 
+    def __init__(self, name: str = "", *, keep: bool = False):
+        super().__init__(name)
+        self.keep = keep
+
     def forward(self, x: Array) -> Array:
         self.save(x.shape)
-        return ops.global_avgpool_forward(x)
+        y = ops.global_avgpool_forward(x)
+        return y[:, None, None] if self.keep else y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        return ops.global_avgpool_backward(dy, *self.saved())
+        return ops.global_avgpool_backward(dy[:, 0, 0] if self.keep else dy, *self.saved())
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape[-1:]
+        return (1, 1, shape[-1]) if self.keep else shape[-1:]
 
     def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         mean = graph.node("GlobalAveragePool", self.name, [x])
-        return graph.node("Flatten", f"{self.name}.flatten", [mean])
+        return mean if self.keep else graph.node("Flatten", f"{self.name}.flatten", [mean])
 
     def look(self) -> tuple[str, str] | None:
         return "pool", "global avg"
+
+
+class Subsample(Module):
+    """One pixel of every stride x stride, and as many channels of zeros as `out_channels` asks for: half before, half
+    behind. A shortcut without parameters: option A of K. He et al., arXiv:1512.03385, section 3.3.
+
+    ConfigError where the channels become fewer.
+    """
+
+    maths = Maths(
+        ("y = [0, x of one pixel in s², 0]", "The shortcut keeps one pixel of several; new channels are zeros."),
+        ("dx = dy at these pixels, else 0", "The pixels that were kept receive their gradient, the others none."),
+    )
+    smooth = True
+
+    def __init__(self, name: str, stride: Pair, in_channels: int, out_channels: int):
+        super().__init__(name)
+        if out_channels < in_channels:
+            raise ConfigError(
+                f"{name}: {in_channels} channels do not become {out_channels} by adding zeros: let no stage be "
+                "narrower than the one before it, or use projections (option B)"
+            )
+        more = out_channels - in_channels
+        self.stride, self.channels, self.zeros = pair(stride), in_channels, (more // 2, more - more // 2)
+
+    def forward(self, x: Array) -> Array:
+        check_channels(self, x.shape[1:], self.channels, 3)
+        self.save(x.shape)
+        return ops.subsample_forward(x, self.stride, self.zeros)
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        return ops.subsample_backward(dy, *self.saved(), self.stride, self.zeros)
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        check_channels(self, shape, self.channels, 3)
+        H, W = (-(-n // s) for n, s in zip(shape, self.stride, strict=False))
+        return H, W, self.channels + sum(self.zeros)
+
+    def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
+        if not any(self.zeros):
+            return graph.node("MaxPool", self.name, [x], kernel_shape=[1, 1], strides=self.stride)
+        taken = graph.node("MaxPool", f"{self.name}.taken", [x], kernel_shape=[1, 1], strides=self.stride)
+        before, behind = self.zeros
+        margins = graph.constant(f"{self.name}.zeros", np.array([0, before, 0, 0, 0, behind, 0, 0]))
+        return graph.node("Pad", self.name, [taken, margins])
+
+    def look(self) -> tuple[str, str] | None:
+        told = [stride_text(self.stride).removeprefix(", "), f"{sum(self.zeros)} zeros" if any(self.zeros) else ""]
+        return "pool", " + ".join(filter(None, told))

@@ -115,7 +115,7 @@ class Probe:
     def _watch(self, block: Block) -> None:
         fork = self.forks[block] = Fork(block.name)
         identity = block.shortcut == Block.IDENTITY
-        branch = block.before if identity and block.before is not None else block.branch
+        branch = block.before if block.from_x and block.before is not None else block.branch
 
         def at_add(gradients):
             dbranch, dshortcut = gradients

@@ -3,6 +3,9 @@
 K. He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385: table 1 (ImageNet networks)
 and section 4.2 (CIFAR networks, depth 6n + 2). `resnet("resnet50", (64, 64, 3), 6)` or, shorter,
 `resnet50((64, 64, 3), 6)` gives the network of the course; `variant="v1.5"` gives torchvision's.
+
+Its relatives are rows of the same tables: ResNeXt (arXiv:1611.05431), Wide ResNet (arXiv:1605.07146), squeeze and
+excitation (arXiv:1709.01507), ResNet-D (arXiv:1812.01187, section 4), ResNetV2 (arXiv:1603.05027) as variant "v2".
 """
 
 from dataclasses import dataclass, replace
@@ -11,14 +14,14 @@ from typing import Any
 from minires.errors import ConfigError, ShapeError
 from minires.geometry import Pad, Pair
 from minires.nn.activation import Dropout, ReLU
-from minires.nn.blocks import Block
+from minires.nn.blocks import Block, SqueezeExcite
 from minires.nn.conv import Conv2d, ZeroPad2d
 from minires.nn.dense import Dense, Flatten
 from minires.nn.init import INITIALISERS
 from minires.nn.module import Sequential
 from minires.nn.network import Built, Network, build
 from minires.nn.norm import BatchNorm
-from minires.nn.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from minires.nn.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d, Subsample
 from minires.ranges import COUNT, check_fields
 
 __all__ = [
@@ -40,15 +43,22 @@ class Architecture:
     block: str  # "basic": 3x3, 3x3; "bottleneck": 1x1, 3x3, 1x1 with four times the width
     repeats: tuple  # blocks in each stage
     widths: tuple  # channels of each stage's 3x3 convolutions
-    stem: str  # "imagenet": 7x7/2 and a 3x3/2 pool; "cifar": one 3x3
+    stem: str  # "imagenet": 7x7/2 and a 3x3/2 pool; "deep": three 3x3, the first /2, and the pool; "cifar": one 3x3
+    variant: str = "course"  # unless told otherwise
+    inner: int = 1  # the channels of a bottleneck's 3x3 over the stage's width ...
+    groups: int = 1  # ... and into how many groups they fall
+    reduction: int = 0  # of the squeeze and excitation at each branch's end; 0: none
+    average: bool = False  # a projection with a stride averages 2x2 pixels, where others take one of four
+    stem_width: int = 0  # 0: the first stage's width
+    preact: bool = False
 
 
 def _cifar(n: int) -> Architecture:
-    return Architecture("basic", (n, n, n), (16, 32, 64), "cifar")
+    return Architecture("basic", (n, n, n), (16, 32, 64), "cifar", "v1.5")
 
 
-def _imagenet(block: str, *repeats: int, stem: str = "imagenet") -> Architecture:
-    return Architecture(block, repeats, (64, 128, 256, 512), stem)
+def _imagenet(block: str, *repeats: int, stem="imagenet", **more) -> Architecture:
+    return Architecture(block, repeats, (64, 128, 256, 512), stem, **more)
 
 
 ARCHITECTURES = {
@@ -65,9 +75,16 @@ ARCHITECTURES = {
     "resnet101": _imagenet("bottleneck", 3, 4, 23, 3),
     "resnet152": _imagenet("bottleneck", 3, 8, 36, 3),
     # as repositories for CIFAR have them (kuangliu/pytorch-cifar): ImageNet's stages behind a stem for small images
-    "resnet18-cifar": _imagenet("basic", 2, 2, 2, 2, stem="cifar"),
-    "resnet34-cifar": _imagenet("basic", 3, 4, 6, 3, stem="cifar"),
-    "resnet50-cifar": _imagenet("bottleneck", 3, 4, 6, 3, stem="cifar"),
+    "resnet18-cifar": _imagenet("basic", 2, 2, 2, 2, stem="cifar", variant="v1.5"),
+    "resnet34-cifar": _imagenet("basic", 3, 4, 6, 3, stem="cifar", variant="v1.5"),
+    "resnet50-cifar": _imagenet("bottleneck", 3, 4, 6, 3, stem="cifar", variant="v1.5"),
+    "resnet50d": _imagenet("bottleneck", 3, 4, 6, 3, stem="deep", average=True, variant="v1.5"),
+    "se_resnet50": _imagenet("bottleneck", 3, 4, 6, 3, reduction=16, variant="v1.5"),
+    "resnext50_32x4d": _imagenet("bottleneck", 3, 4, 6, 3, inner=2, groups=32, variant="v1.5"),
+    "resnext101_32x8d": _imagenet("bottleneck", 3, 4, 23, 3, inner=4, groups=32, variant="v1.5"),
+    "wide_resnet50_2": _imagenet("bottleneck", 3, 4, 6, 3, inner=2, variant="v1.5"),
+    "wide_resnet101_2": _imagenet("bottleneck", 3, 4, 23, 3, inner=2, variant="v1.5"),
+    "wide_resnet28_10": Architecture("basic", (4, 4, 4), (160, 320, 640), "cifar", "v1.5", stem_width=16, preact=True),
 }
 
 # kernel sizes, widths as multiples of the stage's
@@ -76,7 +93,10 @@ BLOCKS = {"basic": ((3, 3), (1, 1)), "bottleneck": ((1, 3, 1), (1, 1, 4))}
 
 @dataclass(frozen=True)
 class Names:
-    """What one world calls its layers. {stage} 2.., {layer} 1.., {letter} a.., {block} 1.., {index} 0.., {i} 1.."""
+    """What one world calls its layers. {stage} 2.., {layer} 1.., {letter} a.., {block} 1.., {index} 0.., {i} 1..
+
+    {before}: the convolution that a norm follows, or "preact"; {conv}, {norm}: the places in a projection, 0..
+    """
 
     stem: tuple  # convolution, norm
     unit: str
@@ -102,12 +122,13 @@ KERAS_NAMES = Names(
     shortcut=("conv{stage}_block{block}_0_conv", "conv{stage}_block{block}_0_bn"),
     head="predictions",
 )
+KERAS_V2_NAMES = replace(KERAS_NAMES, norm="conv{stage}_block{block}_{before}_bn")
 TORCH_NAMES = Names(
     stem=("conv1", "bn1"),
     unit="layer{layer}.{index}",
     conv="layer{layer}.{index}.conv{i}",
     norm="layer{layer}.{index}.bn{i}",
-    shortcut=("layer{layer}.{index}.downsample.0", "layer{layer}.{index}.downsample.1"),
+    shortcut=("layer{layer}.{index}.downsample.{conv}", "layer{layer}.{index}.downsample.{norm}"),
     head="fc",
 )
 EXAMPLE_NAMES = Names(  # of ours: Keras's own example leaves naming to Keras
@@ -131,8 +152,11 @@ class Variant:
     momentum: float  # Keras's direction: the share of the old running statistics that is kept
     unbiased: bool  # whether the running variance is the one over m - 1
     pad_layer: bool  # zero padding as a layer of its own before a "valid" convolution
-    pool_pad: int
+    pool_pad: int | str
     head: str  # "flatten": 2x2 average pool, then flatten; "global": global average pool
+    preact: bool = False
+    stride_last: bool = False  # a stage's last block halves the map, not the next one's first
+    bias_before_norm: bool = True  # where convolutions have biases
     same: bool = False  # Keras's "same" padding: at stride 2 at the bottom and right only
     bare_shortcut: bool = False  # no normalisation behind a projection
 
@@ -142,7 +166,12 @@ VARIANTS = {
     "course": Variant(COURSE_NAMES, 0, True, 1e-3, 0.99, False, True, 0, "flatten"),
     # keras.applications.ResNet50, the paper's stride placement
     "v1": Variant(KERAS_NAMES, 0, True, 1.001e-5, 0.99, False, True, 1, "global"),
-    # torchvision.models.resnet50
+    # keras.applications.ResNet50V2; its first pool has zeros around the map, which win over what is negative
+    "v2": Variant(
+        *(KERAS_V2_NAMES, 1, True, 1.001e-5, 0.99, False, True, "zeros", "global"),
+        **{"preact": True, "stride_last": True, "bias_before_norm": False},
+    ),
+    # torchvision.models.resnet50, timm's resnet50d and seresnet50
     "v1.5": Variant(TORCH_NAMES, 1, False, 1e-5, 0.9, True, False, 1, "global"),
     # keras.io's example "cifar10_resnet", version 1; its 8x8 average pool is the global one for images of 32x32
     "keras-example": Variant(
@@ -168,6 +197,7 @@ class Config:
     bn_momentum: float | None = None  # None: the variant's
     dropout: float = 0.0  # before the classifier
     seed: int = 0
+    shortcut: str = "B"  # where shapes change: "B", a projection; "A", subsampling and channels of zeros (section 3.3)
 
     def __post_init__(self):
         for name in ("input_shape", "widths"):  # JSON knows no tuples
@@ -177,11 +207,14 @@ class Config:
             ("arch", ARCHITECTURES),
             ("variant", VARIANTS),
             ("init", INITIALISERS),
+            ("shortcut", ("A", "B")),
         )
         for field, table in known:
             if getattr(self, field) not in table:
                 raise ConfigError(f"unknown {field} {getattr(self, field)!r}: choose one of {', '.join(table)}")
         check_fields(self)
+        given = self.preact or ARCHITECTURES[self.arch].preact or VARIANTS[self.variant].preact
+        object.__setattr__(self, "preact", given)
         if len(self.input_shape) != 3 or not all(map(COUNT.holds, self.input_shape)):
             raise ShapeError(f"input shape must be (height, width, channels), got {self.input_shape}")
 
@@ -204,7 +237,8 @@ class ResNet(Network):
     def title(self) -> str:
         """'resnet50 (course), residual, BN, He'."""
         c = self.config
-        kind = ("residual" if c.skip else "plain") + (", pre-activation" if c.preact else "")
+        kind = ("residual" if c.skip else "plain") + (", option A" if c.skip and c.shortcut == "A" else "")
+        kind += ", pre-activation" if c.preact else ""
         return f"{c.arch} ({c.variant}), {kind}, {'BN' if c.norm else 'no BN'}, {c.init.capitalize()}"
 
 
@@ -223,8 +257,8 @@ class _Builder:
             )
         self.kernels, self.multiples = BLOCKS[self.arch.block]
 
-    def conv(self, name: str, C, O, kernel: Pair, stride: Pair = 1, pad: Pad | None = None):
-        settings = {"bias": self.variant.conv_bias, "init": self.config.init, "seed": self.config.seed}
+    def conv(self, name: str, C, O, kernel: int, stride: Pair = 1, pad: Pad | None = None, **more):
+        settings = {"bias": self.variant.conv_bias, "init": self.config.init, "seed": self.config.seed} | more
         usual = "same" if self.variant.same else kernel // 2
         return Conv2d(name, C, O, kernel, stride=stride, pad=usual if pad is None else pad, **settings)
 
@@ -238,30 +272,35 @@ class _Builder:
         return [BatchNorm(name, channels, momentum=momentum, **settings)]
 
     def stem(self):
-        C, width = self.config.input_shape[2], self.widths[0]
+        C, width = self.config.input_shape[2], self.arch.stem_width or self.widths[0]
         conv, norm = self.names.stem
-        small = self.arch.stem == "cifar"
-        kernel, stride = (3, 1) if small else (7, 2)
-        if self.variant.pad_layer:
-            layers = [
-                ZeroPad2d(f"{conv}_pad", kernel // 2),
-                self.conv(conv, C, width, kernel, stride, "valid"),
+        kernel, stride = {"imagenet": (7, 2), "deep": (3, 2), "cifar": (3, 1)}[self.arch.stem]
+        steps, half = [(conv, norm, width, stride)], max(1, width // 2)
+        if self.arch.stem == "deep":
+            steps = [
+                (f"{conv}.0", f"{conv}.1", half, 2),
+                (f"{conv}.3", f"{conv}.4", half, 1),
+                (f"{conv}.6", norm, width, 1),
             ]
-        else:
-            layers = [self.conv(conv, C, width, kernel, stride)]
-        if not self.config.preact:
-            layers += [*self.norm(norm, width), ReLU(f"{conv}_relu")]
-        if not small:
-            layers.append(MaxPool2d("pool1", 3, 2, self.variant.pool_pad))
+        layers, pad = ([ZeroPad2d(f"{conv}_pad", kernel // 2)], "valid") if self.variant.pad_layer else ([], None)
+        for name, norm, O, stride in steps:
+            layers.append(self.conv(name, C, O, kernel, stride, pad))
+            if not self.config.preact or name != steps[-1][0]:
+                layers += [*self.norm(norm, O), ReLU(f"{name}_relu")]
+            C, pad = O, None
+        if self.arch.stem != "cifar":
+            zeros = self.variant.pool_pad == "zeros"
+            layers += [ZeroPad2d("pool1_pad", 1)] * zeros
+            layers.append(MaxPool2d("pool1", 3, 2, 0 if zeros else self.variant.pool_pad))
         return [Sequential(*layers, name="stem")]
 
     def stages(self):
-        C, stages = self.widths[0], []
+        C, stages = self.arch.stem_width or self.widths[0], []
         for stage, (repeats, width) in enumerate(zip(self.arch.repeats, self.widths, strict=True)):
-            blocks = []
+            blocks, last = [], stage + 1 == len(self.widths)
             for index in range(repeats):
-                stride = 2 if stage > 0 and index == 0 else 1
-                block, C = self.block(stage, index, C, width, stride)
+                halves = not last and index + 1 == repeats if self.variant.stride_last else stage > 0 and index == 0
+                block, C = self.block(stage, index, C, width, 2 if halves else 1)
                 blocks.append(block)
             stages.append(Sequential(*blocks, name=f"stage{stage + 2}"))
         return stages
@@ -278,28 +317,36 @@ class _Builder:
             "index": index,
         }
         unit = self.names.unit.format(**where)
-        outs = [width * m for m in self.multiples]
+        outs = [width * (self.arch.inner if m == 1 else m) for m in self.multiples]
         stride_at = self.variant.stride_at if self.arch.block == "bottleneck" else 0
         before, branch, channels = [], [], C
         for i, (kernel, O) in enumerate(zip(self.kernels, outs, strict=True)):
-            spot = {**where, "i": i + 1, "abc": "abc"[i]}
-            conv = self.conv(self.names.conv.format(**spot), channels, O, kernel, stride if i == stride_at else 1)
+            spot = {**where, "i": i + 1, "abc": "abc"[i], "before": i or "preact"}
+            last = i + 1 == len(outs)
+            bias = self.variant.conv_bias and (last or self.variant.bias_before_norm)
+            more = {"stride": stride if i == stride_at else 1, "groups": self.arch.groups if kernel > 1 else 1}
+            conv = self.conv(self.names.conv.format(**spot), channels, O, kernel, bias=bias, **more)
             norm, relu = self.names.norm.format(**spot), ReLU(f"{unit}.relu{i + 1}")
             if self.config.preact:
                 (before if i == 0 else branch).extend([*self.norm(norm, channels), relu])
                 branch.append(conv)
             else:
                 branch += [conv, *self.norm(norm, O)]
-                if i + 1 < len(outs):
+                if not last:
                     branch.append(relu)
             channels = O
         self._set_last_gamma(branch)
+        if self.arch.reduction:
+            settings = {"init": self.config.init, "seed": self.config.seed}
+            branch.append(SqueezeExcite(f"{unit}.se", channels, self.arch.reduction, **settings))
+        shortcut = self._shortcut(where, unit, C, channels, stride)
         return Block(
             unit,
             Sequential(*branch, name=f"{unit}.branch"),
-            self._shortcut(where, unit, C, channels, stride),
+            shortcut,
             before=Sequential(*before, name=f"{unit}.before") if before else None,
             after=None if self.config.preact else relu,
+            clean=isinstance(shortcut, Sequential) and not shortcut.params(),
         ), channels
 
     def _shortcut(self, where, unit, C, O, stride):
@@ -307,11 +354,19 @@ class _Builder:
             return None
         if C == O and stride == 1:
             return Block.IDENTITY
-        conv, norm = (name.format(**where) for name in self.names.shortcut)
-        layers = [self.conv(conv, C, O, 1, stride)]
+        name = f"{unit}.shortcut"
+        if self.config.shortcut == "A" or (C == O and self.variant.stride_last):
+            return Sequential(Subsample(f"{unit}.subsample", stride, C, O), name=name)
+        pooled = self.arch.average and stride > 1
+        spot = {**where, "conv": int(self.arch.average), "norm": 1 + self.arch.average}
+        conv, norm = (name.format(**spot) for name in self.names.shortcut)
+        layers = [self.conv(conv, C, O, 1, 1 if pooled else stride)]
+        if pooled:
+            pool = AvgPool2d(f"{unit}.shortcut_pool", 2, stride, ceil_mode=True, count_include_pad=False)
+            layers.insert(0, pool)
         if not self.config.preact and not self.variant.bare_shortcut:
             layers += self.norm(norm, O)
-        return Sequential(*layers, name=f"{unit}.shortcut")
+        return Sequential(*layers, name=name)
 
     def _set_last_gamma(self, branch):
         """Only where a shortcut carries the signal: a plain block that starts at zero passes nothing on."""
@@ -325,7 +380,7 @@ class _Builder:
         layers = []
         if self.config.preact:
             layers += [*self.norm("post_bn", channels), ReLU("post_relu")]
-        if self.variant.head == "flatten" and self.arch.stem == "imagenet":
+        if self.variant.head == "flatten" and self.arch.stem != "cifar":
             layers += [AvgPool2d("avg_pool", 2), Flatten("flatten")]
             channels *= (H // 2) * (W // 2)
         else:
@@ -339,8 +394,9 @@ class _Builder:
 def resnet(arch: str, input_shape: tuple[int, int, int] = (64, 64, 3), classes: int = 6, **options: Any) -> ResNet:
     """A network by name, such as 'resnet50'. `options` are the further fields of Config.
 
-    The CIFAR networks (resnet8, 14, 20, 32, 44, 56, 110) take the conventions of variant 'v1.5' unless told
-    otherwise, the ImageNet ones those of 'course'.
+    Unless told otherwise the plain ImageNet networks (resnet18, 34, 50, 101, 152) take the conventions of variant
+    'course', all others those of 'v1.5', in which PyTorch's files are. shortcut="A": the paper's own shortcuts for
+    CIFAR, which have no parameters.
 
     input_shape (H, W, C); logits (N, classes) come out. ConfigError for an unknown name or option, ShapeError for
     images that are too small.
@@ -348,13 +404,15 @@ def resnet(arch: str, input_shape: tuple[int, int, int] = (64, 64, 3), classes: 
     >>> model = minires.resnet("resnet20", (32, 32, 3), classes=10)
     >>> model.parameter_count()[0]
     272474
+    >>> minires.resnet("resnet20", (32, 32, 3), classes=10, shortcut="A").parameter_count()[0]
+    269722
     >>> plain = minires.resnet("resnet20", (32, 32, 3), classes=10, skip=False)  # its plain twin
     >>> logits = model.forward(numpy.zeros((2, 32, 32, 3), "float32"))
     >>> logits.shape
     (2, 10)
     """
-    if arch in ARCHITECTURES and ARCHITECTURES[arch].stem == "cifar":
-        options.setdefault("variant", "v1.5")
+    if arch in ARCHITECTURES:
+        options.setdefault("variant", ARCHITECTURES[arch].variant)
     return ResNet(Config(arch, tuple(input_shape), classes, **options))
 
 

@@ -245,6 +245,26 @@ def global_avgpool_backward(dy, shape):
     return dx
 
 
+@exact
+def subsample_forward(x, stride, zeros=(0, 0)):
+    (sv, sh), (before, behind), (N, H, W, C) = _two(stride), zeros, x.shape
+    y = np.zeros((N, (H - 1) // sv + 1, (W - 1) // sh + 1, before + C + behind))
+    for n, i, j, c in ndindex(x.shape):
+        if i % sv == 0 and j % sh == 0:
+            y[n, i // sv, j // sh, before + c] = x[n, i, j, c]
+    return y
+
+
+@exact
+def subsample_backward(dy, shape, stride, zeros=(0, 0)):
+    (sv, sh), (before, _) = _two(stride), zeros
+    dx = np.zeros(shape)
+    for n, i, j, c in ndindex(shape):
+        if i % sv == 0 and j % sh == 0:
+            dx[n, i, j, c] = dy[n, i // sv, j // sh, before + c]
+    return dx
+
+
 # --- batch normalisation: x (N, H, W, C) or (N, C), `at` runs over all but the channel ----------------------
 
 

@@ -14,6 +14,8 @@ __all__ = [
     "global_avgpool_forward",
     "maxpool_backward",
     "maxpool_forward",
+    "subsample_backward",
+    "subsample_forward",
 ]
 
 
@@ -145,3 +147,23 @@ def global_avgpool_forward(x: Array) -> Array:
 def global_avgpool_backward(dy: Array, shape: tuple[int, ...]) -> Array:
     """dx, of the given shape: dy / (H * W) everywhere."""
     return get_xp(dy).broadcast_to((dy / (shape[1] * shape[2]))[:, None, None, :], shape)
+
+
+def subsample_forward(x: Array, stride: Pair, zeros: tuple[int, int] = (0, 0)) -> Array:
+    """y = the upper left pixel of every `stride` pixels, with so many channels of zeros before x's own and behind.
+
+    K. He et al., arXiv:1512.03385, section 3.3, option A.
+    """
+    (sv, sh), (before, behind), C = pair(stride), zeros, x.shape[-1]
+    kept = x[:, ::sv, ::sh]
+    y = get_xp(x).zeros((*kept.shape[:-1], before + C + behind), x.dtype)
+    y[..., before : before + C] = kept
+    return y
+
+
+def subsample_backward(dy: Array, shape: tuple[int, ...], stride: Pair, zeros: tuple[int, int] = (0, 0)) -> Array:
+    """dx, of the given shape: dy at the pixels that were kept, else 0."""
+    (sv, sh), (before, _), C = pair(stride), zeros, shape[-1]
+    dx = get_xp(dy).zeros(shape, dy.dtype)
+    dx[:, ::sv, ::sh] = dy[..., before : before + C]
+    return dx

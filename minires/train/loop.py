@@ -403,7 +403,8 @@ class _Run:
         }
         better = True
         self.watch_numbers()
-        if self.recipe.precise_bn and p.epoch + 1 == self.recipe.epochs and norms(self.model):
+        last = p.epoch + 1 == self.recipe.epochs
+        if last and self.recipe.precise_bn and norms(self.model):
             if self.stop.unless_stopped(recalibrate, self.model, self.inputs()) is None:
                 return
         if self.test is not None:

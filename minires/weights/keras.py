@@ -199,13 +199,13 @@ def write_keras(model: Network, path: Path, use: str = "") -> None:
     """A `.weights.h5` that `model.load_weights` of Keras 3 loads into a model of the same architecture.
 
     Keras finds layers by class and order alone: the model must call Add([x, shortcut]), as the course does,
-    or, for variant v1, Add([shortcut, x]), as keras.applications does.
+    or, for variants v1 and v2, Add([shortcut, x]), as keras.applications does.
     """
     counts = dict.fromkeys(KINDS, 0)
     with atomic_hdf5(path) as file:
         if use:
             file.attrs[KEY] = use
-        for m in keras_order(model, getattr(model.config, "variant", "") == "v1"):
+        for m in keras_order(model, getattr(model.config, "variant", "") in ("v1", "v2")):
             group, roles = KINDS[type(m)]
             suffix = f"_{counts[type(m)]}" if counts[type(m)] else ""
             counts[type(m)] += 1

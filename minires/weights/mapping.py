@@ -169,12 +169,11 @@ def _check_names(model: Network, found: Found, wanted: set, given: set, path: Pa
 
 
 def variant_of(layers: set) -> str | None:
-    """The variant whose layer names these are, seen at the first convolution of the first block."""
-    first = {"stage": 2, "layer": 1, "letter": "a", "block": 1, "index": 0, "i": 1, "abc": "a"}
-    for key, variant in VARIANTS.items():
-        if variant.names.conv.format(**first) in layers:
-            return key
-    return None
+    """The variant whose layer names these are, seen at the first block's first convolution and norm."""
+    first = {"stage": 2, "layer": 1, "letter": "a", "block": 1, "index": 0, "i": 1, "abc": "a", "before": "preact"}
+    known = [key for key, variant in VARIANTS.items() if variant.names.conv.format(**first) in layers]
+    normed = [key for key in known if VARIANTS[key].names.norm.format(**first) in layers]
+    return next(iter(normed[::-1] + known), None)  # a later one has the names of the earlier, and more
 
 
 def _some(names, limit: int = 3) -> str:

@@ -20,9 +20,10 @@ KEY = "minires_use"
 PREPROCESS = {
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "tf": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "caffe": ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255)),
 }
-USUAL = {"course": "unit", "v1": "caffe", "v1.5": "imagenet", "keras-example": "unit"}
+USUAL = {"course": "unit", "v1": "caffe", "v2": "tf", "v1.5": "imagenet", "keras-example": "unit"}
 
 
 @dataclass(frozen=True)

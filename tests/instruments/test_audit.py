@@ -9,6 +9,7 @@ import pytest
 from minires import nn, resnet
 from minires.errors import ConfigError
 from minires.instruments.audit import audit
+from minires.instruments.audit.published import guess_arch
 from minires.nn import Block, Conv2d
 
 SMALL = {"widths": (3, 4, 5)}
@@ -35,6 +36,9 @@ HEALTHY = {
     "plain, no norm": ("resnet8", {"norm": False, "skip": False}),
     "zero gamma": ("resnet14", {"last_gamma": 0.0}),
     "dropout": ("resnet8", {"dropout": 0.5}),
+    "option A": ("resnet8", {"shortcut": "A"}),
+    "option A, preact": ("resnet14", {"shortcut": "A", "preact": True}),
+    "wide": ("wide_resnet28_10", {}),
     "glorot": ("resnet8", {"init": "glorot"}),
 }
 
@@ -61,6 +65,17 @@ def test_nothing_to_say_about_bottlenecks(variant, preact):
     report = audit(model)
     assert report.findings == ()
     assert report.nearest == variant
+
+
+@pytest.mark.parametrize("arch", ["resnet50d", "se_resnet50", "resnext50_32x4d", "wide_resnet50_2"])
+def test_nothing_to_say_about_the_relatives_which_are_told_apart(arch):
+    """Also where the network has forgotten what it was built from."""
+    model = resnet(arch, (40, 40, 3), 4)
+    assert guess_arch(model, (40, 40, 3), 4) == arch
+    model = resnet(arch, (40, 40, 3), 4, widths=(16, 16, 16, 16))
+    report = audit(model)
+    assert report.findings == ()
+    assert report.differences["v1.5"] == ()
 
 
 BUGS = {

@@ -15,11 +15,14 @@ from minires.nn import ARCHITECTURES, Block, Conv2d
 
 SVG = "{http://www.w3.org/2000/svg}"
 KINDS = {"residual": {}, "plain": {"skip": False}, "preact": {"preact": True}, "no-bn": {"norm": False}}
+KINDS |= {"option A": {"shortcut": "A"}}
 
 
 def small(arch, **options):
     """The architecture with all its blocks and few channels."""
-    return resnet(arch, (64, 64, 3), 6, widths=(2, 3, 4, 5)[: len(ARCHITECTURES[arch].repeats)], **options)
+    row = ARCHITECTURES[arch]
+    least = max(1, row.groups // row.inner, row.stem_width // 2)
+    return resnet(arch, (64, 64, 3), 6, widths=[least * w for w in (2, 3, 4, 5)][: len(row.repeats)], **options)
 
 
 def groups(root, *classes):
@@ -37,11 +40,12 @@ def overlap(a, b):
 def test_a_card_for_each_block_with_its_shortcut(arch, kind):
     model = small(arch, **KINDS[kind])
     root = ET.fromstring(to_svg(diagram(model)))
+    fitted = "subsampled" if kind == "option A" else "convolutional"
     shortcuts = Counter(
-        "plain" if b.shortcut is None else "identity" if b.shortcut == Block.IDENTITY else "convolutional"
+        "plain" if b.shortcut is None else "identity" if b.shortcut == Block.IDENTITY else fitted
         for b in model.blocks()
     )
-    for name in ("identity", "convolutional", "plain"):
+    for name in ("identity", "convolutional", "subsampled", "plain"):
         cards = groups(root, "unit", name)
         assert len(cards) == shortcuts[name]
         assert len(groups(root, "legend", name)) == bool(shortcuts[name])
@@ -108,7 +112,7 @@ def test_the_variants_stride_shows(variant, strided):
 
 
 CASES = [(small, arch, kind) for arch in ARCHITECTURES for kind in KINDS]
-CASES += [(resnet, arch, kind) for arch in ("resnet18", "resnet50") for kind in KINDS]
+CASES += [(resnet, arch, kind) for arch in ("resnet18", "resnet50", "resnet50d") for kind in KINDS]
 
 
 @pytest.mark.parametrize(("build", "arch", "kind"), CASES)

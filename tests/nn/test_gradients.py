@@ -10,6 +10,9 @@ STEP = 1e-7  # small, so that hardly any of the thousands of ReLUs crosses its k
 
 # bottlenecks, the large stem and its pool in a network small enough to be checked parameter by parameter
 TINY = Architecture("bottleneck", (2, 1), (3, 4), "imagenet")
+ALL = Architecture(  # what the relatives of ResNet have, together
+    "bottleneck", (2, 1), (4, 6), "deep", inner=2, groups=2, reduction=4, average=True, stem_width=4
+)
 
 COMBINATIONS = {
     **{f"resnet8-{variant}": ("resnet8", {"variant": variant}) for variant in nn.VARIANTS},
@@ -25,6 +28,11 @@ COMBINATIONS = {
     "bottleneck, v1": ("tiny", {"variant": "v1"}),
     "bottleneck, v1.5": ("tiny", {"variant": "v1.5"}),
     "bottleneck, preact": ("tiny", {"preact": True}),
+    "bottleneck, v2": ("tiny", {"variant": "v2"}),
+    "option A": ("resnet8", {"shortcut": "A"}),
+    "option A, preact": ("resnet8", {"shortcut": "A", "preact": True}),
+    "relatives": ("all", {}),
+    "relatives, preact": ("all", {"preact": True}),
 }
 
 
@@ -39,10 +47,11 @@ def seeded_forward(model, x):
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
+    monkeypatch.setitem(ARCHITECTURES, "all", ALL)
 
 
 def setup(arch, options, training):
-    size = 8 if arch == "resnet8" else 20
+    size = {"resnet8": 8, "all": 19}.get(arch, 20)
     model = resnet(arch, (size, size, 3), 4, **options).astype(np.float64).train(training)
     rng = np.random.default_rng(5)
     for p in model.params():  # leave the special points 0 and 1 at which biases, beta and gamma start

@@ -16,6 +16,7 @@ from minires.benchmarks.peers import to_torch, torch_gradients  # noqa: E402
 from minires import nn, ops, resnet  # noqa: E402
 
 CLASSES = 6
+NARROW = {"widths": (4, 6, 9, 10)}
 NETWORKS = {
     "resnet50, course, full size": ("resnet50", 64, {}),
     "resnet50, v1, full size": ("resnet50", 64, {"variant": "v1"}),
@@ -26,6 +27,8 @@ NETWORKS = {
     "resnet50, v1.5, preact": ("resnet50", 64, {"variant": "v1.5", "preact": True, "widths": (4, 6, 8, 10)}),
     "resnet8, no norm": ("resnet8", 16, {"norm": False}),
     "resnet18, course, 2x2 pixels before the classifier": ("resnet18", 128, {"widths": (4, 6, 8, 10)}),
+    "resnet8, option A": ("resnet8", 15, {"shortcut": "A"}),
+    "resnet18, option A, preact": ("resnet18", 64, {"shortcut": "A", "preact": True, "variant": "v1.5", **NARROW}),
     "resnet18, course, plain": ("resnet18", 64, {"skip": False, "widths": (4, 6, 8, 10)}),
 }
 

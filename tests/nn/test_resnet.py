@@ -207,8 +207,9 @@ def test_config_survives_json():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"arch": "resnet51"}, r"unknown arch 'resnet51': choose one of resnet8, .*resnet152"),
-        ({"variant": "v2"}, r"unknown variant 'v2': choose one of course, v1, v1\.5"),
+        ({"arch": "resnet51"}, r"unknown arch 'resnet51': choose one of resnet8, .*resnet152, .*wide_resnet28_10"),
+        ({"variant": "v3"}, r"unknown variant 'v3': choose one of course, v1, v2, v1\.5"),
+        ({"shortcut": "C"}, "unknown shortcut 'C': choose one of A, B"),
         ({"init": "zeros"}, r"unknown init 'zeros': choose one of he, glorot"),
         ({"dropout": 1.0}, r"dropout: expected a number of at least 0 and below 1, got 1.0"),
         ({"classes": 1}, "classes: expected a whole number from 2 to 1,000,000, got 1"),

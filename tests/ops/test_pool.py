@@ -224,3 +224,17 @@ def test_same_pooling_pads_as_resolve_padding_says():
     same, four = (ops.maxpool_forward(x, kernel=(3, 2), stride=2, pad=pad) for pad in ("same", pads))
     assert same.shape == (2, 3, 3, 2)
     assert_same(same, four)
+
+
+@given(st.tuples(*[st.integers(1, 6)] * 4), st.tuples(st.integers(1, 3), st.integers(1, 3)), st.integers(0, 2), SEEDS)
+def test_subsampling(shape, stride, zeros, seed):
+    """The loops, central differences, and <y, dy> = <x, dx>, as of anything linear."""
+    rng, zeros = np.random.default_rng(seed), (zeros, zeros + 1)
+    x = normal(rng, shape, np.float64)
+    y = ops.subsample_forward(x, stride, zeros)
+    dy = normal(rng, y.shape, np.float64)
+    dx = ops.subsample_backward(dy, shape, stride, zeros)
+    assert_same(y, naive.subsample_forward(x, stride, zeros))
+    assert_same(dx, naive.subsample_backward(dy, shape, stride, zeros))
+    assert_gradients(lambda x: ops.subsample_forward(x, stride, zeros), [x], [dx], dy)
+    assert np.vdot(y, dy) == pytest.approx(np.vdot(x, dx))

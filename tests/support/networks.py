@@ -14,6 +14,13 @@ NETWORKS = [
     ("resnet18", (64, 64, 3), {"variant": "v1.5", "widths": (8, 16, 24, 32)}),
     ("resnet50", (64, 64, 3), {"variant": "course", "widths": (8, 8, 16, 16)}),
     ("resnet50", (64, 64, 3), {"variant": "v1", "preact": True, "widths": (8, 8, 16, 16)}),
+    ("resnet50", (64, 64, 3), {"variant": "v2", "widths": (8, 8, 16, 16)}),
+    ("resnet14", (15, 16, 3), {"shortcut": "A"}),
+    ("resnet14", (16, 16, 3), {"shortcut": "A", "preact": True}),
+    ("resnet50d", (47, 48, 3), {"widths": (8, 8, 16, 16)}),
+    ("se_resnet50", (48, 48, 3), {"widths": (8, 8, 16, 16)}),
+    ("resnext50_32x4d", (48, 48, 3), {"widths": (16, 16, 16, 16)}),
+    ("wide_resnet28_10", (16, 16, 3), {"widths": (8, 12, 16)}),
 ]
 
 

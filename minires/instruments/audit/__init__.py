@@ -38,7 +38,7 @@ class BlockAudit:
     how much of the gradient at the add node each path receives (1: all of it). None: no shortcut, or not alike."""
 
     name: str
-    shortcut: str  # identity, projection or none
+    shortcut: str  # identity, projection, subsampling or none
     branch_stride: tuple
     shortcut_stride: tuple
     answer: float | None = None
@@ -128,7 +128,7 @@ def audit(model: nn.Module, *, input_shape: tuple | None = None, arch: str | Non
         blocks = [_look(*p, watch, twins, plan, findings, rng) for p, plan in zip(pairs, blocks, strict=True)]
         findings += [in_place(watched, module, what) for module, what in watch.written]
         findings += _parameters(pristine, watched, watch, rng)
-        arch = arch or (config.arch if isinstance(config, nn.Config) else guess_arch(pristine))
+        arch = arch or (config.arch if isinstance(config, nn.Config) else guess_arch(pristine, shape, y.shape[-1]))
         differences = references(model, arch, shape, y.shape[-1]) if arch else {}
         nearest = min(differences, key=lambda name: distance(differences[name]), default=None)
         return Audit(label(model), tuple(blocks), tuple(_merge(findings)), nearest, differences)
@@ -187,7 +187,7 @@ def _stride(part) -> tuple:
 def _plan(block) -> BlockAudit:
     kind = shortcut_kind(block)
     return BlockAudit(
-        label(block), kind, _stride(block.branch), _stride(block.shortcut if kind == "projection" else None)
+        label(block), kind, _stride(block.branch), _stride(None if kind in ("none", "identity") else block.shortcut)
     )
 
 
@@ -220,7 +220,8 @@ def _look(block, twin, watch, twins, plan, findings, rng) -> BlockAudit:
     if plan.shortcut == "identity":
         expected = step
     else:
-        starts = (v if held.before is None else held.before.forward(v) for v in (x + step, x))
+        before = None if held.from_x else held.before
+        starts = (v if before is None else before.forward(v) for v in (x + step, x))
         high, low = (held.shortcut.forward(h) for h in starts)
         expected = high - low
     answer = _multiple(moved, expected)
@@ -248,7 +249,7 @@ def _shares(block, twin, watch, plan):
     calls, call = watch.calls, watch.calls[twin]
     after = calls.get(twin.after)
     at_add = after.dx[0] if after and after.dx else call.dy
-    if plan.shortcut == "projection":
+    if plan.shortcut != "identity":
         shortcut = _gradient(calls, twin.shortcut, "dy")
     else:
         back = _gradient(calls, twin.before or twin.branch, "dx")

@@ -3,6 +3,7 @@
 What is no fault is a difference: a kernel, a stride, a padding, an epsilon, a momentum, a bias, a layer too many.
 """
 
+import math
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
@@ -11,6 +12,7 @@ from minires.errors import ShapeError
 from minires.geometry import resolve_padding
 from minires.instruments.gradcheck.causes import label
 from minires.nn.blocks import Block
+from minires.nn.init import undrawn
 from minires.nn.resnet import BLOCKS, ResNet
 
 
@@ -29,18 +31,35 @@ class Difference:
 
 
 def shortcut_kind(block) -> str:
-    """'none', 'identity' or 'projection'."""
-    return "none" if block.shortcut is None else "identity" if block.shortcut == Block.IDENTITY else "projection"
+    """'none', 'identity', 'projection' or, without parameters, 'subsampling'."""
+    if block.shortcut is None or block.shortcut == Block.IDENTITY:
+        return "none" if block.shortcut is None else "identity"
+    return "projection" if block.shortcut.params() else "subsampling"
 
 
-def guess_arch(model) -> str | None:
-    """The architecture with as many blocks, and as many convolutions in each; None where there is none."""
+def guess_arch(model, shape, classes) -> str | None:
+    """The architecture with as many blocks, and as many convolutions in each; of several the one that differs least.
+
+    None where there is none.
+    """
     blocks = [m for m in model.modules() if isinstance(m, Block)]
-    convs = [sum(isinstance(m, nn.Conv2d) for m in b.branch.modules()) for b in blocks]
+    convs = {sum(isinstance(m, nn.Conv2d) for m in b.branch.modules()) for b in blocks}
+    found = {}
     for name, arch in nn.ARCHITECTURES.items():
-        if len(blocks) == sum(arch.repeats) and set(convs) == {len(BLOCKS[arch.block][0])}:
-            return name
-    return None
+        inside = len(BLOCKS[arch.block][0]) + 2 * bool(arch.reduction)
+        if len(blocks) == sum(arch.repeats) and convs == {inside}:
+            reference = _reference(nn.Config(name, shape, classes, "v1.5"))
+            found[name] = distance(_differences(_layers(model), _layers(reference))) if reference else math.inf
+    return min(found, key=found.get, default=None)
+
+
+def _reference(config) -> ResNet | None:
+    """The network, without weights; None where there is none for images of this size."""
+    try:
+        with undrawn():
+            return ResNet(config)
+    except ShapeError:
+        return None
 
 
 def references(model, arch, shape, classes) -> dict[str, tuple[Difference, ...]]:
@@ -50,18 +69,19 @@ def references(model, arch, shape, classes) -> dict[str, tuple[Difference, ...]]
     for variant in nn.VARIANTS:
         known = isinstance(config, nn.Config)
         base = replace(config, arch=arch, input_shape=shape) if known else nn.Config(arch, shape, classes)
-        try:
-            reference = ResNet(replace(base, variant=variant, skip=True, bn_momentum=None))
-        except ShapeError:
-            continue  # it does not exist for images of this size
-        options = [Difference(*row, ("every block",)) for row in _options(base)]
+        reference = _reference(replace(base, variant=variant, skip=True, bn_momentum=None))
+        if reference is None:
+            continue
+        options = [
+            Difference(*row, ("every block",)) for row in _options(base, replace(reference.config, preact=False))
+        ]
         found[variant] = (*options, *_differences(_layers(model), _layers(reference)))
     return found
 
 
-def _options(config):
+def _options(config, usual):
     """(aspect, here, there) of what is compared like with like, since it would change every layer."""
-    if config.preact:
+    if config.preact and not usual.preact:
         yield "order", "pre-activation", "post-activation"
     if not config.norm:
         yield "normalisation", "none", "batch"

@@ -16,7 +16,7 @@ from minires.instruments.diagram.lanes import lanes
 from minires.nn import Block, Config, Module, Network, Sequential
 
 # pixels
-BAR, STRIP, TALL = 19, 5, 80  # a layer is a bar as tall as this; BN and ReLU are thin ones
+BAR, STRIP, TALL = 19, 5, 92  # a layer is a bar as tall as this; BN and ReLU are thin ones
 ARCH, NAME = 58, 20  # room above the bars for the arc, below them for the block's name
 CARD, FLOW = ARCH + TALL + NAME, ARCH + TALL / 2  # height of a card; the line along which x flows
 PAD, GAP, CLOSE = 9, 5, 1.5  # a card's inner margin; before a bar; before BN or ReLU, which go with it
@@ -30,9 +30,10 @@ ASPECT = 1.6  # width over height that the picture comes near to
 LEGEND = {
     "identity": "identity block: the shortcut adds x itself",
     "convolutional": "convolutional block: a projection fits x to the new shape",
+    "subsampled": "subsampled block: the shortcut takes one pixel of several, without parameters",
     "plain": "plain block: no shortcut",
     "composition": "paths that are joined",
-    "conv": "convolution: kernel, channels, /stride",
+    "conv": "convolution: kernel, channels (groups × each), /stride",
     "norm": "batch normalisation",
     "relu": "ReLU",
     "add": "add",
@@ -57,7 +58,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Unit:
-    """A card. kind: stem, identity, convolutional, plain or head."""
+    """A card. kind: stem, identity, convolutional, subsampled, plain or head."""
 
     kind: str
     name: str
@@ -105,7 +106,9 @@ def diagram(model: Network) -> Diagram:
     groups, title, kind = _groups(model), model.title, ""
     if isinstance(config := model.config, Config):
         title = f"{config.arch} ({config.variant})"
-        kind = ("residual" if config.skip else "plain, no shortcuts") + (", pre-activation" if config.preact else "")
+        kind = "residual" if config.skip else "plain, no shortcuts"
+        kind += ", option A" if config.skip and config.shortcut == "A" else ""
+        kind += ", pre-activation" if config.preact else ""
         kind += ("" if config.norm else ", no batch normalisation") + ": "
     subtitle = f"{kind}{_shape(model.input_shape)} image, {model.classes} classes, "
     subtitle += f"{sum(model.parameter_count()):,} parameters"
@@ -216,27 +219,29 @@ def _composition(module: Module, shape: tuple, after: tuple) -> "_Line":
 def _block(block: Block, shape: tuple) -> "_Line":
     kind, shapes = block_kind(block), f"{_shape(shape)} to {_shape(block.output_shape(shape))}"
     line = _Line(kind, block.name, f"{block.name}: {kind} block, {shapes}")
-    if kind == "identity":
+    if kind != "plain" and block.from_x:
         line.fork()
     if block.before is not None:
         line.layers(block.before.layers)
-    if kind == "convolutional":
+    if kind != "plain" and not block.from_x:
         line.fork()
     line.layers(block.branch.layers)
-    if kind == "convolutional":
-        line.projection(block.shortcut.layers)
-    elif kind == "identity":
+    if kind == "identity":
         line.join(0)
+    elif kind != "plain":
+        line.projection(block.shortcut.layers)
     if block.after is not None:
         line.layers([block.after])
     return line
 
 
 def block_kind(block: Block) -> str:
-    """'identity', 'convolutional' (a projection shortcut) or 'plain'."""
+    """'identity', 'convolutional' (a projection shortcut), 'subsampled' (one without parameters) or 'plain'."""
     if block.shortcut is None:
         return "plain"
-    return "identity" if block.shortcut == Block.IDENTITY else "convolutional"
+    if block.shortcut == Block.IDENTITY:
+        return "identity"
+    return "convolutional" if block.shortcut.params() else "subsampled"
 
 
 class _Line:
@@ -280,14 +285,15 @@ class _Line:
         self.x = self.joined + ADD + 3
 
     def projection(self, layers) -> None:
-        """The shortcut's layers as a box on the arc, and the add node."""
-        conv, norm = layers[0], layers[1:]
-        _, text = conv.look()
-        w, strip = text_width(text, SMALL) + 8, (CLOSE + STRIP) * len(norm)
-        self.join(w + strip + 4)
-        x, y = (self.forked + self.joined - w - strip) / 2, ARCH - RISE - BOX / 2
-        self.parts.append(Part("projection", conv.name, text, x, w, y, BOX))
-        self.parts += [Part("norm", layer.name, "", x + w + CLOSE, STRIP, y, BOX) for layer in norm]
+        """The shortcut's layers as boxes on the arc, normalisations as thin ones, and the add node."""
+        seen = [(layer.name, *layer.look()) for layer in layers]
+        widths = [STRIP if kind == "norm" else text_width(text, SMALL) + 8 for _, kind, text in seen]
+        whole = sum(widths) + CLOSE * (len(widths) - 1)
+        self.join(whole + 4)
+        x, y = (self.forked + self.joined - whole) / 2, ARCH - RISE - BOX / 2
+        for (name, kind, text), w in zip(seen, widths, strict=True):
+            self.parts.append(Part("projection" if kind == "conv" else kind, name, text, x, w, y, BOX))
+            x += w + CLOSE
 
     def unit(self, least: float) -> Unit:
         """The finished card, its parts in the middle, at least this wide."""

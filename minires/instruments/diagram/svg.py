@@ -26,6 +26,7 @@ from minires.instruments.diagram import (
     Entry,
     Part,
     Unit,
+    text_width,
 )
 from minires.instruments.style import AMBER, BLUE, GREEN, INK, MUTED, PAPER
 
@@ -36,6 +37,7 @@ FILL |= {"norm": AMBER, "relu": GREEN, "image": PAPER, "join": PAPER}
 CARDS = {  # kind: (fill, edge, shortcut)
     "identity": ("#ecf5fb", "#a9cfe6", BLUE),
     "convolutional": ("#fdf0e6", "#eebf95", RUST),
+    "subsampled": ("#e9f6f1", "#9fd3bf", GREEN),
     "plain": ("#f1f4f8", "#cfd6de", ""),
     "composition": ("#f5f0fa", "#c9b3dd", ""),
     "layers": (PAPER, "#cfd6de", ""),
@@ -48,6 +50,7 @@ DARK = """
   .flow { stroke: #a7b2c0 } .tip { fill: #a7b2c0 } .node { fill: #14181d; stroke: #e6eaf0 } .plus { stroke: #e6eaf0 }
   .identity .card { fill: #142838; stroke: #2f5f82 } .identity .skip { stroke: #56b4e9 }
   .convolutional .card { fill: #33230f; stroke: #80532b } .convolutional .skip { stroke: #ff9d5c }
+  .subsampled .card { fill: #12302a; stroke: #2f6f5c } .subsampled .skip { stroke: #3cc79f }
   .plain .card, .layers .card, .stem .card, .head .card { fill: #1d232b; stroke: #3d4753 }
   .composition .card { fill: #271f33; stroke: #6a5285 } .join { fill: #14181d; stroke: #e6eaf0 }
   .image { fill: #1d232b; stroke: #a7b2c0 } .ink-text { fill: #e6eaf0 } .dot { fill: #e6eaf0 }
@@ -164,7 +167,8 @@ def _part(group, part: Part) -> None:
     if part.text:
         cls, fill = ("ink-text", INK) if part.kind in ("image", "join") else ("label", "#ffffff")
         middle = part.x + part.w / 2, part.y + part.h / 2
-        _text(group, *middle, part.text, SMALL, cls, turned=part.h > part.w, fill=fill)
+        size = min(SMALL, max(part.w, part.h) / text_width(part.text, 1))
+        _text(group, *middle, part.text, size, cls, turned=part.h > part.w, fill=fill)
 
 
 def _node(group, x, y, r) -> None:

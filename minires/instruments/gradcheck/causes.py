@@ -140,7 +140,7 @@ def _paths(e):
     after = calls.get(block.after)
     identity = block.shortcut == Block.IDENTITY
     at_add = after.dx[0] if after and after.dx else e.subject.dy
-    path = calls.get(block.before if identity and block.before is not None else block.branch)
+    path = calls.get(block.before if block.from_x and block.before is not None else block.branch)
     side = calls.get(None if identity else block.shortcut)
     shortcut = at_add if identity else (side.dx[0] if side and side.dx else None)
     branch = path.dx[0] if path and path.dx else None
