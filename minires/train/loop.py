@@ -404,9 +404,9 @@ class _Run:
         better = True
         self.watch_numbers()
         last = p.epoch + 1 == self.recipe.epochs
-        if last and self.recipe.precise_bn and norms(self.model):
-            if self.stop.unless_stopped(recalibrate, self.model, self.inputs()) is None:
-                return
+        anew = last and self.recipe.precise_bn and norms(self.model)
+        if anew and self.stop.unless_stopped(recalibrate, self.model, self.inputs()) is None:
+            return
         if self.test is not None:
             result = self.stop.unless_stopped(self.evaluated)
             if result is None:
