@@ -26,7 +26,7 @@ assert minires.gradcheck(net, x).ok
 assert minires.gradflow(net, x, labels).layers
 minires.diagram(net)
 steps = minires.record(net, x, labels).steps
-assert any("log(1 + exp(x))" in step.maths.forward[0] for step in steps if step.name == "softplus")
+assert any("log(1 + exp(x))" in repr(step.maths) for step in steps if step.name == "softplus")
 train, test = minires.make_signs(12, 6, size=16)
 classifier = minires.Classifier.for_data(net, train)
 minires.fit(classifier, train, test, minires.Recipe(epochs=1, batch_size=6), out="run")
