@@ -102,8 +102,8 @@ def add_preprocess(p):
         "--preprocess",
         choices=("unit", "imagenet", "caffe", "tf"),
         help="how images are prepared where the weights do not say it: unit (image / 255; usual for course), imagenet "
-        "(torchvision's mean and deviation; usual for v1.5), caffe (mean subtracted, BGR; usual for v1), tf (from -1 to "
-        "1; usual for v2)",
+        "(torchvision's mean and deviation; usual for v1.5), caffe (mean subtracted, BGR; usual for v1), tf (from -1 "
+        "to 1; usual for v2)",
     )
 
 

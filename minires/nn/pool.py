@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from minires import ops
-from minires import ops
 from minires.backend import Array
 from minires.errors import ConfigError
 from minires.geometry import Pad, Pair, pair, pool_window, resolve_padding, windows_over
@@ -184,8 +183,8 @@ class Subsample(Module):
         super().__init__(name)
         if out_channels < in_channels:
             raise ConfigError(
-                f"{name}: {in_channels} channels do not become {out_channels} by adding zeros: let no stage be narrower "
-                "than the one before it, or use projections (option B)"
+                f"{name}: {in_channels} channels do not become {out_channels} by adding zeros: let no stage be "
+                "narrower than the one before it, or use projections (option B)"
             )
         more = out_channels - in_channels
         self.stride, self.channels, self.zeros = pair(stride), in_channels, (more // 2, more - more // 2)

@@ -395,8 +395,8 @@ def resnet(arch: str, input_shape: tuple[int, int, int] = (64, 64, 3), classes: 
     """A network by name, such as 'resnet50'. `options` are the further fields of Config.
 
     Unless told otherwise the plain ImageNet networks (resnet18, 34, 50, 101, 152) take the conventions of variant
-    'course', all others those of 'v1.5', in which PyTorch's files are. shortcut="A": the paper's own shortcuts for CIFAR,
-    which have no parameters.
+    'course', all others those of 'v1.5', in which PyTorch's files are. shortcut="A": the paper's own shortcuts for
+    CIFAR, which have no parameters.
 
     input_shape (H, W, C); logits (N, classes) come out. ConfigError for an unknown name or option, ShapeError for
     images that are too small.

@@ -97,7 +97,8 @@ def test_a_shortcut_without_parameters_starts_at_the_blocks_input():
         y = block(x)
         if kind == "A":
             np.testing.assert_array_equal(y[..., 8:24], x[:, ::2, ::2])
-            assert not y[..., :8].any() and not y[..., 24:].any()
+            assert not y[..., :8].any()
+            assert not y[..., 24:].any()
             dx = block.backward(np.ones_like(y))
             np.testing.assert_array_equal(dx[:, ::2, ::2], np.ones_like(y)[..., 8:24])
             assert dx.sum() == y[..., 8:24].size
@@ -137,7 +138,8 @@ def assert_same_step(model, twin, path, size):
 
     torch.save(twin.state_dict(), path)
     report = import_weights(model, path)
-    assert not report.missing and not report.notes
+    assert not report.missing
+    assert not report.notes
     assert set(report.mapped.values()) == {name for name in twin.state_dict() if "num_batches" not in name}
     rng = np.random.default_rng(0)
     x, labels = rng.standard_normal((2, size, size, 3)), rng.integers(0, 6, 2)

@@ -33,7 +33,7 @@ class Bottleneck(nn.Module):
         self.conv3, self.bn3 = nn.Conv2d(width, out, 1, bias=False), nn.BatchNorm2d(out)
         self.se = SEModule(out) if se else None
         self.downsample = None
-        if stride > 1 or C != out:
+        if stride > 1 or out != C:
             layers = [nn.Conv2d(C, out, 1, stride, bias=False), nn.BatchNorm2d(out)]
             if average:
                 pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
@@ -134,7 +134,7 @@ class WideBlock(nn.Module):
         super().__init__()
         self.bn1, self.conv1 = nn.BatchNorm2d(C), nn.Conv2d(C, planes, 3, stride, 1, bias=False)
         self.bn2, self.conv2 = nn.BatchNorm2d(planes), nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
-        same = C == planes and stride == 1
+        same = planes == C and stride == 1
         self.downsample = None if same else nn.Sequential(nn.Conv2d(C, planes, 1, stride, bias=False))
 
     def forward(self, x):
