@@ -23,6 +23,7 @@ OPTIONS = {
     "--arch": ("resnet8", "network arch", "resnet8"),
     "--variant": ("course", "network variant", "course"),
     "--preact": (None, "network preact", True),
+    "--shortcut": ("A", "network shortcut", "A"),
     "--init": ("glorot", "network init", "glorot"),
     "--bn-momentum": ("0.8", "network bn_momentum", 0.8),
     "--last-gamma": ("0.5", "network last_gamma", 0.5),

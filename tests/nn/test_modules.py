@@ -69,11 +69,11 @@ def test_backward_needs_a_forward_each_time(layer, shape):
     layer.release()
     x = np.ones((2, *shape), np.float32)
     dy = np.ones((2, *layer.output_shape(shape)), np.float32)
-    with pytest.raises(StateError, match=f"^{layer.name}: backward without a forward"):
+    with pytest.raises(StateError, match=rf"^{layer.name}(\.\w+)?: backward without a forward"):
         layer.backward(dy)
     layer(x)
     layer.backward(dy)
-    with pytest.raises(StateError, match=f"^{layer.name}: backward without a forward"):
+    with pytest.raises(StateError, match=rf"^{layer.name}(\.\w+)?: backward without a forward"):
         layer.backward(dy)
 
 
