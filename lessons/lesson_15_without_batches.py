@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, moved, note
 from minires.lessons.lesson_08_degradation import Losses
 from minires.lessons.terminal import run
@@ -337,6 +337,7 @@ def plot(result: dict):
         axes[1].plot(at, runs.mean(axis=0), color=color, linewidth=2.2, label=kind)
         axes[1].fill_between(at, runs.min(axis=0), runs.max(axis=0), color=color, alpha=0.2, linewidth=0)
     axes[1].set_yscale("log")
+    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[1].set_xlabel("blocks from the image")
     axes[1].set_ylabel("RMS of dL/dy, over the last block's")
     legend(axes[1], f"As initialised, {result['knobs']['deep'].removeprefix('resnet')} layers", columns=2)

@@ -250,7 +250,7 @@ def _draw_gains(ax, result: dict) -> None:
     ax.set_xlim(-most, most)
     ax.set_ylim(-0.5, len(CASES) - 0.2)
     ax.set_yticks([])
-    ax.set_xlabel("final loss, cold less warm (right: better with it)")
+    ax.set_xlabel("final loss, cold less warm")
     legend(ax, "What the warm-up gains", columns=1)
 
 
