@@ -1,4 +1,4 @@
-"""Fourteen lessons on residual networks: thirteen on how gradients flow, one on how fast a convolution can be.
+"""Seventeen lessons on residual networks: how gradients flow in them, how they learn, how fast a convolution can be.
 
 Each asks a question and asserts what it measures.
 """

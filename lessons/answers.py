@@ -155,6 +155,37 @@ def _products(key: str):
     return read
 
 
+def _felt(key: str, kind: str, place: int):
+    """Of lesson 15, at one size of the batch."""
+    return lambda result: result["runs"][0][key][kind][place]
+
+
+def _fewer(result: dict) -> float:
+    """How much less neighbours do in the largest batch of lesson 15 than in the smallest."""
+    told = result["runs"][0]["neighbours"]["BN"]
+    return told[0] / told[-1]
+
+
+def _walked(way: str):
+    """Of lesson 16: the first twenty steps of Adam at 0.03, over the weights' size."""
+    return lambda result: sum(result["runs"][0]["cases"]["Adam 0.03, BN"][way]["moved"][:20])
+
+
+def _late(way: str):
+    """Of lesson 16: the update at step 40 without BN, over the rate."""
+    return lambda result: result["runs"][0]["cases"]["Adam 0.01, no BN"][way]["updates"][39]
+
+
+def _way(way: str, key: str):
+    """What a way to the new task gave, of a part the last."""
+
+    def read(result: dict) -> float:
+        return np.ravel(result["runs"][0]["ways"][way][key])[-1]
+
+    return read
+
+
+MANY, FAST = {"shots": 50}, {"lr": 0.005}
 DEEP, NARROW = {"depth": 100, "skip": "all"}, {"width": 16, "skip": "none", "bn": "off"}
 FAIR, BATCHES = {"epochs": 0}, {"batches": (8, 64)}
 
@@ -396,6 +427,63 @@ ANSWERS = {
             "constants16": Number(_products("constants"), 2.66, 2.67, {"channels": 16, "rounds": 1}),
             "constants8": Number(_products("constants"), 5.28, 5.3, {"channels": 8, "rounds": 1}),
             "products": Number(_products("products"), 2.25, 2.25, {"channels": 16, "rounds": 1}),
+        },
+        seeds=1,
+    ),
+    15: Answer(
+        r"""
+        Not quite. Sixteen times the images should leave a quarter; an image's answer moves by {two} of what differs
+        between images at two and by {most} at 32, {ratio} times less. At two the rule has not begun: half of the mean
+        and of the spread is the image's own, and the spread of two is mostly what they differ by, which is divided out
+        whatever the neighbour is (of single numbers only a sign would be left: the exercise of lesson 5).
+
+        With `--groups 1` all channels of an image share one mean, with `--groups 8`, here, each of the first stage has
+        its own. Neither looks at a neighbour, so the two claims of GN that are exact stay as they are: {told} and
+        {off}.
+        """,
+        {
+            "two": Number(_felt("neighbours", "BN", 0), 0.2, 2),
+            "most": Number(_felt("neighbours", "BN", -1), 0.05, 0.6),
+            "ratio": Number(_fewer, 1.5, 8),
+            "told": Number(_felt("neighbours", "GN", 0), 0, 0),
+            "off": Number(_felt("gradient", "GN", 0), 0, 1e-4),
+        },
+    ),
+    16: Answer(
+        r"""
+        Added up, the first twenty steps are {cold} times the weights' size long without the warm-up, {warm} with it.
+        (They do not all go the same way, so the network is not that far from its start.) At step 40, twenty steps after
+        the warm-up's end, the updates without BN are {late_cold} of the rate after the cold start and {late_warm} after
+        the warm one. Look at the smallest: not every seed pays. Where the first loss is far above guessing, v has seen
+        large gradients and divides by them for hundreds of steps, so the updates stay short; where it is not, they are
+        as long as after the warm-up.
+        """,
+        {
+            "cold": Number(_walked("cold"), 0.6, 2),
+            "warm": Number(_walked("warm"), 0.2, 1),
+            "late_cold": Number(_late("cold"), 0, 0.3),
+            "late_warm": Number(_late("warm"), 0.03, 0.3),
+        },
+    ),
+    17: Answer(
+        r"""
+        With fifty hands of each: all free {all50} of the new hands right, the front frozen {frozen50}, the head alone
+        {head50}, from scratch {scratch50}. More images help those that have the most to learn: a start from scratch
+        gains most, and the head alone, which can only weigh what the old task needed, comes last.
+
+        At ten times the rate the last block's similarity falls from {slow} to {fast}, and the accuracy goes from
+        {slow_right} to {fast_right}. So staying near the pretrained weights is a matter of the rate and of the number
+        of steps, not of fine-tuning as such; what was learnt before is written over as fast as the rate allows.
+        """,
+        {
+            "all50": Number(_way("all", "accuracy"), 0.5, 1, MANY),
+            "frozen50": Number(_way("front frozen", "accuracy"), 0.5, 1, MANY),
+            "head50": Number(_way("head alone", "accuracy"), 0.4, 1, MANY),
+            "scratch50": Number(_way("scratch", "accuracy"), 0.4, 1, MANY),
+            "slow": Number(_way("all", "cka"), 0.7, 0.97),
+            "fast": Number(_way("all", "cka"), 0.1, 0.9, FAST),
+            "slow_right": Number(_way("all", "accuracy"), 0.45, 0.9),
+            "fast_right": Number(_way("all", "accuracy"), 0.3, 0.95, FAST),
         },
         seeds=1,
     ),

@@ -16,4 +16,7 @@ HEADLINES = {
     12: "test accuracy, (running statistics|re-estimated)",
     13: "gradient as initialised|training loss|test accuracy",
     14: r"multiplications: the sum's / F\(4x4\)|rounding, 64 channels: F\(4x4\).* / im2col",
+    15: "BN: an image's answer|final loss: GN less BN",
+    16: "Adam 0.003, BN: first update|final loss, cold less warm: Adam 0.03",
+    17: "new classes: accuracy, all free less|weights: change of the last block",
 }

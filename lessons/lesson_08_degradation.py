@@ -244,7 +244,7 @@ def plot(result: dict, *, narrow: bool = False):
     deep = result["knobs"]["deep"]
     fig, (ax,) = figure("One recipe, four networks", narrow=narrow, height=5.2, note=note(LESSON, result))
     for network in result["networks"]:
-        runs = np.array([_smooth(losses) for losses in network["losses"]])
+        runs = np.array([smooth(losses) for losses in network["losses"]])
         steps, is_deep = np.arange(runs.shape[1]) + 1, network["depth"] == deep
         color, line = BLUE if network["skip"] else ORANGE, "-" if is_deep else (0, (2, 1))
         label = f"{'residual' if network['skip'] else 'plain'}, {network['depth']} layers"
@@ -260,7 +260,7 @@ def plot(result: dict, *, narrow: bool = False):
     return fig
 
 
-def _smooth(losses: list[float]) -> np.ndarray:
+def smooth(losses: list[float]) -> np.ndarray:
     """The mean of each loss and those just before it, up to SMOOTH in all."""
     total = np.concatenate([[0.0], np.cumsum(losses)])
     end = np.arange(1, len(total))

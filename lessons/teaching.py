@@ -128,6 +128,27 @@ LESSONS = {
         "what each way to convolve multiplies, moves and rounds",
         "fewer multiplications are taken to be faster: at few channels the transforms cost more.",
     ),
+    15: Unit(
+        50,
+        2,
+        "lessons 5 and 12",
+        "BN's answer and gradient depend on the batch, GN's do not; which learns faster is another question",
+        "'GN is better at small batches' is repeated: read the right panel, and what the text says it does not say.",
+    ),
+    16: Unit(
+        50,
+        2,
+        "lessons 7 and 11; what Adam divides by",
+        "Adam's first steps are its longest, and long beside the weights at a large rate; who minds that",
+        "the warm-up is held to be good in itself: at a usual rate it spends steps (right panel).",
+    ),
+    17: Unit(
+        50,
+        2,
+        "lesson 12; matrix products",
+        "fine-tuning moves last parts most, all parts little, and the statistics of BN too",
+        "small changes of weights are taken for small changes of what they compute: compare left and middle.",
+    ),
 }
 
 EXERCISES = {
@@ -245,14 +266,15 @@ WEEKS = (
     ("What depth costs, what a block is worth", (8, 9), (6, 10)),
     ("Paths, and the highway", (10, 11), (4,)),
     ("The whole network, and how fast", (13, 14), (1, 2)),
+    ("Without batches, the first steps, the next task", (15, 16, 17), ()),
 )
 
 USE = """
-Seven weeks of two lessons and one to two exercises each. In class: show the question and the picture's axes, let
-everybody write down a prediction, run the lesson, compare. At home: the lesson's own exercise and those of the week.
-Minutes are a student's time, estimated, the talk included; the seconds of a lesson are measured (`minires lesson all
---keep` on two AVX2 cores of an AMD EPYC). A lesson's numbers differ in the last digits from machine to machine, its
-claims hold everywhere.
+Seven weeks of two lessons and one to two exercises each, and one of three lessons for those who want more. In class:
+show the question and the picture's axes, let everybody write down a prediction, run the lesson, compare. At home: the
+lesson's own exercise and those of the week. Minutes are a student's time, estimated, the talk included; the seconds
+of a lesson are measured (`minires lesson all --keep` on two AVX2 cores of an AMD EPYC). A lesson's numbers differ in
+the last digits from machine to machine, its claims hold everywhere.
 
 For paper: `minires lesson 3 --handout lesson_03.pdf` makes one page with the question, the picture, the measured table
 and room to write. For notebooks: `python -m minires.lessons.notebooks 3 lesson_03.ipynb --run`. As a site: `minires
@@ -312,7 +334,7 @@ def sections() -> list[tuple[str, str | list[tuple]]]:
         tasks.append((f"exercise {task.number}: {task.title}", _list("lesson", unit.lessons), *_row(unit)))
     return [
         ("How to use it", USE),
-        ("Seven weeks", weeks),
+        ("Eight weeks", weeks),
         ("The lessons", units),
         ("The exercises", tasks),
         ("The key", KEY),

@@ -70,4 +70,7 @@ GRIDS = {
     12: Grid(trained.statistics),
     13: Grid(trained.full_network),
     14: Grid(turned.how_fast),
+    15: Grid(trained.without_batches),
+    16: Grid(trained.warm_up),
+    17: Grid(trained.finetuning),
 }

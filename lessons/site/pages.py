@@ -247,7 +247,7 @@ def _embedded(data: dict) -> str:
 
 
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
-NUMBERS += ("Thirteen", "Fourteen")
+NUMBERS += ("Thirteen", "Fourteen", "Fifteen", "Sixteen", "Seventeen")
 
 
 def gallery(entries: Sequence[tuple[Lesson, list[Claim], Picture]]) -> str:

@@ -11,8 +11,10 @@ from minires.lessons.site.explorer import (
     Explorer,
     band,
     logs,
+    seeds,
     slider,
     two_digits,
+    with_range,
 )
 from minires.lessons.site.words import change
 
@@ -21,7 +23,7 @@ def degradation(lesson: ModuleType, results: list[dict]) -> Explorer:
     """Lesson 8: four training losses, step by step."""
     (result,) = results
     networks = {f"{'residual' if n['skip'] else 'plain'} {n['depth']}": n for n in result["networks"]}
-    curves = {name: np.array([lesson._smooth(losses) for losses in n["losses"]]) for name, n in networks.items()}
+    curves = {name: np.array([lesson.smooth(losses) for losses in n["losses"]]) for name, n in networks.items()}
     total = next(iter(curves.values())).shape[1]
     steps = sorted({1, *(math.ceil(total * i / 12) for i in range(1, 13))})
     deep = f"plain {result['knobs']['deep']}"
@@ -162,5 +164,150 @@ def full_network(lesson: ModuleType, results: list[dict]) -> Explorer:
                 show=[drawn[when]],
                 faint=[[curve for other, curve in drawn.items() if other != when]],
                 marks=[[depth, math.log10(sizes[i])]],
+            )
+    return page
+
+
+def finetuning(lesson: ModuleType, results: list[dict]) -> Explorer:
+    """Lesson 17: how far a part went, and what it still computes, on each way to the new task."""
+    (result,) = results
+    runs, ways = result["runs"], tuple(lesson.WAYS)
+    names = lesson.short(result["parts"])[:-1]
+    controls = (
+        slider("part", "Part", range(len(names)), names, len(names) - 1),
+        Control("way", "Way", ways, ways, "all"),
+    )
+    places = list(enumerate(names))
+    charts = (
+        Chart("How far it went", "part, from the image", "change of the weights, % of their size", False, places),
+        Chart("What it still computes", "part, from the image", "CKA with the pretrained part", False, places),
+    )
+    faint = {"theory": "pretraining, and a network never trained", "faint": "the other ways"}
+    page = Explorer(controls, charts, {"this": "this way"} | faint)
+    at = list(range(len(names)))
+    learnt = 100 * np.array([r["change"][:-1] for r in runs])
+    untrained = np.array([r["untrained"] for r in runs])
+    drawn, seen = {}, {}
+    for way in ways:
+        change = 100 * lesson._each(result, way, "change")[:, :-1]
+        similar, drift = (lesson._each(result, way, key) for key in ("cka", "statistics"))
+        seen[way] = change, similar, drift, lesson._each(result, way, "accuracy")
+        drawn[way] = (
+            page.curve(0, way, at, change.mean(axis=0), *band(change), (at, learnt.mean(axis=0))),
+            page.curve(1, way, at, similar.mean(axis=0), *band(similar), (at, untrained.mean(axis=0))),
+        )
+    for way, (change, similar, drift, accuracy) in seen.items():
+        for i, name in enumerate(names):
+            went, like = float(change[:, i].mean()), float(similar[:, i].mean())
+            page.cell(
+                (i, way),
+                says=f"{way}, {name}: the weights went {went:.1f} % of their size, and what they compute is like the "
+                f"pretrained part's to {like:.2f}.",
+                numbers=[
+                    (f"change of the weights, %, {seeds(result)}", with_range(change[:, i])),
+                    ("pretraining's, %", with_range(learnt[:, i])),
+                    ("similarity (CKA)", with_range(similar[:, i], two_digits)),
+                    ("running means, in deviations", with_range(drift[:, i], two_digits)),
+                    ("accuracy of this way", with_range(accuracy, two_digits)),
+                ],
+                command=command(lesson.LESSON, result["knobs"]),
+                show=list(drawn[way]),
+                faint=[[d[k] for other, d in drawn.items() if other != way] for k in range(2)],
+                marks=[[i, went], [i, like]],
+            )
+    return page
+
+
+def without_batches(lesson: ModuleType, results: list[dict]) -> Explorer:
+    """Lesson 15: what neighbours in the batch do to an image and to the gradient, by the size of the batch."""
+    (result,) = results
+    runs, batches = result["runs"], result["batches"]
+    names = {"BN": "batch normalisation", "GN": "group normalisation"}
+    controls = (
+        slider("batch", "Images in the batch", batches, [str(b) for b in batches], batches[0]),
+        Control("norm", "Normalisation", tuple(names), tuple(names.values()), "BN"),
+    )
+    places = [(math.log2(b), str(b)) for b in batches]
+    charts = (
+        Chart("An image's answer", "images in the batch", "change with its neighbours", False, places),
+        Chart("The gradient", "images in the batch", "distance from that of all at once", False, places),
+    )
+    page = Explorer(controls, charts, {"this": "this normalisation", "faint": "the other one"})
+    at, drawn, seen = [place for place, _ in places], {}, {}
+    for name in names:
+        told, off = (np.array([r[key][name] for r in runs]) for key in ("neighbours", "gradient"))
+        seen[name] = told, off
+        drawn[name] = [page.curve(i, name, at, c.mean(axis=0), *band(c)) for i, c in enumerate((told, off))]
+    for name, (told, off) in seen.items():
+        accuracy = np.array([r["trained"][name]["accuracy"] for r in runs])
+        for i, batch in enumerate(batches):
+            moves = "moves nothing" if told[:, i].max() == 0 else f"moves it by {told[:, i].mean():.2f} of that"
+            page.cell(
+                (batch, name),
+                says=f"Batches of {batch}, {names[name]}: two images' answers differ by 1; other neighbours beside an "
+                f"image {moves}.",
+                numbers=[
+                    (f"change with the neighbours, {seeds(result)}", with_range(told[:, i])),
+                    ("gradient's distance", with_range(off[:, i])),
+                    (f"test accuracy, learnt {result['knobs']['batch']} at a time", with_range(accuracy, two_digits)),
+                ],
+                command=command(lesson.LESSON, result["knobs"]),
+                show=drawn[name],
+                faint=[[d[k] for other, d in drawn.items() if other != name] for k in range(2)],
+                marks=[[at[i], float(told[:, i].mean())], [at[i], float(off[:, i].mean())]],
+            )
+    return page
+
+
+def warm_up(lesson: ModuleType, results: list[dict]) -> Explorer:
+    """Lesson 16: loss and size of the update, step by step, with and without a warm-up."""
+    (result,) = results
+    cases, ways = tuple(lesson.CASES), {"cold": "none", "warm": f"{result['knobs']['warmup']} steps"}
+    total = result["knobs"]["steps"]
+    steps = sorted({1, 2, 3, 5, *(math.ceil(total * i / 12) for i in range(1, 13))})
+    controls = (
+        slider("step", "Step", steps, [f"step {step}" for step in steps], 1),
+        Control("case", "Network", cases, cases, cases[0]),
+        Control("way", "Warm-up", tuple(ways), tuple(ways.values()), "cold"),
+    )
+    charts = (
+        Chart("Training loss", "step", f"cross-entropy, drawn up to {lesson.HIGH:g}", False),
+        Chart("Update", "step", "RMS, over the full rate"),
+    )
+    page = Explorer(controls, charts, {"faint": "the other way", "theory": "guessing; Adam on pure noise"})
+    at, guess = np.arange(total) + 1, math.log(result["classes"])
+    drawn, seen = {}, {}
+    for case in cases:
+        theory = (at, logs(result["noise"])) if case.startswith("Adam") else None
+        for way in ways:
+            runs = [r["cases"][case][way] for r in result["runs"]]
+            losses, updates = (np.array([one[key] for one in runs]) for key in ("losses", "updates"))
+            seen[case, way] = losses, updates, np.array([one["accuracy"] for one in runs])
+            shown, name = np.minimum(losses, lesson.HIGH), f"{case}|{way}"
+            drawn[case, way] = [
+                page.curve(0, name, at, shown.mean(axis=0), *band(shown), ([1, total], [guess, guess])),
+                page.curve(1, name, at, logs(updates).mean(axis=0), *band(logs(updates)), theory),
+            ]
+    for (case, way), (losses, updates, accuracy) in seen.items():
+        beside = next(curves for (c, w), curves in drawn.items() if c == case and w != way)
+        for step in steps:
+            loss, update = (seen_by[:, step - 1] for seen_by in (losses, updates))
+            page.cell(
+                (step, case, way),
+                says=f"{case}, {'without a warm-up' if way == 'cold' else 'warmed up'}, step {step}: the loss is "
+                f"{loss.mean():.2f}, where guessing has {guess:.2f}.",
+                numbers=[
+                    (f"loss, {seeds(result)}", with_range(loss)),
+                    ("update over the full rate", with_range(update)),
+                    (f"loss, last {lesson.LAST} steps", with_range(losses[:, -lesson.LAST :].mean(axis=1))),
+                    ("test accuracy", with_range(accuracy, two_digits)),
+                ],
+                command=command(lesson.LESSON, result["knobs"]),
+                show=drawn[case, way],
+                faint=[[curve] for curve in beside],
+                marks=[
+                    [step, float(np.minimum(loss, lesson.HIGH).mean())],
+                    [step, float(logs(update).mean())],
+                ],
             )
     return page

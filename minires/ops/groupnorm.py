@@ -34,8 +34,10 @@ def _spread(v):
 
 
 def _sum(grouped):
-    """The sum over each group, in float32 at least: (N, G)."""
-    return grouped.sum(axis=(1, 3), dtype=get_xp(grouped).result_type(grouped, "f4"))
+    """The sum over each group, in float32 at least: (N, G). A product with ones adds up the pixels many times faster."""
+    (N, pixels, G, C), xp = grouped.shape, get_xp(grouped)
+    ones = xp.ones((1, pixels), xp.result_type(grouped, "f4"))
+    return (ones @ grouped.reshape(N, pixels, G * C)).reshape(N, G, C).sum(axis=2)
 
 
 def groupnorm_statistics(x: Array, groups: int) -> tuple[Array, Array]:
