@@ -34,7 +34,7 @@ def _spread(v):
 
 
 def _sum(grouped):
-    """The sum over each group, in float32 at least: (N, G). A product with ones adds up the pixels many times faster."""
+    """The sum over each group, in float32 at least: (N, G). A product with ones adds up pixels many times faster."""
     (N, pixels, G, C), xp = grouped.shape, get_xp(grouped)
     ones = xp.ones((1, pixels), xp.result_type(grouped, "f4"))
     return (ones @ grouped.reshape(N, pixels, G * C)).reshape(N, G, C).sum(axis=2)
