@@ -37,6 +37,7 @@ OPTIONS = {
     "--decay-all": (None, "recipe decay_all", True),
     "--clip-norm": ("2", "recipe clip_norm", 2),
     "--label-smoothing": ("0.1", "recipe label_smoothing", 0.1),
+    "--no-precise-bn": (None, "recipe precise_bn", False),
     "--no-augment": (None, "recipe augment", None),
     "--patience": ("4", "recipe patience", 4),
     "--freeze": ("stem,stage2:1", "recipe freeze", {"stem": None, "stage2": 1}),
@@ -55,7 +56,14 @@ OPTIONS = {
 ELSEWHERE = {
     *("-h", "--help", "--out", "--resume"),
     *("--weights", "--preprocess"),  # test_starting.py
-    *("--no-flip", "--no-skip", "--no-bn", "--check", "--tf32"),  # the other side of these, or what a CPU has not
+    *(
+        "--no-flip",
+        "--no-skip",
+        "--no-bn",
+        "--check",
+        "--precise-bn",
+        "--tf32",
+    ),  # the other side of these, or what a CPU has not
 }
 
 
