@@ -37,7 +37,7 @@ except ImportError:
     raise SystemExit
 minires.export_weights(net, "net.onnx")
 session = onnxruntime.InferenceSession("net.onnx")
-(theirs,) = session.run(None, {session.get_inputs()[0].name: x.transpose(0, 3, 1, 2)})
+(theirs,) = session.run(None, {session.get_inputs()[0].name: x})
 np.testing.assert_allclose(theirs, net.eval().forward(x), rtol=1e-4, atol=1e-5)
 """
 
