@@ -130,6 +130,8 @@ def op_cases() -> dict[str, list]:
         "groupnorm_statistics": [call(x, 3), call(rows, 1)],
         "groupnorm_forward": [call(x, gamma, beta, group, group)],
         "groupnorm_backward": [call(same, x, gamma, group, group)],
+        "subsample_forward": [call(x, 2, (1, 2)), call(x, (1, 2))],
+        "subsample_backward": [call(normal(ops.subsample_forward(x, 2, (1, 2)).shape), x.shape, 2, (1, 2))],
         "layernorm_statistics": [call(x), call(x, 3), call(rows)],
         "layernorm_forward": [call(x, gamma, beta, x[..., 0], x[..., 0])],
         "layernorm_backward": [call(same, x, gamma, x[..., 0], x[..., 0])],
@@ -210,6 +212,8 @@ def layer_cases() -> dict[str, list]:
     return {
         "Conv2d": [(nn.Conv2d("c", 3, 4, (3, 2), stride=2, pad="same", bias=bias), [image]) for bias in (True, False)],
         "BatchNorm": [(nn.BatchNorm("b", 3, unbiased=unbiased), [image]) for unbiased in (True, False)],
+        "Subsample": [(nn.Subsample("s", 2, 3, 6), [image])],
+        "SqueezeExcite": [(nn.SqueezeExcite("s", 3, 2), [image])],
         "LayerNorm": [(nn.LayerNorm("l", 3), [image]), (nn.LayerNorm("l", (5, 3)), [image])],
         "LeakyReLU": [(nn.LeakyReLU("l", 0.1), [image])],
         "Sigmoid": [(nn.Sigmoid("s"), [image])],

@@ -123,7 +123,7 @@ def test_large_pieces_are_run_on_fewer_images(monkeypatch):
     assert {piece.images for piece in whole.pieces} == {16}
     assert min(piece.images for piece in part.pieces) == 2
     for scaled, piece in zip(part.pieces, whole.pieces, strict=True):
-        assert scaled.kept == pytest.approx(piece.kept, rel=0.05)
+        assert scaled.kept == pytest.approx(piece.kept, rel=0.05, abs=1024)  # Python's own objects are seen too
         assert scaled.busy > 0.9 * piece.busy  # columns have a largest size, but are scaled up with the rest
     assert "fewer images" in text(part)
     assert "fewer images" not in text(whole)

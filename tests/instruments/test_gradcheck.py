@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from minires import nn, ops, resnet
-from minires.commands import checks
+from minires.commands import checks, common
 from minires.commands.checks import _examples
 from minires.errors import ConfigError, ShapeError, StateError
 from minires.instruments.gradcheck import Sweep, epsilon_sweep, gradcheck, gradcheck_model
@@ -337,6 +337,6 @@ def test_the_commands(capsys, tmp_path, monkeypatch):
     assert json.loads(capsys.readouterr().out)["nearest"] == "v1.5"
     with pytest.raises(ConfigError, match="name of an architecture"):
         run("audit")
-    monkeypatch.setattr(checks, "resnet", lambda arch, *_, **__: planted.plant(small(), "averaging add"))
+    monkeypatch.setattr(common, "resnet", lambda arch, *_, **__: planted.plant(small(), "averaging add"))
     assert run("audit", "resnet8") == 1
     assert "averaged, not copied" in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -177,7 +176,7 @@ class Linear(Sequential):
         dense.w.data = np.stack([np.zeros(w.size), w.ravel()], axis=1)
         dense.b.data = np.zeros(2)
         super().__init__(Flatten("flatten"), dense, name="linear")
-        self.config = SimpleNamespace(input_shape=w.shape)
+        self.input_shape = w.shape
 
 
 def linear(w):

@@ -103,7 +103,7 @@ def test_a_screen_shows_the_step(pair):
     assert "2×16×16×16" in text
     assert "keeps" not in text
     assert "used x" in text
-    assert "def conv2d_backward(dy, x, w" in text
+    assert "def conv2d_backward(" in text
     assert "▀" in text
 
 

@@ -164,7 +164,7 @@ def test_every_variant_can_be_taped(options):
     assert all(s.exact is True for s in tape.steps if s.kind == "Fork")
     assert sum(s.kind == "Fork" for s in tape.steps) == (0 if options == {"skip": False} else 3)
     assert tape.steps[-1].held_bytes == 0
-    assert tape.sources()["conv2d_backward"].startswith("def conv2d_backward(dy, x, w")
+    assert tape.sources()["conv2d_backward"].startswith("def conv2d_backward(")
     assert all(tape.sentence(i) for i in range(len(tape.steps)))
 
 

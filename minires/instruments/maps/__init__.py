@@ -14,7 +14,7 @@ import numpy as np
 from minires.backend import device_of, get_xp, to_device, to_numpy
 from minires.data.dataset import chunks
 from minires.errors import ConfigError, DataError
-from minires.nn import Conv2d, Dense, Module, Network, from_config
+from minires.nn import Conv2d, Dense, Module, Network, Sequential, from_config
 from minires.train.classifier import EVAL_BATCH, Classifier, check_finite, softmax
 from minires.weights.compare import activations
 
@@ -95,7 +95,8 @@ def find_layer(model: Module, name: str) -> Module:
 
 def stage_names(model: Module) -> list[str]:
     """The stem and the stages, from input to output; of a network without, the blocks or layers that give maps."""
-    return list(model.stage_shapes()) or [m.name for m in model.blocks() if not isinstance(m, Dense)]
+    stages = [m.name for m in model.layers if isinstance(m, Sequential)]
+    return stages or [m.name for m in model.blocks() if not isinstance(m, Dense)]
 
 
 def feature_maps(classifier: Classifier, image: np.ndarray, layers: list[str]) -> list[FeatureMaps]:
