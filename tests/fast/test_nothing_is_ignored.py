@@ -427,7 +427,7 @@ def test_a_layer_is_named_where_the_difference_begins(monkeypatch):
     def wrong(*args, **options):
         calls.append(args)
         y = right(*args, **options)
-        return np.maximum(y, 0.1) if len(calls) % 6 == 2 else y  # of six normalisations the second
+        return np.maximum(y, 0.1) if len(calls) % 9 == 3 else y  # of nine normalisations the third, in "one"
 
     right = training.norm_add_relu_forward
     monkeypatch.setattr(training, "norm_add_relu_forward", wrong)
