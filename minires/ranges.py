@@ -81,6 +81,7 @@ RANGES = {
     **dict.fromkeys(("batch", "steps", "rounds", "watch", "top"), COUNT),
     "warmup": NATURAL,
     **dict.fromkeys(("seeds", "repeat", "repeats", "directions", "count", "depth", "deep", "shallow"), COUNT),
+    **dict.fromkeys(("groups", "shots", "tuning"), COUNT),
     **dict.fromkeys(("width", "channels", "block", "batches"), COUNT),
     "scales": FINITE,
     "threads": _whole(1, 1024),

@@ -50,7 +50,7 @@ def multiply_backward(dy: Array, x: Array, gate: Array) -> tuple[Array, Array]:
     """(dx, dgate) = (dy * gate, dy * x), the latter summed over the map where one factor served all of it."""
     wide, dgate = _spread(gate, x), dy * x
     shared = tuple(i for i, size in enumerate(wide.shape) if size != x.shape[i])
-    return dy * wide, dgate.sum(axis=shared).reshape(gate.shape) if shared else dgate
+    return dy * wide, (dgate.sum(axis=shared) if shared else dgate).reshape(gate.shape)
 
 
 def _spread(gate, x):

@@ -12,7 +12,7 @@ import pytest
 from data_helpers import write_image
 
 from minires import cli
-from minires.commands import instruments
+from minires.commands import common
 from minires.errors import DataError
 from minires.files import atomic_path, write_text
 
@@ -184,12 +184,12 @@ def test_what_the_system_refuses_in_the_midst(error, status, expected, monkeypat
     def fail(*args, **options):
         raise eval(error)
 
-    monkeypatch.setattr(instruments, "resnet", fail)
+    monkeypatch.setattr(common, "resnet", fail)
     ends(["summary", "resnet8"], status, expected)
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(instruments, "resnet", lambda *_, **__: [].pop())
+    monkeypatch.setattr(common, "resnet", lambda *_, **__: [].pop())
     with pytest.raises(IndexError):
         cli.main(["summary", "resnet8"])
 

@@ -37,7 +37,8 @@ def filled(parser, action, text) -> list[str]:
     """Arguments that hold `text` for this action, and something for all that has to be there."""
     arguments, positional = [], []
     for each in parser._actions:
-        value = text if each is action else str(next(iter(each.choices))) if each.choices else "1"
+        usual = "resnet8" if each.dest == "arch" else "1"
+        value = text if each is action else str(next(iter(each.choices))) if each.choices else usual
         if not each.option_strings and (each is action or each.nargs not in ("?", "*", argparse.REMAINDER)):
             positional.append(value)
         elif each.option_strings and (each is action or each.required):

@@ -339,6 +339,8 @@ EMPTY = {
     "maxpool_backward": lambda x, w, v: ((x, x, x), {"kernel": 3, "stride": 1, "pad": 1}),
     "avgpool_forward": lambda x, w, v: ((x,), {"kernel": 3, "stride": 1, "pad": 1}),
     "avgpool_backward": lambda x, w, v: ((x, x.shape), {"kernel": 3, "stride": 1, "pad": 1}),
+    "subsample_forward": lambda x, w, v: ((x, 2, (1, 2)), {}),
+    "subsample_backward": lambda x, w, v: ((ops.subsample_forward(x, 2, (1, 2)), x.shape, 2, (1, 2)), {}),
     "global_avgpool_forward": lambda x, w, v: ((x,), {}),
     "global_avgpool_backward": lambda x, w, v: ((x[:, 0, 0], x.shape), {}),
     "flatten_forward": lambda x, w, v: ((x,), {}),

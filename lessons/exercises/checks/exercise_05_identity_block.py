@@ -6,7 +6,7 @@ from minires.lessons.exercises.grading import random
 from minires.nn import Block
 
 NEEDS = ("IdentityBlock",)
-ANSWERS = Block.forward, Block.backward
+ANSWERS = Block.flow, Block.backward  # its forward is what every composite has
 HINTS = (
     "Write the layers first and run the check: it names the first one that differs. Then forward, three lines.",
     "In forward x is used twice: by the branch, and by the add node. Only the branch changes it.",

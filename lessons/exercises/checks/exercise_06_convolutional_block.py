@@ -6,7 +6,7 @@ from minires.lessons.exercises.grading import random
 from minires.nn import Block
 
 NEEDS = ("ConvolutionalBlock",)
-ANSWERS = Block.forward, Block.backward
+ANSWERS = Block.flow, Block.backward  # its forward is what every composite has
 HINTS = (
     "Exercise 5 has all but the shortcut. What shape must the shortcut's output have, so that it can be added?",
     "The branch changes two things: the map's size and the channels. One 1x1 convolution can change both.",
