@@ -46,7 +46,7 @@ def test_layernorm_is_the_loops(case):
 def test_gradients(case):
     x, gamma, beta, dy = case
     grads = ops.layernorm_backward(dy, x, gamma, *statistics(x, gamma.ndim))
-    assert_gradients(whole, (x, gamma, beta), grads, dy)
+    assert_gradients(whole, (x, gamma, beta), grads, dy, step=1e-5)  # of two values that lie close it bends sharply
 
 
 @given(batches())
