@@ -110,4 +110,5 @@ def test_our_file_loads_in_keras(model, twin, tmp_path):
         w.assign(np.zeros(w.shape))
     twin.load_weights(tmp_path / "ours.weights.h5")
     for w, expected in zip(twin.weights, before, strict=True):
-        np.testing.assert_array_equal(np.array(w), expected)
+        # running statistics that both have updated, each by its own sums, in `test_step`
+        np.testing.assert_allclose(np.array(w), expected, rtol=1e-12, atol=1e-15)
