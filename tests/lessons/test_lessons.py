@@ -129,7 +129,9 @@ def test_the_readme_has_the_table_of_what_is_kept():
     assert table.table() in readme.read_text(encoding="utf-8"), "python -m minires.lessons.table prints it"
 
 
-@pytest.mark.parametrize("n", [pytest.param(n, marks=[pytest.mark.slow] * (n in (8, 13))) for n in harness.numbers()])
+@pytest.mark.parametrize(
+    "n", [pytest.param(n, marks=[pytest.mark.slow] * (n in (8, 13, 15, 16, 17))) for n in harness.numbers()]
+)
 def test_the_picture_is_drawn_and_says_where_it_is_from(n, tmp_path):
     fig = harness.load(n).plot(measured(n))
     assert isinstance(fig, Figure)

@@ -24,8 +24,9 @@ def test_without_nbclient_it_says_what_to_install(tmp_path, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
+# of one form: the last three would take a minute each
 @pytest.mark.slow
-@pytest.mark.parametrize("n", harness.numbers())
+@pytest.mark.parametrize("n", [n for n in harness.numbers() if n < 15])
 def test_it_runs_and_keeps_what_it_gave(n, tmp_path):
     for name in ("nbclient", "ipykernel"):
         pytest.importorskip(name, reason="no nbclient: pip install 'minires[notebooks]'")
