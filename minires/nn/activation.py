@@ -20,7 +20,14 @@ __all__ = [
 ]
 
 
-class ReLU(Module):
+class _Elementwise(Module):
+    """What layers that treat each number alike share: the shape of y is that of x."""
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
+
+class ReLU(_Elementwise):
     """y = max(x, 0).
 
     Of any shape. At 0 the derivative is taken as 0.
@@ -47,9 +54,6 @@ class ReLU(Module):
         (y,) = self.saved()
         return ops.relu_backward(dy, y)
 
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
-
     def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return graph.node("Relu", self.name, [x])
 
@@ -57,7 +61,7 @@ class ReLU(Module):
         return "relu", ""
 
 
-class LeakyReLU(Module):
+class LeakyReLU(_Elementwise):
     """y = x where x > 0, else slope * x. ConfigError for a slope below 0: the output would not tell x's side."""
 
     maths = Maths(
@@ -84,9 +88,6 @@ class LeakyReLU(Module):
         (y,) = self.saved()
         return ops.leaky_relu_backward(dy, y, self.slope)
 
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
-
     def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return graph.node("LeakyRelu", self.name, [x], alpha=self.slope)
 
@@ -94,7 +95,7 @@ class LeakyReLU(Module):
         return "relu", "leaky"
 
 
-class Sigmoid(Module):
+class Sigmoid(_Elementwise):
     """y = 1 / (1 + exp(-x)): between 0 and 1, as a gate has to be."""
 
     maths = Maths(
@@ -113,9 +114,6 @@ class Sigmoid(Module):
         (y,) = self.saved()
         return ops.sigmoid_backward(dy, y)
 
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
-
     def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return graph.node("Sigmoid", self.name, [x])
 
@@ -123,7 +121,7 @@ class Sigmoid(Module):
         return "relu", "sigmoid"
 
 
-class GELU(Module):
+class GELU(_Elementwise):
     """y = x * Phi(x), Phi the normal distribution's share below x: exact, by erf. See ops.gelu_forward."""
 
     maths = Maths(
@@ -141,9 +139,6 @@ class GELU(Module):
         (x,) = self.saved()
         return ops.gelu_backward(dy, x)
 
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
-
     def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         scaled = graph.node("Mul", f"{self.name}.scaled", [x, graph.number(f"{self.name}.root", 0.5**0.5)])
         erf = graph.node("Erf", f"{self.name}.erf", [scaled])
@@ -155,7 +150,7 @@ class GELU(Module):
         return "relu", "GELU"
 
 
-class Identity(Module):
+class Identity(_Elementwise):
     """y = x: a path that leaves its input as it is."""
 
     maths = Maths(("y = x", "The path changes nothing."), ("dx = dy", "And neither does the way back."))
@@ -167,9 +162,6 @@ class Identity(Module):
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return dy
 
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
-
     def onnx(self, graph: Any, x: str, shape: tuple[int, ...]) -> str:
         return x
 
@@ -177,7 +169,7 @@ class Identity(Module):
         return None
 
 
-class Dropout(Module):
+class Dropout(_Elementwise):
     """Drop each unit with probability `rate` in training; the mask comes from a generator keyed by the name."""
 
     maths = Maths(
@@ -210,9 +202,6 @@ class Dropout(Module):
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         (keep,) = self.saved()
         return dy if keep is None else ops.dropout_backward(dy, keep, self.rate)
-
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
 
     def kept_numbers(self, batch: int, shape: tuple[int, ...]) -> int:
         return batch * math.prod(shape) if self.rate else 0  # the mask

@@ -166,12 +166,12 @@ def gradflow(model: Network, x: Array, labels: Array, *, title: str | None = Non
     for stage, block, layer, depth, main in main_path(model):
         layers.append(LayerFlow(layer.name, stage, depth, main, seen[layer]["dy_rms"], *norms[layer.w.name]))
         ends[block] = stage, depth
-    blocks = []
+    blocks, places = [], model.places()
     for block in model.blocks():
         row, record = seen[block], log.records[block]
         ends_here = _whole(row["dy_rms"], record.shape), _whole(row["dx_rms"], record.input_shape)
         paths = (forks.get(block.name, {}).get(key) for key in ("branch_rms", "shortcut_rms", "cosine"))
-        where = ends.get(block) or (model.places()[block][0], 0)
+        where = ends.get(block) or (places[block][0], 0)
         blocks.append(BlockFlow(block.name, *where, row["dy_rms"], row["dx_rms"], *ends_here, *paths))
     title = title or model.title
     return GradFlow(title, model.config.seed, float(loss), len(x), tuple(layers), tuple(blocks), model.config)
