@@ -57,7 +57,8 @@ LESSON = Lesson(
     56 % at momentum 0.9 and 88 % with re-estimated statistics.
 
     Why many never meet it: with thousands of steps and a rate that ends low, the weights stand still long enough for
-    0.99 to catch up. It is the short run, on few images, that is caught.
+    0.99 to catch up. It is the short run, on few images, that is caught. (`minires train` re-estimates the statistics
+    at the end of a run; here they stay as training left them.)
     """,
     look_for="the second panel: with running statistics nearly every image gets the same answer. In the third each dot "
     "is a channel; on the line running and true variance agree.",

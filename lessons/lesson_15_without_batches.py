@@ -250,6 +250,7 @@ def _train(model: ResNet, train: Dataset, test: Dataset, knobs: dict, seed: int)
         schedule="constant",
         warmup_epochs=0,
         augment=None,
+        precise_bn=False,  # estimated anew below, beside the running ones
         seed=seed,
     )
     fit(classifier, train, recipe=recipe, reporter=losses, check=False)

@@ -16,7 +16,7 @@ from minires.lessons.harness import Claim, Lesson, assert_claims, at_least_one, 
 from minires.lessons.terminal import run
 
 from minires.backend import blas_threads
-from minires.data import ArrayDataset, Dataset, Subset, make_signs
+from minires.data import ArrayDataset, Augment, Dataset, Subset, make_signs
 from minires.instruments.style import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PINK, TEXT, figure, legend
 from minires.nn import BatchNorm, Block, Module, inference, resnet
 from minires.train import Classifier, Preprocess, Recipe, evaluate, fit, with_classes
@@ -73,6 +73,7 @@ LESSON = Lesson(
 BEFORE, AFTER = ("0", "2", "4"), ("1", "3", "5")
 HANDS, HELD_OUT, WIDTHS, BATCH = 1080, 360, (8, 16, 32), 10
 FRONT = ("stem", "stage2")
+TRAINING = {"augment": Augment(0.05, 5, 0.05, flip=True), "precise_bn": False}  # statistics as training leaves them
 STRANGER = 1000  # added to the seed of a network that shares no weight with the pretrained one
 # ways to the new task: what rests. The head, new in all of them, learns ten times as fast
 WAYS = {
@@ -125,7 +126,7 @@ def _run(knobs: dict, hands: Dataset, held: Dataset, seed: int) -> dict:
         return resnet(knobs["arch"], few.shape, len(AFTER), widths=WIDTHS, seed=seed + other)
 
     old = Classifier.for_data(fresh(), base)
-    fit(old, base, recipe=Recipe(epochs=knobs["epochs"], seed=seed), check=False)
+    fit(old, base, recipe=Recipe(epochs=knobs["epochs"], seed=seed, **TRAINING), check=False)
     features = _features(old, images)
     ways = {}
     for way, options in WAYS.items():
@@ -136,7 +137,8 @@ def _run(knobs: dict, hands: Dataset, held: Dataset, seed: int) -> dict:
             lr = knobs["lr"] * (10 if way == "head alone" else 1)
             options = options | {"rates": {"head": 10.0}, "lr": lr}
         start = _kernels(tuned.model)
-        fit(tuned, few, recipe=Recipe(epochs=knobs["tuning"], batch_size=BATCH, seed=seed, **options), check=False)
+        options = options | TRAINING | {"epochs": knobs["tuning"], "batch_size": BATCH, "seed": seed}
+        fit(tuned, few, recipe=Recipe(**options), check=False)
         ways[way] = {
             "accuracy": evaluate(tuned, new).accuracy,
             "seen": evaluate(tuned, few).accuracy,
