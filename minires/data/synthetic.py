@@ -7,11 +7,12 @@ Units: the palm is about 0.9 wide and 1 high; x points right, y up, z towards th
 right hand seen from its back or a left hand seen from its palm, thumb on the left; half of them are mirrored.
 """
 
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
-from minires.data.dataset import ArrayDataset
+from minires.data.dataset import Dataset, check_images
 
 CLASSES = ("0", "1", "2", "3", "4", "5")
 _MARGIN = 0.3  # hand units beyond an outline up to which distances are wanted: blends and soft shadows
@@ -29,14 +30,12 @@ _SKIN = np.array(
 _NAIL = np.array([245, 205, 190.0])
 
 
-def make_signs(
-    n_train: int = 1080, n_test: int = 120, size: int = 64, seed: int = 0
-) -> tuple[ArrayDataset, ArrayDataset]:
-    """Draw hands: (training, test), each balanced over the six classes, images (n, size, size, 3) uint8.
+def make_signs(n_train: int = 1080, n_test: int = 120, size: int = 64, seed: int = 0) -> tuple["Signs", "Signs"]:
+    """Hands: (training, test), each balanced over the six classes, images (n, size, size, 3) uint8.
 
-    Image i of a part depends on (seed, part, i) only. Any subset of the five fingers may stand for its
-    number, though most count from the index on; tone of the skin, light, wall, angle, size, place, side of the hand and
-    noise vary.
+    Image i of a part depends on (seed, part, i) only, and is drawn when it is first asked for. Any subset of the five
+    fingers may stand for its number, though most count from the index on; tone of the skin, light, wall, angle, size,
+    place, side of the hand and noise vary.
 
     >>> train, test = minires.make_signs(n_train=12, n_test=6, size=16)
     >>> len(train), train.shape, train.classes
@@ -44,14 +43,33 @@ def make_signs(
     >>> train.images([0, 1]).dtype, train.labels[:3].tolist()
     (dtype('uint8'), ...)
     """
-    parts = []
-    for part, count in enumerate((n_train, n_test)):
-        labels = np.arange(count) % len(CLASSES)
-        images = np.empty((count, size, size, 3), np.uint8)
-        for i, label in enumerate(labels):
-            images[i] = draw_hand(int(label), size, np.random.default_rng([seed, part, i]))
-        parts.append(ArrayDataset(images, labels, CLASSES, source="builtin", flip_ok=True))
-    return tuple(parts)
+    return Signs(n_train, size, (seed, 0)), Signs(n_test, size, (seed, 1))
+
+
+class Signs(Dataset):
+    """`count` hands of the stream of random numbers that `key` = (seed, part) begins; drawn once, kept."""
+
+    def __init__(self, count: int, size: int, key: tuple[int, int]):
+        self.labels = np.arange(count) % len(CLASSES)
+        self.classes, self.source, self.flip_ok = CLASSES, "builtin", True
+        self.shape = check_images((count, size, size, 3), np.dtype(np.uint8), self.source)
+        self._key = key
+        self._images, self._drawn = _sheet(self.shape, count, key)
+
+    def images(self, index):
+        index = np.asarray(index, dtype=np.intp)
+        for i in np.unique(np.arange(len(self))[index]):  # of a negative index the image that it names
+            if not self._drawn[i]:
+                rng = np.random.default_rng([*self._key, i])
+                self._images[i] = draw_hand(int(self.labels[i]), self.shape[0], rng)
+                self._drawn[i] = True
+        return self._images[index]
+
+
+@lru_cache(maxsize=8)  # whoever loads the same hands twice does not wait twice
+def _sheet(shape: tuple[int, ...], count: int, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Room for images, and which of them are drawn."""
+    return np.empty((count, *shape), np.uint8), np.zeros(count, bool)
 
 
 def draw_hand(fingers: int, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -57,10 +57,10 @@ def test_every_command_takes_it(name, capsys):
         ("gradcam", run, *own),
         ("occlusion", f"nets.py:{name}"),
         ("landscape", run, *own, "--points", 3, "--images", 8),
-        ("lr-find", *own, "--size", 16, "--steps", 12, "--highest", 0.1),
+        ("lr-find", *own, "--size", 16, "--steps", 20, "--highest", 0.1),
         ("weights", "export", run, *own, "--out", "own.onnx"),
         ("weights", "export", run, *own, "--out", "own.safetensors"),
-        ("weights", "import", "own.safetensors", *own, "--out", "back.h5"),
+        ("weights", "import", "own.safetensors", *own, "--input", 16, "--out", "back.h5"),
         ("weights", "compare", run, "back.h5", *own),
         ("compare", run, "half"),
     ):

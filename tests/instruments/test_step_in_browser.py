@@ -43,7 +43,7 @@ def test_it_opens_at_the_first_step(visit, path, tapes):
     assert told(page) == ("conv1", tapes[0].sentence(0), f"forward 1 of {forward}")
     assert page.inner_text("h1") == "One batch, forward and back"
     assert page.locator("#image").get_attribute("aria-label") == "The first image of the batch, class 0"
-    assert "def conv2d_forward(x, w, b=None" in page.inner_text("#source")
+    assert page.inner_text("#source").startswith("def conv2d_forward(")
     assert_fits(page)
 
 
