@@ -19,12 +19,11 @@ from rich.table import Column, Table
 from minires.backend import to_numpy
 from minires.console import Shown
 from minires.data.dataset import Dataset
-from minires.errors import MiniresError
 from minires.instruments.diagnose import data as of_data
 from minires.instruments.diagnose import network as of_network
 from minires.instruments.diagnose import predictions as of_predictions
 from minires.instruments.diagnose import training as of_training
-from minires.instruments.diagnose.cause import LIKELY, SURE, Cause, ordered
+from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause, ordered
 from minires.instruments.diagnose.images import sample
 from minires.instruments.diagnose.subject import Subject, opened
 from minires.nn import Module
@@ -102,8 +101,9 @@ def diagnose(
         on_step(doing)
         try:
             found = look(subject, causes)
-        except MiniresError as error:
-            found = [Cause("other network", "files", LIKELY, f"{doing}: {error}", "see the message")]
+        except Exception as error:  # layers of others raise anything, and the rest is to be looked at all the same
+            line = f"{doing}: {' '.join(str(error).split()) or type(error).__name__}"
+            found = [Cause("not looked at", "speed", POSSIBLE, line, "mend what it names, and diagnose again")]
         looked.append(doing)
         causes += found
     return Diagnosis(subject.title, ordered(_explained(causes)), tuple(looked))
@@ -117,7 +117,7 @@ def _looks(s: Subject):
         if s.model is not None and s.inputs is not None:
             yield "the layer's gradient", lambda s, known: of_network.layer(s.model, np.asarray(s.inputs))
         return
-    yield "weights", lambda s, known: [*of_network.weights(s.model), *of_network.frozen(s.model, s.recipe)]
+    yield "weights", lambda s, known: _parameters(s)
     if s.classifier is None:
         yield "classes", _classes
         return
@@ -134,6 +134,11 @@ def _looks(s: Subject):
         yield "predictions", of_predictions.rules
     if "training" in s.parts and (s.recipe or s.history):
         yield "some steps", _trial
+
+
+def _parameters(s):
+    found = [*of_network.weights(s.model), *of_network.hidden(s.model)]
+    return found + of_network.frozen(s.model, s.recipe)
 
 
 def _images(s, known):
@@ -188,7 +193,7 @@ def _structure(s, known):
 
 
 def _trial(s, known):
-    sure = {c.area for c in known if c.level == SURE}
+    sure = {c.area for c in known if c.level == SURE} - ({"network", "gradient"} if s.history else set())
     if sure & {"files", "numbers", "network", "gradient"} or of_training.learns(s.history, s.network.classes):
         return []
     x, labels = batch_of(s, of_training.IMAGES)
@@ -215,7 +220,7 @@ _FOLLOW = {
     "no statistics": {"overfitting"},
     "stale statistics": {"overfitting"},
     "batch too small": {"noisy gradient", "stale statistics"},
-    "rate too large": {"too few steps", "overfitting"},
+    "rate too large": {"too few steps", "overfitting", "dead ReLUs", "exploding gradient"},
     "rate too small": {"too few steps"},
     "few images": {"overfitting"},
 }

@@ -8,12 +8,13 @@ from PIL import Image
 from minires.data.names import listed, natural_key
 from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause
 from minires.instruments.diagnose.images import Part, above_chance, cross_validated, ridge_said, transferred
-from minires.instruments.look import ALIKE, differences
+from minires.instruments.look import differences
 
 CHANCE = 2.5  # standard deviations above it, below which labels and images have nothing to do with each other
 ENOUGH = 60  # images, from which on that can be told
 COPIES = (0.05, 0.2)  # shares of a training set, from which on they are told of, and called a fault
 UNBALANCED = (3, 8)  # the commonest class over the rarest
+NEAR = 0.975  # cosine of two images that differ in compression, brightness or a small move: small hands come to 0.97
 APART = (0.85, 0.97)  # of the images of two parts, told apart by plain statistics: unlike, and surely
 ONE_CODE = "read and scale the images of all parts by the same code"
 _VIEWS = {
@@ -53,6 +54,11 @@ def _range(part):
     if not len(part.labels):
         return
     top = float(np.median(part.high))
+    ends, beside = part.ends
+    if ends > 0.97 and beside > 0.2:
+        detail = f"{part.data.source}: {ends:.0%} of the numbers are 0 to 3 or 252 to 255, hardly one is between"
+        fix = "cast before you standardise, not after: whole numbers of -2 .. 2 wrap round to 254 .. 2"
+        yield Cause("value range", "data", SURE, detail, fix, _some(part))
     if top <= 2:
         detail = f"{part.data.source}: the lightest number of an image is {top:.0f} of 255 (median of {len(part.high)})"
         fix = "multiply by 255 before converting to uint8: (255 * x).round().astype('uint8')"
@@ -137,6 +143,11 @@ def _copies(part, again):
         held[digest].append(i)
     copies = len(part.digests) - len(held)
     share = copies / len(part.digests)
+    most = max(held.values(), key=len)
+    if len(most) > 0.9 * len(part.digests) and len(most) > 2:
+        detail = f"{len(most)} of {len(part.digests)} {part.name} images are one and the same"
+        yield Cause("constant images", "data", SURE, detail, "look at the loop that reads the images", _some(part))
+        return
     contrary = [same for same in held.values() if len(set(part.labels[same].tolist())) > 1]
     if contrary:
         images = sum(map(len, contrary))
@@ -148,7 +159,6 @@ def _copies(part, again):
     if share > COPIES[0]:
         detail = f"{copies} of {len(part.digests)} {part.name} images are exact copies of others"
         level = SURE if share > COPIES[1] else POSSIBLE
-        most = max(held.values(), key=len)
         yield Cause("duplicates", "data", level, detail, "keep one of each, before the split", _some(part, most))
 
 
@@ -158,7 +168,7 @@ def _leak(train, other, again):
     seen = set(train.digests)
     exact = sum(digest in seen for digest in other.digests)
     ours, theirs = (np.array([differences(image) for image in part.small]) for part in (train, other))
-    alike = int(((theirs @ ours.T).max(axis=1) >= ALIKE).sum())
+    alike = int(((theirs @ ours.T).max(axis=1) >= NEAR).sum())
     shared, share = max(exact, alike), max(exact, alike) / len(other.digests)
     if share > 0.02:
         how = "exact copies" if exact == shared else "the same but for compression, brightness or size"
@@ -172,6 +182,10 @@ def _labels(train, others, again):
     """Whether labels belong to their images, in each part; whether the parts are of one kind."""
     n = len(train.labels)
     if n < ENOUGH or len(set(train.labels.tolist())) < 2:
+        return
+    train = balanced(train)
+    n = len(train.labels)
+    if n < ENOUGH:
         return
     accuracy, chance, z = above_chance(cross_validated(train), train.labels)
     if z < CHANCE:
@@ -188,11 +202,28 @@ def _labels(train, others, again):
             yield from _unlike(train, other) or _relabelled(train, other, accuracy, again)
 
 
+def balanced(part: Part) -> Part:
+    """The same without most images of the commonest classes: no more than three times as many as of the rarest."""
+    counts = np.bincount(part.labels)
+    most = 3 * max(counts[counts > 0].min(), 5)
+    rank = np.zeros(len(part.labels), int)
+    for label in np.flatnonzero(counts):
+        rank[part.labels == label] = np.arange(counts[label])
+    return part.picked(np.flatnonzero(rank < most))
+
+
 def _relabelled(train, other, usual, again):
     said = transferred(train, other)
     accuracy, chance, z = above_chance(said, other.labels)
     names = train.data.classes
     order, permuted = best_order(said, other.labels, len(names))
+    views = {what: (transferred(train, other.seen(view)) == other.labels).mean() for what, view in _VIEWS.items()}
+    what = max(views, key=views.get)
+    if views[what] > max(0.6 * usual, accuracy + 0.2, permuted - 0.1) and len(other.labels) >= 40:
+        detail = f"the {other.name} images {what}: so changed back, what tells {usual:.0%} of the training images "
+        detail += f"right tells {views[what]:.0%} of them, as they are {accuracy:.0%}"
+        yield Cause("other images", "data", SURE, detail, ONE_CODE, _some(other) | {"beside": _some(train)["images"]})
+        return
     if permuted - accuracy > 0.15 and permuted > 0.6 * usual and (order != np.arange(len(names))).any():
         detail = (
             f"by the training part's numbers {accuracy:.0%} of the {other.name} labels fit their images, by others "
@@ -201,15 +232,6 @@ def _relabelled(train, other, usual, again):
         fix = "number the classes of both parts by one list of names, saved with the network"
         yield Cause("label order", "data", SURE, detail, fix, _some(other))
     elif z < CHANCE and len(other.labels) >= 40:
-        views = {what: (transferred(train, other.seen(view)) == other.labels).mean() for what, view in _VIEWS.items()}
-        what = max(views, key=views.get)
-        if views[what] > 0.6 * usual:
-            detail = f"the {other.name} images {what}: so changed back, what tells {usual:.0%} of the training images "
-            detail += f"right tells {views[what]:.0%} of them, as they are {accuracy:.0%}"
-            yield Cause(
-                "other images", "data", SURE, detail, ONE_CODE, _some(other) | {"beside": _some(train)["images"]}
-            )
-            return
         detail = f"what tells {usual:.0%} of the training images right tells {accuracy:.0%} of the {other.name} images"
         detail += f" (chance: {chance:.0%}): their labels are not theirs"
         fix = f"look at a dozen of them with their labels: {again}"

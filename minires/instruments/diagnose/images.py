@@ -33,6 +33,7 @@ class Part:
     digests: list[bytes]
     low: np.ndarray  # (n,) the darkest and the lightest number of each image
     high: np.ndarray
+    ends: tuple[float, float]  # shares of the numbers: of 0 to 3 and 252 to 255, and in these of all but 0 and 255
     bad: list[str]
 
     @cached_property
@@ -44,6 +45,12 @@ class Part:
         """The same with its small copies changed by `view`."""
         return replace(self, small=view(self.small))
 
+    def picked(self, at: np.ndarray) -> "Part":
+        """Some of its images."""
+        low, high, digests = self.low[at], self.high[at], [self.digests[i] for i in at]
+        rest = {"labels": self.labels[at], "small": self.small[at], "low": low, "high": high, "digests": digests}
+        return replace(self, index=self.index[at], **rest)
+
     @property
     def colours(self) -> np.ndarray:
         """(n, 3), the mean of each channel of each image."""
@@ -53,7 +60,7 @@ class Part:
 def sample(name: str, data: Dataset, seed: int = 0) -> Part:
     """Read up to MOST images, drawn at random, in their order."""
     index = np.sort(np.random.default_rng(seed).permutation(len(data))[:MOST])
-    small, digests, low, high, kept, bad = [], [], [], [], [], []
+    small, digests, low, high, kept, bad, counts = [], [], [], [], [], [], np.zeros(256, np.int64)
     for at in chunks(len(index), 64):
         for position in index[at]:
             try:
@@ -62,13 +69,16 @@ def sample(name: str, data: Dataset, seed: int = 0) -> Part:
                 bad.append(str(error))
                 continue
             kept.append(position)
+            counts += np.bincount(image.ravel(), minlength=256)
             digests.append(hashlib.sha256(image.tobytes()).digest())
             low.append(image.min())
             high.append(image.max())
             small.append(np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX)))
     kept = np.array(kept, np.intp)
     images = np.array(small, np.uint8).reshape(-1, SIDE, SIDE, 3)
-    return Part(name, data, kept, data.labels[kept], images, digests, np.array(low), np.array(high), bad)
+    ends = counts[[0, 1, 2, 3, 252, 253, 254, 255]]
+    shares = float(ends.sum() / max(counts.sum(), 1)), float(ends[1:-1].sum() / max(ends.sum(), 1))
+    return Part(name, data, kept, data.labels[kept], images, digests, np.array(low), np.array(high), shares, bad)
 
 
 def features(images: np.ndarray) -> np.ndarray:

@@ -13,8 +13,11 @@ from minires.instruments.audit import audit
 from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause
 from minires.instruments.gradcheck import gradcheck
 from minires.instruments.gradcheck.causes import label
-from minires.nn import BatchNorm, Conv2d, Dense, Dropout, GroupNorm, Module, ReLU
+from minires.nn import BatchNorm, Config, Conv2d, Dense, Dropout, GroupNorm, Module, Param, ReLU
+from minires.nn.network import BUILDERS
 from minires.nn.probe import Probe, probe, untouched
+from minires.nn.resnet import from_config
+from minires.train.finetune import parts
 
 CHECKED = 1_500_000  # parameters up to which structure and gradients are checked: 10 s and less
 DEAD, HALF_DEAD = 0.99, 0.6  # shares of a layer's units
@@ -90,6 +93,32 @@ def weights(model: Module) -> list[Cause]:
     return found
 
 
+def hidden(model: Module) -> list[Cause]:
+    """Parameters in attributes of a module that its children do not tell of."""
+    known = {id(m) for m in model.modules()} | {id(p) for p in (*model.params(), *model.buffers())}
+    lost = []
+
+    def walk(value, where, depth):
+        if isinstance(value, Module | Param) and id(value) not in known:
+            lost.append((where, value))
+        elif isinstance(value, dict | list | tuple | set) and depth < 3:
+            each = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, inner in each:
+                walk(inner, f"{where}[{key!r}]", depth + 1)
+
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name != "_slot":
+                walk(value, f"{label(module)}.{name}", 0)
+    if not lost:
+        return []
+    where, value = lost[0]
+    what = f" ({len(lost)} such attributes)" if lost[1:] else ""
+    detail = f"{where} is a {type(value).__name__} that children() and params() leave out{what}: it is never trained"
+    fix = "return it from children(), or keep layers as attributes of a Composite"
+    return [Cause("unreachable parameters", "network", SURE, detail, fix)]
+
+
 def _others(params):
     return f" (and {len(params) - 1} more: {', '.join(p.name for p in params[1:4])})" if params[1:] else ""
 
@@ -134,7 +163,7 @@ def _finite(log, model):
         return []
     before = [name for name in log.largest if name != bad["name"]]
     top = max((log.largest[name] for name in before if math.isfinite(log.largest[name])), default=0.0)
-    if top > 1e10:
+    if top > np.finfo(model.params()[0].data.dtype).max ** 0.26:
         detail = f"{bad['name']} gives numbers that are not finite; before it they reach {top:.1e}"
         fix = "look at how the weights are drawn, and at each layer's scale: minires gradflow"
         return [Cause("overflow", "numbers", SURE, detail, fix)]
@@ -201,6 +230,8 @@ def _function(model, x):
             module.training = False
         one, again = (to_numpy(model.forward(x)).astype(np.float64) for _ in range(2))
         size = np.abs(one).max() + 1e-30
+        parts = [to_numpy(model.forward(x[k : k + 2])) for k in (0, 2)]
+        apart = float(np.abs(np.concatenate(parts) - one[:4]).max() / size)
         if np.abs(one - again).max() > 1e-6 * size:
             detail = (
                 f"in evaluation mode two passes of the same images differ by {np.abs(one - again).max() / size:.1%}"
@@ -208,6 +239,10 @@ def _function(model, x):
             fix = "let random layers be the identity where self.training is False"
             yield Cause("not a function", "gradient", SURE, detail, fix)
             return
+        if apart > 1e-3:
+            detail = f"in evaluation mode the answers to images depend on the batch that they come in, by {apart:.1%}"
+            fix = "let a normalisation use running statistics where self.training is False"
+            yield Cause("training mode", "inference", SURE, detail, fix)
         layers = [m for m in model.modules() if isinstance(m, Conv2d | Dense)]
         half = len(x) // 2
         middle = to_numpy(model.forward((x[:half] + x[half : 2 * half]) / 2)).astype(np.float64)
@@ -279,7 +314,9 @@ def frozen(model: Module, recipe) -> list[Cause]:
     """What does not learn though nobody asked for it."""
     params = model.params()
     held = [p for p in params if not p.trainable]
-    if not held or (recipe is not None and recipe.freeze):
+    if recipe is not None and recipe.freeze:
+        return _frozen_at_random(model, recipe)
+    if not held:
         return []
     share = sum(p.data.size for p in held) / sum(p.data.size for p in params)
     by_layer = defaultdict(int)
@@ -295,3 +332,29 @@ def frozen(model: Module, recipe) -> list[Cause]:
 def layer(module: Module, x) -> list[Cause]:
     """A layer by itself on x, as it takes it."""
     return [*weights(module), *gradients(module, x)]
+
+
+def _frozen_at_random(model, recipe) -> list[Cause]:
+    """Whether what the recipe freezes for good are the numbers that the network begins with."""
+    for_good = [part for part, epochs in recipe.freeze.items() if epochs is None]
+    drawn = redrawn(model)
+    if drawn is None or not for_good:
+        return []
+    kernels = [
+        (a, b)
+        for part in for_good
+        for ours, theirs in zip(parts(model)[part], parts(drawn)[part], strict=True)
+        for a, b in zip(ours.params(), theirs.params(), strict=True)
+        if a.decay and b.data.any()
+    ]
+    if not kernels or not all(np.array_equal(to_numpy(a.data), b.data) for a, b in kernels):
+        return []
+    detail = f"{', '.join(for_good)} stay as they were drawn: {len(kernels)} kernels of random numbers never learn"
+    fix = "freeze what has learned something: start from trained weights (--weights FILE), or leave --freeze out"
+    return [Cause("frozen parameters", "network", SURE, detail, fix)]
+
+
+def redrawn(model):
+    """The network as it was drawn; None where nobody knows what builds it."""
+    known = isinstance(model.config, Config) or model.config.builder in BUILDERS
+    return from_config(model.config) if known else None

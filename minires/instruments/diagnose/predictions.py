@@ -1,5 +1,6 @@
 """What a trained network's answers show: classes in another order, running statistics, preprocessing."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from minires.errors import MiniresError
 from minires.instruments.bn_doctor import USUAL, bn_doctor, input_drift
 from minires.instruments.diagnose.cause import LIKELY, SURE, Cause
 from minires.instruments.diagnose.data import best_order, in_words
+from minires.nn import BatchNorm, Module
 from minires.train.classifier import Classifier, Preprocess, evaluate
 from minires.train.precise_bn import norms
 
@@ -29,14 +31,14 @@ def rules(s, known) -> list[Cause]:
         detail += f"{', '.join(names)}: {in_words(order, names)}"
         fix = "number the data by the network's classes: load_parts(DATA, classes=classifier.classes)"
         return [*found, Cause("class order", "data", SURE, detail, fix)]
-    if not (s.history or s.steps) or len(names) != s.network.classes:
+    if len(names) != s.network.classes:
         return found
     classifier = replace(s.classifier, classes=names)
     held = next((p for n, p in s.parts.items() if n != "training"), None)
     seen = {name: _some(p) for name, p in (("held out", held), ("training", s.parts.get("training"))) if p is not None}
     results = {name: evaluate(classifier, part) for name, part in seen.items()}
     found += _orders(results, names) or _preprocessing(classifier, seen, results)
-    if not found and held is not None and norms(classifier.model):
+    if not found and held is not None and any(isinstance(m, BatchNorm) for m in s.model.modules()):
         found += _statistics(classifier, seen["held out"], s)
     return found
 
@@ -100,9 +102,20 @@ def _candidates(seen):
 
 
 def _statistics(classifier, held, s):
+    if not norms(classifier.model) or any(m.frozen for m in classifier.model.modules()):
+        classifier = replace(classifier, model=_moving(classifier.model))
     diagnosis = bn_doctor(classifier, held, train=s.parts.get("training"), updates=s.steps)
     finding = diagnosis.finding
     if finding.status == "ok":
         return []
     area = "data" if finding.name == "other images" else "normalisation"
     return [Cause(finding.name, area, LIKELY if area == "data" else SURE, finding.detail, finding.fix)]
+
+
+def _moving(model: Module) -> Module:
+    """A copy whose normalisations can be estimated anew, frozen ones too."""
+    model = copy.deepcopy(model).freeze(False)
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.update_running_stats = True
+    return model

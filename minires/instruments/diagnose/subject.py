@@ -12,7 +12,7 @@ import numpy as np
 from minires.data import Parts, load_parts
 from minires.data.arrays import as_dataset
 from minires.data.dataset import Dataset
-from minires.errors import ConfigError, MiniresError
+from minires.errors import ConfigError, MiniresError, ShapeError
 from minires.instruments.diagnose.cause import SURE, Cause
 from minires.instruments.doctor_file import RUN_FILES
 from minires.nn import Module, Network, as_network
@@ -24,6 +24,8 @@ from minires.weights.archives import file_kind
 
 # what an error's line says of a file -> the cause
 _WORDS = {
+    "value range": r"expected pixels in 0\.\.1",
+    "damaged images": r"expected finite pixels",
     "file in use": r"lock|in use|holds it open|held open|another program",
     "other network": r"another network|(is|are) missing|needs \(|no place|network needs|variant|build the network",
     "other classes": r"classes",
@@ -58,7 +60,8 @@ def of_a_file(error: MiniresError) -> Cause:
     line = str(error)
     name = next((name for name, words in _WORDS.items() if re.search(words, line)), "damaged file")
     at = max(line.rfind(": "), line.rfind("; "))
-    return Cause(name, "files", SURE, line[:at], line[at + 2 :])
+    area = "data" if name in ("value range", "damaged images") else "files"
+    return Cause(name, area, SURE, line[:at], line[at + 2 :])
 
 
 def opened(what, data, test, recipe, history, inputs, weights, model) -> Subject:
@@ -83,6 +86,9 @@ def _guard(subject, act: Callable) -> None:
         act()
     except ConfigError:
         raise
+    except ShapeError as error:
+        fix = "minires summary shows the shape behind every layer"
+        subject.causes.append(Cause("shapes", "network", SURE, str(error), fix))
     except MiniresError as error:
         subject.causes.append(of_a_file(error))
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause
+from minires.instruments.diagnose.network import redrawn
 from minires.instruments.overfit import losses_on, undisturbed
-from minires.nn import BatchNorm, Config, Conv2d, Dense, Dropout, Network
-from minires.nn.network import BUILDERS
-from minires.nn.resnet import from_config
+from minires.nn import BatchNorm, Conv2d, Dense, Dropout, Network
 from minires.train.recipe import USUAL, Recipe
 
 IMAGES, STEPS = 16, 40  # of a trial
@@ -76,16 +75,24 @@ def from_recipe(recipe: Recipe, model: Network, history: list[dict], steps_per_e
             detail,
             "0.2 to 0.5 is usual",
         )
-    usual = USUAL[recipe.optimizer][1] or 1e-3
-    if recipe.weight_decay > 15 * usual:
-        detail, shrunk = (
-            f"weight decay {recipe.weight_decay:g}, {recipe.weight_decay / usual:.0f} times the usual",
-            _shrunk(model),
-        )
+    usual_lr, usual = USUAL[recipe.optimizer]
+    loss, chance = column(history, "train_loss"), math.log(model.classes)
+    if recipe.warmup_epochs == 0 and len(loss) > 1 and loss[0] > 1.4 * chance and recipe.lr >= 2 * usual_lr:
+        detail = f"the full rate {recipe.lr:g} from the first step on: in the first epoch the loss is {loss[0]:.3g}, "
+        detail += f"where guessing gives {chance:.3g}"
+        add("no warm-up", "optimisation", LIKELY, detail, "--warmup-epochs 1, or more")
+    if history and stuck and recipe.lr > 30 * usual_lr:
+        detail = f"the rate {recipe.lr:g} is {recipe.lr / usual_lr:.0f} times the usual one of {recipe.optimizer}"
+        add("rate too large", "optimisation", LIKELY, detail, f"--lr {usual_lr:g}")
+    total = recipe.epochs * steps_per_epoch
+    wasted = recipe.lr * recipe.weight_decay * total / 2  # decay alone leaves exp(-wasted), a rate falling to 0 at best
+    if recipe.weight_decay > 15 * (usual or 1e-3):
+        shrunk = _shrunk(model) if history else 1.0
+        detail = f"weight decay {recipe.weight_decay:g}, where {usual:g} is usual for {recipe.optimizer}"
         detail += f"; the kernels have {shrunk:.0%} of the size that they are drawn with" if history else ""
-        level = SURE if stuck and shrunk < 0.3 else LIKELY
-        fix = f"--weight-decay {USUAL[recipe.optimizer][1]:g} is usual for {recipe.optimizer}"
-        add("decay too strong", "optimisation", level, detail, fix)
+        harm = wasted > 1.5 and (stuck or shrunk < 0.3 or not history)
+        level = (SURE if stuck and shrunk < 0.3 else LIKELY) if harm else POSSIBLE
+        add("decay too strong", "optimisation", level, detail, f"--weight-decay {usual:g}")
     normed = [m for m in model.modules() if isinstance(m, BatchNorm) and not m.frozen]
     if recipe.batch_size <= 4 and normed:
         detail = f"each mean and variance of {len(normed)} batch normalisations is of {recipe.batch_size} images"
@@ -106,7 +113,6 @@ def from_recipe(recipe: Recipe, model: Network, history: list[dict], steps_per_e
         level = LIKELY if ratio > 10 or stuck else POSSIBLE
         fix = f"--clip-norm {float(f'{2 * np.median(norms):.1g}'):g} lets the usual step pass"
         add("always clipped", "gradient", level, detail, fix, lines={"gradient norm": norms})
-    total = recipe.epochs * steps_per_epoch
     if not history and total < 30:
         add("too few steps", "optimisation", LIKELY, f"{total} steps in all", "--epochs 10 or more, or smaller batches")
     return found
@@ -131,10 +137,10 @@ def from_history(recipe: Recipe, history: list[dict], classes: int, steps_per_ep
     if not np.isfinite(loss).all() or loss[-1] > 1.15 * max(chance, loss.min()):
         detail = f"the loss goes from {loss[0]:.3g} to {loss[-1]:.3g}, where guessing gives {chance:.3g}"
         found.append(Cause("rate too large", "optimisation", LIKELY, detail, f"--lr {recipe.lr / 10:g}", lines))
-    spent = rates < 0.01 * rates.max(initial=0) if len(rates) else np.zeros(0, bool)
-    if len(rates) >= 3 and 0.3 < spent.mean() < 1 and loss[-1] > 0.1 * chance:
+    spent = rates < 0.02 * max(recipe.lr, rates.max(initial=0)) if len(rates) else np.zeros(0, bool)
+    if spent.sum() >= 2 and 0.3 < spent.mean() < 1 and loss[-1] > 0.1 * chance:
         at = int(np.argmax(spent))
-        detail = f"from epoch {at + 1} of {len(rates)} on the rate is below 1 % of its peak, the loss at {loss[-1]:.3g}"
+        detail = f"from epoch {at + 1} of {len(rates)} on the rate is below 2 % of its peak, the loss at {loss[-1]:.3g}"
         fix = "give --epochs as many as are to be trained from the start: the schedule is stretched over them"
         found.append(Cause("schedule over", "optimisation", LIKELY, detail, fix, lines | {"rates": rates}))
     done = len(loss) >= recipe.epochs
@@ -148,7 +154,10 @@ def from_history(recipe: Recipe, history: list[dict], classes: int, steps_per_ep
         fix = "more images, augmentation (leave out --no-augment), --weight-decay, or trained weights (--weights FILE)"
         found.append(Cause("overfitting", "optimisation", LIKELY, detail, fix, lines))
     falling = (len(loss) > 1 and loss[-1] < 0.97 * loss[-2]) or len(loss) == 1
-    if falling and loss[-1] > 0.35 * chance and len(train) and train[-1] < 0.9 and loss[-1] < 1.1 * chance:
+    if done and len(loss) * steps_per_epoch < 60 and len(train) and train[-1] < 0.9:
+        detail = f"{len(loss) * steps_per_epoch} steps in all; the loss is {loss[-1]:.3g}"
+        found.append(Cause("too few steps", "optimisation", LIKELY, detail, f"--epochs {4 * recipe.epochs}", lines))
+    elif falling and loss[-1] > 0.35 * chance and len(train) and train[-1] < 0.9 and loss[-1] < 1.1 * chance:
         steps = len(loss) * steps_per_epoch
         detail = f"after {steps} steps the loss is {loss[-1]:.3g}" + (
             f" and still falls (from {loss[-2]:.3g})" if len(loss) > 1 else ""
@@ -170,7 +179,8 @@ def tried(model: Network, recipe: Recipe, x, labels, tick) -> list[Cause]:
     def falls(factor, warm=0):
         with undisturbed(model):
             losses = losses_on(model, (x, labels), plain, recipe.lr * factor, STEPS, LEARNED / 10, tick, warm=warm)
-        return len(losses) > 1 and min(losses[-3:]) < LEARNED * losses[0], losses
+        calm = len(losses) > 1 and max(losses) < 3 * losses[0] + 1
+        return calm and min(losses[-3:]) < LEARNED * losses[0], losses
 
     fine, losses = falls(1)
     if fine or not losses:
@@ -199,5 +209,4 @@ def tried(model: Network, recipe: Recipe, x, labels, tick) -> list[Cause]:
 
 def fresh(model: Network) -> Network:
     """The network as it was drawn, where what builds it is known; else a copy of what there is."""
-    known = isinstance(model.config, Config) or model.config.builder in BUILDERS
-    return from_config(model.config) if known else copy.deepcopy(model)
+    return redrawn(model) or copy.deepcopy(model)
