@@ -223,9 +223,9 @@ def behaviour(what, data=None, test=None, recipe=None, history=None, inputs=None
     """Facts about the arguments of a diagnosis, in words."""
     import minires
     from minires.data import Dataset, load_parts
-    from minires.instruments.gradcheck import gradcheck
     from minires.nn import Module
 
+    is_data = isinstance(data, Path) and what == data
     if isinstance(data, Path):
         try:
             parts = load_parts(data)
@@ -234,10 +234,8 @@ def behaviour(what, data=None, test=None, recipe=None, history=None, inputs=None
         except MiniresError as error:
             yield _one_line(error)
             data = None
-    made = what
-    if isinstance(what, Path) and what == data:
-        made = None
-    if isinstance(what, Path):
+    made = None if what is data or is_data else what
+    if isinstance(made, Path):
         rows = what / "history.jsonl"
         history = [json.loads(row) for row in rows.read_text().splitlines()] if rows.exists() else history
         try:
@@ -278,19 +276,28 @@ def behaviour(what, data=None, test=None, recipe=None, history=None, inputs=None
             logits = minires.predict_logits(made.model, inputs)
             yield f"fed by hand: {np.mean(logits.argmax(1) == test.labels[: len(inputs)]):.0%} right"
         elif made.model.parameter_count()[0] < 120_000:
-            with np.errstate(all="ignore"):
-                x = made.preprocess(data.images(np.arange(2)), np.float64)
-                for finding in gradcheck(
-                    made.model, x, epsilon=1e-7, tolerance=1e-5, coordinates=0, hold=True
-                ).findings:
-                    yield f"gradcheck: {finding.name} {finding.detail}"
-                report = minires.audit(made.model, input_shape=data.shape)
-                yield from (f"audit: {f.name} {f.detail}" for f in report.findings)
+            yield from structure(made, data)
     if weights is not None:
         try:
             yield str(minires.import_weights(getattr(made, "model", made), weights)).partition("\n")[0]
         except Exception as error:
             yield _one_line(error)
+
+
+def structure(made, data):
+    """What the checks of gradients and structure say."""
+    import minires
+    from minires.instruments.gradcheck import gradcheck
+
+    with np.errstate(all="ignore"):
+        try:
+            x = made.preprocess(data.images(np.arange(2)), np.float64)
+            report = gradcheck(made.model, x, epsilon=1e-7, tolerance=1e-5, coordinates=0, hold=True)
+            yield from (f"gradcheck: {f.name} {f.detail}" for f in report.findings)
+            report = minires.audit(made.model, input_shape=data.shape)
+            yield from (f"audit: {f.name} {f.detail}" for f in report.findings)
+        except Exception as error:
+            yield f"checks: {_one_line(error)}"
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ REASONS = "https://programmerteach.com/p/37-reasons-why-your-neural-network-is-n
 
 @symptoms(
     "bytes of images in 0..1",
-    told="I divided my photos by 255 and saved them as uint8. Every picture I look at is black, no pixel is above 1.",
+    told="I divided my photos by 255 and saved them as uint8. Every picture I look at is black, no pixel is above 1; "
+    "80 % in training, 27 % on the test.",
     source=ORANGE,
     causes="value range",
 )
@@ -51,13 +52,13 @@ def _(folder, seed=0):
 
 @symptoms(
     "floats in 0..1 with overshoot",
-    told="My HDF5 file holds floats between 0 and 1, a few at 1.02 since I sharpened the images. The network sees "
-    "nothing but black.",
+    told="My HDF5 file holds floats between 0 and 1, a few at 1.02 since I sharpened the images. Read back, every "
+    "pixel is 0 or 1, and pictures of them are black.",
     source=REASONS,
     causes="value range",
 )
 def _(folder, seed=0):
-    train, test = pair(seed=seed)
+    train, test = pair(signs_like, seed=seed)
     path = folder / "sharpened.h5"
     with h5py.File(path, "w") as file:
         for name, part in (("train", train), ("test", test)):
@@ -70,7 +71,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "standardised, then cast to bytes",
-    told="After x = (x - mean) / std I cast to uint8 to save disk. The images are speckles of 0, 1, 254 and 255 now.",
+    told="After x = (x - mean) / std I cast to uint8 to save disk. The images are speckles of 0, 1, 254 and 255 now, "
+    "and the test is at 17 to 23 %.",
     source=ORANGE,
     causes="value range",
 )
@@ -103,7 +105,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "one file for all images",
-    told="The loop that fills my array opens files[0] each time. Training sits at ln 6 = 1.79, whatever the rate.",
+    told="The loop that fills my array opens files[0] each time. Training comes down to 1.81, near ln 6, and stays.",
     source=KARPATHY,
     causes="constant images",
 )
@@ -115,8 +117,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "oversampled by copying",
-    told="To have more data I copied my 40 photos five times and trained on the 240. It learns them by heart and "
-    "knows nothing else.",
+    told="To have more data I copied my 40 photos five times and trained on the 240. 100 % in training, and 53 % on "
+    "the test.",
     source="https://arxiv.org/abs/1902.00423",
     causes="duplicates",
 )
@@ -142,8 +144,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "photos in two classes",
-    told="Annotators put a third of the photos in two folders, since both names fit. Accuracy on training images stops "
-    "rising below 90 %.",
+    told="Annotators put a third of the photos in two folders, since both names fit. Accuracy on training images does "
+    "not get beyond 79 %.",
     source="https://developers.google.com/machine-learning/guides/rules-of-ml",
     causes="contradicting labels",
 )
@@ -162,7 +164,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "test images taken from training",
-    told="98 % on test, and on new photos it fails. I drew the test images with random.sample and forgot to remove "
+    told="100 % on test, and on new photos it fails. I drew the test images with random.sample and forgot to remove "
     "them from the training list.",
     source="https://arxiv.org/abs/1902.00423",
     causes="leak",
@@ -216,7 +218,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "shuffled apart",
-    told="I called np.random.shuffle on x and then on y. Training loss stays at about ln 6, the test is at chance.",
+    told="I called np.random.shuffle on x and then on y. Training loss falls slowly from 2.1 to 0.7, the test stays "
+    "at 17 %.",
     source="https://codegive.com/blog/numpy_shuffle_two_arrays.php",
     causes="shuffled labels",
 )
@@ -228,8 +231,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "labels one image late",
-    told="A header line was read as the first label, so that label i belongs to image i + 1. It memorises a little "
-    "and tests at 17 %.",
+    told="A header line was read as the first label, so that label i belongs to image i + 1. It memorises 93 % and "
+    "tests at 20 %.",
     source=REASONS,
     causes="shuffled labels",
 )
@@ -256,8 +259,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "test folders in another order",
-    told="Validation was numbered by os.listdir, training by sorted names. Training accuracy is 99 %, validation far "
-    "below chance.",
+    told="Validation was numbered by os.listdir, training by sorted names. Training accuracy is 100 %, validation 0 "
+    "%, far below chance.",
     source="https://github.com/keras-team/keras/pull/3052",
     causes="label order",
 )
@@ -335,7 +338,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "nearly all of one class",
-    told="82 % accuracy in training, but it answers 'bar' to everything. Most of my images are bars.",
+    told="95 % accuracy in training, 54 % on the test: it answers 'bar' far too often. Most of my images are bars.",
     source="https://github.com/ljw-struggle/Bioinfor-DeepATT/issues/1",
     causes="unbalanced classes",
 )
@@ -348,7 +351,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "one rare class",
-    told="Four fruits, 60 photos each, but only 3 plums. The total accuracy is fine, no plum of the test is found.",
+    told="Four fruits, 60 photos each, but only 3 plums. For most of the training it tests at 75 %: no plum is found.",
     source="https://developers.google.com/machine-learning/guides/rules-of-ml",
     causes="unbalanced classes",
 )
@@ -362,8 +365,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "a class that is only tested",
-    told="There are no training photos of squares, the upload of that folder failed. Five classes are perfect, squares "
-    "are always wrong.",
+    told="There are no training photos of squares, the upload of that folder failed. Five classes are perfect, "
+    "squares are always wrong.",
     source=REASONS,
     causes="missing class",
 )
@@ -375,8 +378,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "argmax over the wrong axis",
-    told="I turned one-hot rows into numbers with np.argmax(y, axis=0) and took what fitted. Loss 0.00 and 100 % after "
-    "one epoch, suspicious.",
+    told="I turned one-hot rows into numbers with np.argmax(y, axis=0) and took what fitted. Loss 0.00 and 100 % "
+    "after one epoch, suspicious.",
     source=KARPATHY,
     causes="one class",
 )
@@ -388,7 +391,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "four photos a class",
-    told="100 % in training after a few epochs, 30 % on the test. I have taken four photos of each hand.",
+    told="100 % in training after a few epochs, 15 % on the test. I have taken four photos of each hand.",
     source=REASONS,
     causes="few images",
 )
@@ -402,7 +405,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "thumbnails",
-    told="The export gave thumbnails of 5 x 5 pixels and the loader enlarges them to 32. Training barely beats chance.",
+    told="The export gave thumbnails of 5 x 5 pixels and the loader enlarges them to 32. Training ends at 31 %, the "
+    "test at chance.",
     source="https://github.com/google-research/tuning_playbook",
     causes="tiny images",
 )
@@ -414,7 +418,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "arrays of 4 x 4",
-    told="I average-pooled my hands to 4 x 4 to be fast. Neither training nor test gets beyond guessing.",
+    told="I average-pooled my hands to 4 x 4 to be fast. The test does not get beyond guessing, 17 %, whatever I "
+    "train.",
     source="https://github.com/google-research/tuning_playbook",
     causes="tiny images",
 )
@@ -450,7 +455,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "OpenCV's order of colours",
-    told="Training images came from Pillow, test images from cv2.imread. 100 % in training; apples are called plums.",
+    told="Training images came from Pillow, test images from cv2.imread. 100 % in training, 25 % in test; apples are "
+    "called plums.",
     source="https://github.com/udacity/sdc-issue-reports/issues/623",
     causes="other images",
 )
@@ -462,7 +468,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "white on black",
-    told="My scans are dark on white paper, the training set was light on black. It fails on every scan.",
+    told="My scans are dark on white paper, the training set was light on black. 27 % on scans, 100 % in training.",
     source=REASONS,
     causes="other images",
 )
@@ -486,8 +492,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "taken at night",
-    told="The test photos were taken in the evening, at a fifth of the light. The test is at 25 % where training has "
-    "99 %.",
+    told="The test photos were taken in the evening, at a fifth of the light. The test is at 17 % where training has "
+    "100 %.",
     source="https://developers.google.com/machine-learning/guides/rules-of-ml",
     causes="other images",
 )

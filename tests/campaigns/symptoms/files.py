@@ -64,16 +64,16 @@ def _(folder, seed=0):
 
 @symptoms(
     "names of another world",
-    told="The layers are called conv2_block1_1_conv in the file and res2a_branch2a in my network, same architecture.",
+    told="The layers are called layer1.0.conv1 in the file and res2a_branch2a in my network, both are ResNet-18.",
     source="https://github.com/keras-team/keras/issues/11748",
     causes="other network",
 )
 def _(folder, seed=0):
     slim = {"widths": (8, 8, 16, 16)}
-    theirs = minires.resnet("resnet18", (32, 32, 3), 6, seed=seed, variant="v1.5", **slim)
-    ours = minires.resnet("resnet18", (32, 32, 3), 6, seed=seed, variant="course", **slim)
+    theirs = minires.resnet("resnet18", (64, 64, 3), 6, seed=seed, variant="v1.5", **slim)
+    ours = minires.resnet("resnet18", (64, 64, 3), 6, seed=seed, variant="course", **slim)
     minires.export_weights(theirs, folder / "theirs.npz")
-    train, test = pair(size=32, seed=seed)
+    train, test = pair(count=120, test=60, size=64, seed=seed)
     return {"what": classifier(ours, train), "data": train, "test": test, "weights": folder / "theirs.npz"}
 
 
@@ -129,7 +129,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "a thousand classes",
-    told="size mismatch for fc.weight: copying a param with shape [1000, 64], the shape in the current model is [6, 64].",
+    told="size mismatch for fc.weight: copying a param with shape [1000, 64], the shape in the current model is [6, "
+    "64].",
     source="https://github.com/Helias/Car-Model-Recognition/issues/2",
     causes="other classes",
 )
@@ -241,7 +242,7 @@ SLOTS = ("exp_avg", "exp_avg_sq")
 
 @symptoms(
     "a download that broke off",
-    told="OSError: truncated file: eof = 60000, stored_eof = 220000, for weights from Keras.",
+    told="OSError: truncated file: eof = 152490, stored_eof = 457472, for weights from Keras.",
     source=H5,
     causes="damaged file",
 )

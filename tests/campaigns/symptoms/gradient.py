@@ -194,7 +194,7 @@ class HalfPool(nn.AvgPool2d):
 
 @symptoms(
     "average pooling without the quarter",
-    told="np.repeat of the gradient over each window. Gradients grow fourfold with each pool, I lowered the rate for it.",
+    told="np.repeat of the gradient over each window. Gradients grow fourfold with each pool, so I lowered the rate.",
     source=CS231N,
     causes="wrong backward",
 )
@@ -241,7 +241,7 @@ class DiagonalSoftmax(own.Softmax):
 
 @symptoms(
     "the diagonal of softmax",
-    told="An attention over the channels, softmax with backward p (1 - p) dy, as for the sigmoid. gradcheck is 20 % off.",
+    told="An attention over the channels, softmax with backward p (1 - p) dy, as for the sigmoid. It is off by half.",
     source="https://github.com/apache/singa/issues/578",
     causes="wrong backward",
 )
@@ -307,10 +307,10 @@ def _(folder, seed=0):
 
 
 class Noise(own.Own):
-    """Adds noise from NumPy's global generator, in evaluation too."""
+    """Adds noise that nobody seeds, in evaluation too."""
 
     def f(self, x):
-        return x + np.random.normal(0, 0.5, x.shape).astype(x.dtype)
+        return x + np.random.default_rng().normal(0, 0.5, x.shape).astype(x.dtype)
 
     def df(self, dy, x, y):
         return dy
@@ -383,7 +383,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "residual sums without normalisation",
-    told="56 layers with skips and without normalisation: the logits begin at 1e6, the loss with them.",
+    told="56 layers with skips and without normalisation: the loss begins at 12,000.",
     source="https://arxiv.org/abs/1901.09321",
     causes=("exploding gradient", "weights too large"),
 )
@@ -395,7 +395,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "clipped in each step",
-    told="I clip at 0.001, as in a paper on transformers. The loss creeps from 1.95 to 1.9 in all epochs.",
+    told="I clip at 0.001, as in a paper on transformers. The loss creeps from 2.16 to 1.94 in six epochs.",
     source="https://github.com/wandb/senpai/pull/978",
     causes="always clipped",
 )
@@ -407,14 +407,15 @@ def _(folder, seed=0):
 
 @symptoms(
     "one image a step",
-    told="Memory allows a single image a step. The loss jumps between 0.1 and 5 from step to step and does not settle.",
+    told="Memory allows a single image a step. The loss jumps from step to step and the test stays at 17 %; a friend "
+    "with 16 images a step has 57 %, at the same rate.",
     source="https://github.com/apache/mxnet/issues/2308",
     causes=("noisy gradient", "rate too large"),
 )
 def _(folder, seed=0):
     train, test = pair(count=120, seed=seed)
     model = minires.build(group_normed, train.shape, 6, seed=seed)
-    how = recipe(epochs=4, batch_size=1, optimizer="sgd", lr=0.05, schedule="constant")
+    how = recipe(epochs=4, batch_size=1, optimizer="sgd", lr=0.02, schedule="constant", warmup_epochs=0)
     return whole_run(folder, model, train, test, how)
 
 
@@ -429,7 +430,8 @@ def group_normed(input_shape, classes, seed=0):
 
 @symptoms(
     "a fifth of the labels at random, two images a step",
-    told="Labels from crowd workers, batches of 2. Train loss hovers, accuracy changes by 20 points from epoch to epoch.",
+    told="Labels from crowd workers, batches of two. Training loss rises from 1.31 to 1.42, the test falls from 50 to "
+    "25 %.",
     source="http://theorangeduck.com/page/neural-network-not-working",
     causes=("noisy gradient", "rate too large", "shuffled labels"),
 )

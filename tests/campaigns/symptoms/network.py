@@ -11,7 +11,6 @@ from symptoms.common import (
     pair,
     recipe,
     shapes,
-    signs,
     small,
     trained,
     whole_run,
@@ -60,8 +59,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "died of one large step",
-    told="It learned, then I raised the rate once. Since then the loss is ln 6 whatever rate I give, and weights do "
-    "not change any more.",
+    told="Loss 5,600 in the first epoch, then 2 for good: all images get the same scores, the gradient of nearly "
+    "every kernel is exactly 0.",
     source="https://github.com/jiecaoyu/pytorch-nin-cifar10/issues/1",
     causes=("dead ReLUs", "rate too large"),
 )
@@ -97,7 +96,7 @@ def _(folder, seed=0):
     causes=("saturated units", "other preprocessing"),
 )
 def _(folder, seed=0):
-    train, test = pair(seed=seed)
+    train, _ = pair(seed=seed)
     raw = minires.Preprocess((0.0,) * 3, (1 / 255,) * 3)
     return {"what": minires.Classifier(own.vgg(train.shape, 6, seed, act=own.Tanh), train.classes, raw), "data": train}
 
@@ -142,7 +141,10 @@ class Disguise7(own.Identity):
 
     def backward(self, dy, need_dx=True):
         dx, dshortcut = self.add.backward(self.after.backward(dy))
-        return self.branch.backward(dx + self.shortcut.backward(dshortcut))
+        dx = dx + self.shortcut.backward(dshortcut)
+        for layer in reversed(self.branch.layers):
+            dx = layer.backward(dx)
+        return dx
 
 
 @symptoms(
@@ -165,6 +167,26 @@ class TenthOfX(own.Identity):
     def backward(self, dy, need_dx=True):
         dbranch, dx = self.add.backward(self.after.backward(dy))
         return self.branch.backward(dbranch) + 0.1 * dx
+
+
+class HalfWalked(Disguise7):
+    """The same, run back as a whole where forward walks through its layers."""
+
+    def backward(self, dy, need_dx=True):
+        dx, dshortcut = self.add.backward(self.after.backward(dy))
+        return self.branch.backward(dx + self.shortcut.backward(dshortcut))
+
+
+@symptoms(
+    "walked there, run back",
+    told="forward loops over the branch's layers, since I print their shapes, and then takes the shortcut. Deep ones "
+    "do not train.",
+    source="https://github.com/shaohua0116/Multiview2Novelview/issues/11",
+    causes="dead skip",
+)
+def _(folder, seed=0):
+    train, _ = pair(seed=seed)
+    return fresh(own.residual(HalfWalked, train.shape, 6, seed), seed)
 
 
 @symptoms(
@@ -191,8 +213,8 @@ class Mirrored(own.Identity):
 
 @symptoms(
     "a mirrored skip",
-    told="Between two layouts I flip the map once too often, in the skip alone. It learns, but badly, and saliency maps "
-    "show two mirrored objects.",
+    told="Between two layouts I flip the map once too often, in the skip alone. It learns, but badly, and maps of "
+    "saliency show two mirrored objects.",
     source="https://github.com/XinArkh/VNect/issues/13",
     causes="misrouted skip",
 )
@@ -225,8 +247,8 @@ class Cropped(own.Down):
 
 @symptoms(
     "made to fit",
-    told="The shapes at the add did not agree, so I cropped the shortcut. With objects in the lower right corner it is "
-    "as good as a plain network.",
+    told="The shapes at the add did not agree, so I cropped the shortcut. With objects in the lower right corner it "
+    "is as good as a plain network.",
     source="lessons/exercises/exercise_10_made_to_fit.py",
     causes=("stride on one path", "misrouted skip"),
 )
@@ -255,13 +277,12 @@ def _(folder, seed=0):
 
 @symptoms(
     "all weights 0.05",
-    told="I initialised every weight with 0.05. The loss falls to that of the best single feature and stays there; all "
-    "feature maps look alike.",
+    told="I initialised every weight with 0.05. The loss begins at ln 6, all feature maps look alike and so they stay.",
     source=SYMMETRY,
     causes="same weights",
 )
 def _(folder, seed=0):
-    train, test = pair(seed=seed)
+    train, _ = pair(seed=seed)
     model = own.vgg(train.shape, 6, seed)
     for p in own.kernels(model):
         p.data[:] = 0.05
@@ -284,7 +305,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "weights from N(0, 1)",
-    told="First loss 3e5 instead of 1.8, then nan. The weights come from np.random.randn without any factor.",
+    told="First loss 4e4 instead of 1.8, then nan. The weights come from np.random.randn without any factor.",
     source=ORANGE,
     causes=("weights too large", "exploding gradient"),
 )
@@ -315,8 +336,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "frozen before it had learned anything",
-    told="I copied a fine-tuning script, with the backbone frozen, and start from random weights. It is stuck at half "
-    "the accuracy of others.",
+    told="I copied a fine-tuning script, with the backbone frozen, and start from random weights. 21 % after five "
+    "epochs, others have 98 %.",
     source="https://github.com/ihciah/deep-fashion-retrieval/issues/1",
     causes="frozen parameters",
 )
@@ -328,8 +349,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "never thawed",
-    told="One stage's weights are bit for bit those of the start, after all epochs. I had called freeze() in a notebook "
-    "cell.",
+    told="The weights of three parts are bit for bit those of the start, after all epochs: 88 % where others have 97 "
+    "%. I had called freeze() in a notebook cell.",
     source="https://github.com/GantMan/nsfw_model/issues/33",
     causes="frozen parameters",
 )
@@ -410,11 +431,10 @@ def _(folder, seed=0):
 )
 def _(folder, seed=0):
     train, test = pair(seed=seed)
-    stack = nn.Network(
+    stack = nn.Sequential(
         *own.unit("a", 3, 8, seed, stride=2),
         nn.Flatten("flat"),
         nn.Dense("fc", 16 * 16 * 8, 6, seed=seed),
-        input_shape=(32, 32, 3),
         name="own",
     )
     return {"what": stack, "data": train, "test": test}
@@ -447,7 +467,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "softmax before the loss",
-    told="The loss does not fall below 1.04 with six classes, although nearly all training images are right.",
+    told="The loss goes from 1.79 to 1.72 in five epochs, and gradients are small. In theory it cannot fall below "
+    "1.04.",
     source="https://github.com/ariecattan/SciCo/issues/2",
     causes="softmax twice",
 )
@@ -460,7 +481,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "ReLU behind the scores",
-    told="I put an activation behind every layer, the last one too. Some classes are never predicted.",
+    told="I put an activation behind every layer, the last one too. Some classes are never predicted, 37 % is the "
+    "most.",
     source="https://ai.stackexchange.com/questions/20686/does-net-with-relu-not-learn-when-output-0",
     causes="relu on the logits",
 )
@@ -472,7 +494,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "all layers linear",
-    told="Eight convolutions do not do better than a single one. I had removed the activations to find a bug.",
+    told="Four convolutions do not do better than a single one, 33 %. I had removed the activations to find a bug.",
     source="https://thecodeforge.io/ml-ai/activation-functions-neural-networks/",
     causes="no nonlinearity",
 )
@@ -494,7 +516,7 @@ def _(folder, seed=0):
     causes="other number of classes",
 )
 def _(folder, seed=0):
-    train, test = signs(180, 60, seed=seed)
+    train, test = pair(seed=seed)
     return {"what": minires.resnet("resnet8", train.shape, 10, seed=seed), "data": train, "test": test}
 
 

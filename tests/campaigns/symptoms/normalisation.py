@@ -25,7 +25,8 @@ FT_ISSUE = "https://github.com/keras-team/keras/issues/9214"
 
 @symptoms(
     "momentum 0.99 and 40 steps",
-    told="97 % in training, chance in validation, from the same images. The network has Keras's batch normalisation.",
+    told="99.6 % in training, 54 % in validation, and 63 % when I evaluate the very training images. The network has "
+    "Keras's batch normalisation.",
     source=BN_ISSUE,
     causes="few updates",
 )
@@ -38,7 +39,7 @@ def _(folder, seed=0):
 @symptoms(
     "momentum 0.999 for large data",
     told="I copied momentum=0.999 from an ImageNet configuration to my 240 photos. evaluate() on the training images "
-    "gives 20 %.",
+    "gives 50 %, the log says 99.6 %.",
     source="https://github.com/keras-team/keras/issues/6977",
     causes="few updates",
 )
@@ -50,32 +51,47 @@ def _(folder, seed=0):
 
 @symptoms(
     "batches of one",
-    told="Batch size 1 since the images used to be large. With batch normalisation it does not learn, without it does.",
+    told="Batch size 1 since the images used to be large. The loss is 1.79 in every epoch; with batches of 16 it "
+    "learns.",
     source="https://github.com/charlesq34/pointnet/issues/37",
     causes="batch too small",
 )
 def _(folder, seed=0):
     train, test = pair(count=120, seed=seed)
-    how = recipe(epochs=3, batch_size=1)
-    return whole_run(folder, small(train, seed), train, test, how)
+    how = recipe(epochs=3, batch_size=1, precise_bn=False)
+    return whole_run(folder, minires.build(normed_head, train.shape, 6, seed=seed), train, test, how)
+
+
+def normed_head(input_shape, classes, seed=0):
+    """Batch normalisation behind a dense layer too, where a batch gives one number an image."""
+    return nn.Network(
+        *own.unit("a", input_shape[2], 16, seed),
+        *own.unit("b", 16, 32, seed, stride=2),
+        nn.GlobalAvgPool2d("pool"),
+        nn.Dense("fc1", 32, 32, seed=seed),
+        *own.norm_relu("fc1", 32),
+        nn.Dense("fc2", 32, classes, seed=seed),
+        input_shape=input_shape,
+        name="normed-head",
+    )
 
 
 @symptoms(
     "batches of two",
-    told="Batches of two, normalised. Training loss stays high and validation is worse by 30 points than at 32.",
+    told="Batches of two, normalised. 23 % in training and 28 % in validation; with batches of 16 it is 73 and 59 %.",
     source="https://github.com/xuebinqin/BASNet/issues/42",
     causes="batch too small",
 )
 def _(folder, seed=0):
     train, test = pair(count=120, seed=seed)
     how = recipe(epochs=4, batch_size=2, precise_bn=False)
-    return whole_run(folder, small(train, seed), train, test, how)
+    return whole_run(folder, minires.build(normed_head, train.shape, 6, seed=seed), train, test, how)
 
 
 @symptoms(
     "statistics of another checkpoint",
-    told="Averaging the weights of two checkpoints I took the moving averages of an early epoch. Chance, though both "
-    "are at 98 %.",
+    told="I put weights together from two runs, and the moving averages came from the other one. 17 % on the test, "
+    "where each run has 98 %.",
     source="https://github.com/facebookresearch/schedule_free/issues/60",
     causes="stale statistics",
 )
@@ -90,7 +106,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "statistics that stood still",
-    told="I fine-tuned with update_running_stats off, since the base was 'frozen'. Training is fine, evaluation is not.",
+    told="I fine-tuned with update_running_stats off, since the base was 'frozen'. 98 % in training, 17 % in "
+    "evaluation.",
     source=FT_ISSUE,
     causes="stale statistics",
 )
@@ -109,7 +126,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "only the parameters were saved",
-    told="My own save() writes model.params(). Loaded again, 98 % has become 20 %, on the same test images.",
+    told="My own save() writes model.params(). Loaded again, 98 % has become 33 %, on the same test images.",
     source="https://github.com/eriklindernoren/PyTorch-YOLOv3/issues/89",
     causes="no statistics",
 )
@@ -126,7 +143,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "frozen with fresh statistics",
-    told="I loaded a backbone's kernels, froze it, and trained a new head. It is no better than on random features.",
+    told="I loaded a backbone's parameters, froze it, and trained a new head: 35 %, where the backbone came from 98 %.",
     source="https://github.com/keras-team/keras/issues/11590",
     causes=("no statistics", "stale statistics"),
 )
@@ -145,7 +162,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "divided by 255, no more",
-    told="My script feeds image / 255 to the exported network. minires predict says 'disc', my script 'bar' for all.",
+    told="My script feeds image / 255 to the exported network. minires predict is right in 98 %, my script in 19 %.",
     source="https://thecodeforge.io/ml-ai/tensorflow-keras-image-classification/",
     causes="other preprocessing",
     area="inference",
@@ -158,7 +175,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "caffe's preprocessing",
-    told="preprocess_input of Keras's ResNet50 before my own network. It is right in training and wrong in use.",
+    told="preprocess_input of Keras's ResNet50 before my own network. 100 % in training, 25 % in use.",
     source="lessons/exercises/exercise_13_right_in_training.py",
     causes="other preprocessing",
     area="inference",
@@ -172,7 +189,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "pixels as they are",
-    told="In the app I forgot the scaling. The network is very sure of itself, and always of the same class.",
+    told="In the app I forgot the scaling. The network is very sure of itself, and in 38 % right.",
     source="https://taourl.com/read-3045192.html",
     causes="other preprocessing",
     area="inference",
@@ -187,7 +204,7 @@ def _(folder, seed=0):
 @symptoms(
     "ImageNet's mean and deviation",
     told="I normalise with (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) as everyone does; the network was trained "
-    "with its own. It loses a few points, nobody knows why.",
+    "with its own. It gets 80 % right and not 100 %.",
     source="http://pullrequest.ru/8874612/trebuetsya-predvaritelnaya-obrabotka-moego-testovogo-izobrazheniya",
     causes="other preprocessing",
     area="inference",
@@ -210,7 +227,8 @@ class AlwaysDrops(nn.Dropout):
 
 @symptoms(
     "dropout in use",
-    told="Asked ten times about one photo it gives ten answers. I call dropout as a function, without the mode.",
+    told="Asked ten times about one photo it gives ten answers, and evaluate() refuses it. I call dropout as a "
+    "function, without the mode.",
     source="https://github.com/pytorch/pytorch/issues/5406",
     causes=("training mode", "not a function"),
     area="inference",
@@ -222,7 +240,8 @@ def _(folder, seed=0):
         *layers, nn.GlobalAvgPool2d("pool"), AlwaysDrops("drop", 0.5), nn.Dense("fc", 32, 6, seed=seed),
         input_shape=train.shape, name="own",
     )  # fmt: skip
-    return trained(folder, model, train, test, recipe(epochs=6, lr=6e-3))
+    made, history = fitted(model, train, None, recipe(epochs=6, lr=6e-3))
+    return {"what": made, "data": train, "test": test, "history": history}
 
 
 class BatchOnly(nn.BatchNorm):
@@ -238,7 +257,7 @@ class BatchOnly(nn.BatchNorm):
 
 @symptoms(
     "batch statistics in use",
-    told="The answer for an image depends on which others are in the batch; alone, each image is called a bar.",
+    told="The answer for an image depends on which others are in the batch, and the test accuracy on its batch size.",
     source="https://github.com/openai/CLIP/issues/193",
     causes="training mode",
     area="inference",

@@ -41,7 +41,8 @@ def constant(**changes):
 
 @symptoms(
     "nan after a few steps",
-    told="The loss is 2, 40, 1e7, nan. I use the rate 0.1 of a ResNet paper for a network without normalisation.",
+    told="The loss is 1e32 in the fourth batch, then nan. I use a rate from a ResNet paper for a network without "
+    "normalisation.",
     source="https://github.com/facebookresearch/maskrcnn-benchmark/issues/295",
     causes=("rate too large", "exploding gradient"),
 )
@@ -57,23 +58,23 @@ def _(folder, seed=0):
 
 
 def wide_vgg(input_shape, classes, seed=0):
-    return own.vgg(input_shape, classes, seed, width=32)
+    return own.vgg(input_shape, classes, seed, act=nn.LeakyReLU, width=32)
 
 
 @symptoms(
-    "AdamW at 0.5",
-    told="Training loss goes up to 5 in the first epoch and comes back to 1.8 at most. No nan, just no learning.",
+    "AdamW at 2",
+    told="Training loss is 43 in the first epoch and comes back to 2.2 at most. No nan, just no learning.",
     source="https://github.com/guillaumegenthial/sequence_tagging/issues/47",
     causes="rate too large",
 )
 def _(folder, seed=0):
     train, test = pair(seed=seed)
-    return whole_run(folder, small(train, seed), train, test, constant(epochs=5, lr=0.5))
+    return whole_run(folder, small(train, seed), train, test, constant(epochs=4, lr=2.0))
 
 
 @symptoms(
     "SGD at 3 with batch normalisation",
-    told="The loss hops around 2 for all epochs, test accuracy changes between 10 and 30 %.",
+    told="The loss hops around 2 for all epochs, the test loss between 1.8 and 31, test accuracy is at 17 to 21 %.",
     source="https://github.com/jiecaoyu/pytorch-nin-cifar10/issues/1",
     causes="rate too large",
 )
@@ -84,7 +85,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "AdamW at 1e-6",
-    told="After all epochs the loss has gone from 2.1 to 2.05. Someone told me small rates are safe.",
+    told="After all epochs the loss is 2.16, as it was in the first. Someone told me small rates are safe.",
     source=PLAYBOOK,
     causes="rate too small",
 )
@@ -95,7 +96,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "Adam's rate for SGD",
-    told="I switched from Adam to SGD and kept 1e-4. The curve is a straight line that falls a little.",
+    told="I switched from Adam to SGD and kept 1e-4. The curve is a flat line, 1.47 to 1.46.",
     source="http://theorangeduck.com/page/neural-network-not-working",
     causes="rate too small",
 )
@@ -107,20 +108,20 @@ def _(folder, seed=0):
 
 @symptoms(
     "full rate from the first step",
-    told="The first epoch goes wild, and the run never recovers; a friend's, with five epochs of warm-up, is fine at "
-    "the same rate.",
+    told="The first epochs go wild, 31 % after eight; a friend's run, with three epochs of warm-up, has 79 % at the "
+    "same rate.",
     source="https://github.com/mlcommons/training/issues/94",
     causes=("no warm-up", "rate too large"),
 )
 def _(folder, seed=0):
     train, test = pair(seed=seed)
-    how = constant(epochs=6, optimizer="adam", lr=0.03, betas=(0.9, 0.999))
+    how = constant(epochs=8, optimizer="adam", lr=0.02, betas=(0.9, 0.999))
     return whole_run(folder, minires.build(group_normed, train.shape, 6, seed=seed), train, test, how)
 
 
 @symptoms(
     "stepped per batch, not per epoch",
-    told="scheduler.step() stands in the inner loop. The loss falls for an epoch and is flat at 1.6 for all others.",
+    told="scheduler.step() stands in the inner loop. The loss falls for an epoch and is flat at 1.0 for all others.",
     source="https://github.com/leftthomas/SRGAN/issues/94",
     causes="schedule over",
 )
@@ -130,7 +131,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "longer, but with the old schedule",
-    told="The cosine was set for 2 epochs, then I trained for 12. From the third on nothing changes, the rate is 0.",
+    told="The cosine was set for 2 epochs, then I trained for 12. From the third on nothing changes, the rate is 0 "
+    "and the loss 1.25.",
     source="https://github.com/aimagelab/meshed-memory-transformer/issues/71",
     causes="schedule over",
 )
@@ -189,8 +191,8 @@ def plain_vgg(input_shape, classes, seed=0):
 
 @symptoms(
     "AdamW's decay in Adam's place",
-    told="weight_decay=30, from a table for another optimiser. The norm of the weights falls to a hundredth within an "
-    "epoch.",
+    told="weight_decay=30, from a table for another optimiser. The loss rises from 1.4 to 1.6 as training goes on, "
+    "and weights shrink in each epoch.",
     source=PLAYBOOK,
     causes="decay too strong",
 )
@@ -202,8 +204,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "label smoothing 0.95",
-    told="The loss does not go below 1.75, and no probability above 0.25, though many answers are right. I had taken "
-    "smoothing for confidence.",
+    told="The loss does not go below 1.79, and all probabilities are about a sixth, though 79 % of the answers are "
+    "right. I had taken smoothing for confidence.",
     source="https://arxiv.org/abs/1906.02629",
     causes="smoothing too strong",
 )
@@ -214,7 +216,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "augmented beyond recognition",
-    told="Rotation by 180 degrees, shift 0.8, zoom 0.9, brightness 1. Training at 25 %, without augmentation at 99 %.",
+    told="Rotation by 180 degrees, shift 0.8, zoom 0.9, brightness 1. Training at 16 to 21 %, without augmentation at "
+    "100 %.",
     source=KARPATHY,
     causes="augmentation too strong",
 )
@@ -231,7 +234,7 @@ def _(folder, seed=0):
     causes="augmentation too strong",
 )
 def _(folder, seed=0):
-    train, test = pair(fruit, seed=seed)
+    train, test = pair(seed=seed)
     how = recipe(epochs=6, augment=Augment(shift=1.0, rotate=0, scale=0, flip=False, brightness=0.9))
     return whole_run(folder, small(train, seed), train, test, how)
 
@@ -249,7 +252,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "one epoch",
-    told="I stopped after an epoch of 8 steps as the test accuracy was 25 %. Is the network too small?",
+    told="I stopped after an epoch of 8 steps as the test accuracy was 35 %. Is the network too small?",
     source=KARPATHY,
     causes="too few steps",
 )
@@ -260,7 +263,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "by heart",
-    told="100 % on 180 hands, 35 % on others, and the test loss has been rising since epoch 6. No augmentation.",
+    told="100 % on 180 hands, 37 % on others, whatever I change in the network. No augmentation.",
     source="https://github.com/JayPatwardhan/ResNet-PyTorch/issues/2",
     causes="overfitting",
 )
@@ -271,7 +274,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "by heart, with a large head",
-    told="Flatten and 256 units behind two convolutions: training loss 0.001, validation loss 4 and rising.",
+    told="Flatten and 256 units behind two convolutions: training loss 0.003, validation loss 2.2, up from 1.86, and "
+    "48 % on the test.",
     source="https://github.com/google-research/tuning_playbook",
     causes="overfitting",
 )
@@ -297,7 +301,7 @@ def large_head(input_shape, classes, seed=0):
 
 @symptoms(
     "dropout 0.97",
-    told="I read 0.97 as the share to keep. Training accuracy is at 30 %, below the test's.",
+    told="I read 0.97 as the share to keep. Training accuracy is at 25 %, the test's at 47 %.",
     source="https://github.com/keras-team/keras/issues/6977",
     causes="dropout too strong",
 )
@@ -324,8 +328,8 @@ def _(folder, seed=0):
 
 
 @symptoms(
-    "infinite moving variance",
-    told="Training mode is fine, evaluation gives nan: one running variance is inf.",
+    "a moving variance of nan",
+    told="Training mode is fine, evaluation gives nan: one running variance is nan since a bad batch.",
     source="https://github.com/eriklindernoren/PyTorch-YOLOv3/issues/89",
     causes="weights not finite",
     area="numbers",
@@ -333,7 +337,7 @@ def _(folder, seed=0):
 def _(folder, seed=0):
     train, test = pair(fruit, seed=seed)
     made, _ = fitted(small(train, seed), train, test, recipe(epochs=3))
-    made.model.buffers()[5].data[2] = np.inf
+    made.model.buffers()[5].data[2] = np.nan
     return {"what": made, "data": train, "test": test}
 
 
@@ -427,7 +431,7 @@ def _(folder, seed=0):
 
 @symptoms(
     "updates below a half's spacing",
-    told="All weights in float16 and a rate of 2e-5: the gradients are there, and most weights never change.",
+    told="All weights in float16, SGD at 1e-4: the gradients are there, and most weights never change.",
     source="https://arxiv.org/abs/1710.03740",
     causes=("low precision", "rate too small"),
     area="numbers",
@@ -435,7 +439,21 @@ def _(folder, seed=0):
 def _(folder, seed=0):
     train, test = pair(seed=seed)
     model = small(train, seed).astype(np.float16)
-    return trained(folder, model, train, test, constant(epochs=3, lr=2e-5, weight_decay=0.0))
+    how = constant(epochs=3, optimizer="sgd", lr=1e-4, weight_decay=0.0)
+    return trained(folder, model, train, test, how)
+
+
+@symptoms(
+    "Adam's epsilon in half precision",
+    told="float16 throughout, with AdamW: nan in the second step at any rate. In float32 it trains.",
+    source="https://github.com/keras-team/keras/issues/11832",
+    causes="low precision",
+    area="numbers",
+)
+def _(folder, seed=0):
+    train, test = pair(seed=seed)
+    model, how = small(train, seed).astype(np.float16), recipe(lr=2e-5)
+    return {"what": classifier(model, train), "data": train, "test": test, "recipe": how}
 
 
 # speed
