@@ -45,7 +45,7 @@ REASONS = "https://programmerteach.com/p/37-reasons-why-your-neural-network-is-n
     causes="value range",
 )
 def _(folder, seed=0):
-    train, test = pair(signs_like, seed=seed)
+    train, test = pair(signs_like, count=150, test=60, seed=seed)
     train, test = (changed(part, images=np.rint(pixels(part) / 255).astype(np.uint8)) for part in (train, test))
     return {"what": classifier(small(train, seed), train), "data": train, "test": test}
 
@@ -58,7 +58,7 @@ def _(folder, seed=0):
     causes="value range",
 )
 def _(folder, seed=0):
-    train, test = pair(signs_like, seed=seed)
+    train, test = pair(signs_like, count=150, test=60, seed=seed)
     path = folder / "sharpened.h5"
     with h5py.File(path, "w") as file:
         for name, part in (("train", train), ("test", test)):
@@ -70,7 +70,7 @@ def _(folder, seed=0):
 
 
 @symptoms(
-    "standardised, then cast to bytes",
+    "standardised and then cast to bytes",
     told="After x = (x - mean) / std I cast to uint8 to save disk. The images are speckles of 0, 1, 254 and 255 now, "
     "and the test is at 17 to 23 %.",
     source=ORANGE,

@@ -273,7 +273,7 @@ class RightAlone(own.Identity):
 
 
 @symptoms(
-    "right alone, wrong together",
+    "right alone and wrong together",
     told="Each layer passes its gradient check. Put into a residual block the gradient of x is wrong.",
     source="lessons/exercises/exercise_09_right_alone.py",
     causes="in-place write",
@@ -429,7 +429,7 @@ def group_normed(input_shape, classes, seed=0):
 
 
 @symptoms(
-    "a fifth of the labels at random, two images a step",
+    "random labels and two images a step",
     told="Labels from crowd workers, batches of two. Training loss rises from 1.31 to 1.42, the test falls from 50 to "
     "25 %.",
     source="http://theorangeduck.com/page/neural-network-not-working",

@@ -178,7 +178,7 @@ class HalfWalked(Disguise7):
 
 
 @symptoms(
-    "walked there, run back",
+    "walked there and run back",
     told="forward loops over the branch's layers, since I print their shapes, and then takes the shortcut. Deep ones "
     "do not train.",
     source="https://github.com/shaohua0116/Multiview2Novelview/issues/11",
@@ -304,7 +304,7 @@ def _(folder, seed=0):
 
 
 @symptoms(
-    "weights from N(0, 1)",
+    "weights from randn",
     told="First loss 4e4 instead of 1.8, then nan. The weights come from np.random.randn without any factor.",
     source=ORANGE,
     causes=("weights too large", "exploding gradient"),

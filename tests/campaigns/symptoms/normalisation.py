@@ -161,7 +161,7 @@ def _(folder, seed=0):
 
 
 @symptoms(
-    "divided by 255, no more",
+    "divided by 255 and no more",
     told="My script feeds image / 255 to the exported network. minires predict is right in 98 %, my script in 19 %.",
     source="https://thecodeforge.io/ml-ai/tensorflow-keras-image-classification/",
     causes="other preprocessing",
