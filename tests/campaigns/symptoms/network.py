@@ -76,7 +76,8 @@ def own_vgg(input_shape, classes, seed=0):
 
 @symptoms(
     "sigmoids at both ends",
-    told="A network with sigmoids and weights from N(0, 1): each unit is 0 or 1, the gradients are about 1e-8.",
+    told="A network with sigmoids and weights from 3 * randn: nine of ten units give 0 or 1, and six epochs of "
+    "training leave the test at 17 %.",
     source=ORANGE,
     causes=("saturated units", "weights too large"),
 )
@@ -91,7 +92,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "tanh of unscaled pixels",
-    told="My tanh network gets pixels in 0..255 as they are. All of the first layer's outputs are -1 or 1.",
+    told="My tanh network gets pixels in 0..255 as they are. 97 % of the first layer's outputs are -1 or 1, and after "
+    "six epochs it is at 62 %.",
     source="http://pullrequest.ru/10248037/cnn-keras-shodyatsya-odnomu-tomu-zhe-znacheniy-nezavisimo-vvoda",
     causes=("saturated units", "other preprocessing"),
 )
@@ -277,7 +279,8 @@ def _(folder, seed=0):
 
 @symptoms(
     "all weights 0.05",
-    told="I initialised every weight with 0.05. The loss begins at ln 6, all feature maps look alike and so they stay.",
+    told="I initialised every weight with 0.05. The loss goes up to 6.6 and comes to rest at ln 6, all feature maps "
+    "look alike.",
     source=SYMMETRY,
     causes="same weights",
 )
@@ -382,7 +385,8 @@ class Forgotten(nn.Composite):
 
 @symptoms(
     "a layer that is not called",
-    told="model.summary() shows two convolutions a block. Whatever I do to the second, the output is the same.",
+    told="model.summary() shows two convolutions a block. Whatever I do to the second, the output is the same, and "
+    "fit ends with: block0.2.bn saw no batch.",
     source="https://github.com/alexjc/neural-enhance/issues/103",
     causes="unused layer",
 )
@@ -414,7 +418,8 @@ class InADictionary(nn.Module):
 
 @symptoms(
     "layers in a dictionary",
-    told="The optimiser says 600 parameters, there should be 10,000. The layers in my dictionary never change.",
+    told="The optimiser says 600 parameters, there should be 10,000. The layers in my dictionary never change, the "
+    "test stays at 17 %.",
     source="https://theflyingbirds.in/blog/pytorch-mysteries-lets-understand-nnmodule-nnparameter-modulelist-sequential-and-the-classic-layers-linear-activations-dropout",
     causes="unreachable parameters",
 )

@@ -257,7 +257,8 @@ class BatchOnly(nn.BatchNorm):
 
 @symptoms(
     "batch statistics in use",
-    told="The answer for an image depends on which others are in the batch, and the test accuracy on its batch size.",
+    told="The answer for an image depends on which others are in the batch: 17 % right when asked one by one, 46 % in "
+    "batches of eight.",
     source="https://github.com/openai/CLIP/issues/193",
     causes="training mode",
     area="inference",

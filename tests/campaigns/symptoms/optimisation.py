@@ -20,7 +20,6 @@ from symptoms.common import (
     run,
     signs,
     small,
-    trained,
     whole_run,
 )
 from symptoms.gradient import group_normed
