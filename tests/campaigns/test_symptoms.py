@@ -1,4 +1,4 @@
-import ast
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from symptoms import AREAS, CAUSES, HEALTHY, SYMPTOMS
 from symptoms.common import pixels
+
+import minires
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {symptom.name: symptom for symptom in [*SYMPTOMS, *HEALTHY]}
@@ -90,4 +92,40 @@ def test_a_symptom_that_cannot_be_built_is_told_in_one_line(tmp_path, capsys):
     out = tmp_path / "verdicts.json"
     assert diagnosis.main(["--file", str(collection), "--json", str(out), "--measure"]) == 1
     assert "OSError: no space" in capsys.readouterr().out
-    assert [verdict["outcome"] for verdict in ast.literal_eval(out.read_text())] == [diagnosis.BROKEN]
+    assert [verdict["outcome"] for verdict in json.loads(out.read_text())] == [diagnosis.BROKEN]
+
+
+def test_the_table_counts_what_was_named(tmp_path, monkeypatch, capsys):
+    def diagnose(what, **_):
+        if what == "broken":
+            raise ValueError("it broke")
+        return type("Diagnosis", (), {"causes": tuple(map(cause, what.split("+") if what else ()))})()
+
+    monkeypatch.setattr(minires, "diagnose", diagnose, raising=False)
+    collection = tmp_path / "four.py"
+    collection.write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\nclass Symptom:\n"
+        "    name: str\n    area: str\n    causes: tuple\n    answer: str\n"
+        "    def build(self, folder):\n        return {'what': self.answer}\n"
+        "SYMPTOMS = [\n"
+        "    Symptom('a', 'data', ('leak',), 'leak+duplicates'),\n"
+        "    Symptom('b', 'data', ('leak',), 'duplicates+leak'),\n"
+        "    Symptom('c', 'data', ('leak',), 'duplicates'),\n"
+        "    Symptom('d', 'files', ('leak',), 'broken'),\n"
+        "    Symptom('e', 'healthy', (), 'leak'),\n"
+        "    Symptom('f', 'healthy', (), ''),\n"
+        "]\n"
+    )
+    out = tmp_path / "verdicts.json"
+    assert diagnosis.main(["--file", str(collection), "--json", str(out)]) == 1
+    outcomes = [verdict["outcome"] for verdict in json.loads(out.read_text())]
+    assert outcomes == [getattr(diagnosis, kind) for kind in ("FIRST", "THREE", "MISSED", "BROKEN", "ALARM", "RIGHT")]
+    printed = capsys.readouterr().out
+    assert "ValueError: it broke" in printed
+    cells = ([cell.strip() for cell in re.split("[│|]", line)[1:-1]] for line in printed.splitlines())
+    rows = {row[0]: row[1:6] for row in cells if row}
+    assert rows["data"] == ["3", "1", "2", "1", "0"]
+    assert rows["all"] == ["4", "1", "2", "1", "1"]
+    assert "1 false alarms, 0 warned, 1 nothing found" in printed
+    assert diagnosis.main(["--file", str(collection), "--only", "a,f"]) == 0
