@@ -168,7 +168,7 @@ def _(folder, seed=0):
 @symptoms("hands trained to the end", told="The built-in hands with the usual augmentation, many epochs.")
 def _(folder, seed=0):
     train, test = signs(300, 60, seed=seed)
-    how = minires.Recipe(epochs=18, augment=Augment(0.05, 8, 0.05, flip=True), lr=4e-3)
+    how = minires.Recipe(epochs=15, augment=Augment(0.05, 8, 0.05, flip=True), lr=4e-3)
     return whole_run(folder, small(train, seed), train, test, how)
 
 
