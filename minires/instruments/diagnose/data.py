@@ -14,7 +14,7 @@ CHANCE = 2.5  # standard deviations above it, below which labels and images have
 ENOUGH = 60  # images, from which on that can be told
 COPIES = (0.05, 0.2)  # shares of a training set, from which on they are told of, and called a fault
 UNBALANCED = (3, 8)  # the commonest class over the rarest
-NEAR = 0.975  # cosine of two images that differ in compression, brightness or a small move: small hands come to 0.97
+NEAR = 0.985  # cosine of two images that differ in compression, brightness or a small move; of others up to 0.98
 APART = (0.85, 0.97)  # of the images of two parts, told apart by plain statistics: unlike, and surely
 ONE_CODE = "read and scale the images of all parts by the same code"
 _VIEWS = {
@@ -173,7 +173,7 @@ def _leak(train, other, again):
     if share > 0.02:
         how = "exact copies" if exact == shared else "the same but for compression, brightness or size"
         detail = f"{shared} of {len(other.digests)} {other.name} images are in the training part too, {how}"
-        level = SURE if share > 0.05 else POSSIBLE
+        level = SURE if exact > 0.05 * len(other.digests) or share > 0.15 else POSSIBLE
         fix = f"take them out of one part: the figure measures memory; {again} lists them"
         yield Cause("leak", "data", level, detail, fix)
 

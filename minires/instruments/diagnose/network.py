@@ -263,7 +263,8 @@ def _slope(log, model):
     if len(seen) < 3:
         return
     values = list(seen.values())
-    if max(values) == 0:
+    kernels = [m.w.data for m in model.modules() if isinstance(m, Conv2d | Dense)]
+    if max(values) == 0 or not kernels[-1].any():  # a last layer of zeros lets nothing through in its first step
         return
     first, last = values[0], values[-1]
     show = {"bars": seen, "log": True}

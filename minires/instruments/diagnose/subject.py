@@ -12,12 +12,13 @@ import numpy as np
 from minires.data import Parts, load_parts
 from minires.data.arrays import as_dataset
 from minires.data.dataset import Dataset
-from minires.errors import ConfigError, MiniresError, ShapeError
-from minires.instruments.diagnose.cause import SURE, Cause
+from minires.errors import CheckpointError, ConfigError, MiniresError, ShapeError
+from minires.instruments.diagnose.cause import POSSIBLE, SURE, Cause
 from minires.instruments.doctor_file import RUN_FILES
 from minires.nn import Module, Network, as_network
 from minires.train.checkpoint import is_checkpoint, load_classifier
 from minires.train.classifier import Classifier, Preprocess
+from minires.train.folder import locked
 from minires.train.recipe import Recipe
 from minires.weights import import_classifier, import_weights
 from minires.weights.archives import file_kind
@@ -26,11 +27,11 @@ from minires.weights.archives import file_kind
 _WORDS = {
     "value range": r"expected pixels in 0\.\.1",
     "damaged images": r"expected finite pixels",
-    "file in use": r"lock|in use|holds it open|held open|another program",
-    "other network": r"another network|(is|are) missing|needs \(|no place|network needs|variant|build the network",
-    "other classes": r"classes",
-    "no weights": r"TorchScript|pickle|unknown data|(no|not|expected) weights|holds no arrays|whole model",
-    "damaged file": r"damaged|truncated|checksum|not finite|cut off",
+    "file in use": r"in use|holds? it open|held open|another program|unable to lock|is writing",
+    "damaged file": r"truncated|damaged|checksum|cut off",
+    "other classes": r"its classifier .* knows|classes are",
+    "no weights": r"expected (a )?weights|TorchScript|plain weights|pickle|no tensor|unknown data|no arrays|whole model",
+    "other network": r"",
 }
 
 
@@ -58,7 +59,7 @@ class Subject:
 def of_a_file(error: MiniresError) -> Cause:
     """The cause that an error's line tells of."""
     line = str(error)
-    name = next((name for name, words in _WORDS.items() if re.search(words, line)), "damaged file")
+    name = next(name for name, words in _WORDS.items() if re.search(words, line))
     at = max(line.rfind(": "), line.rfind("; "))
     area = "data" if name in ("value range", "damaged images") else "files"
     return Cause(name, area, SURE, line[:at], line[at + 2 :])
@@ -161,6 +162,12 @@ def _run(subject, path, model):
         _guard(subject, lambda: _named(subject, data_source(path).parts()))
     found = load_classifier(path, model=model)
     subject.classifier, subject.model = found, found.model
+    try:
+        with locked(path):
+            pass
+    except CheckpointError as error:
+        at = str(error).rfind(": ")
+        subject.causes.append(Cause("file in use", "files", POSSIBLE, str(error)[:at], str(error)[at + 2 :]))
 
 
 def _named(subject, parts: Parts):
