@@ -30,7 +30,7 @@ _WORDS = {
     "file in use": r"in use|holds? it open|held open|another program|unable to lock|is writing",
     "damaged file": r"truncated|damaged|checksum|cut off",
     "other classes": r"its classifier .* knows|classes are",
-    "no weights": r"expected (a )?weights|TorchScript|plain weights|pickle|no tensor|unknown data|no arrays|whole model",
+    "no weights": r"expected (a )?weights|TorchScript|plain weights|pickle|no tensor|unknown data|no arrays",
     "other network": r"",
 }
 
