@@ -18,9 +18,8 @@ def diagnose(args) -> int:
     from minires.instruments.style import save_picture
 
     what, given = _what(args), _given(args)
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err, transient=True
-    ) as bar:
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("opening", total=None)
         found = look(what, on_step=lambda doing: bar.update(task, description=doing), **given)
     picture = plot_diagnosis(found, note=f"minires {' '.join(sys.argv[1:])}")

@@ -202,6 +202,7 @@ def _hint(task) -> None:
             task.solution if task.solution.exists() else f"lessons/exercises/solutions/{task.path.name} in the sources"
         )
         out.print(f"That was the last one. A reference solution: {where}")
+        _tell("In Python, `minires.diagnose(layer, inputs=x)` says what a layer of yours gets wrong, and where.")
     _keep(seen | {"hints": seen["hints"] | {str(task.number): given + 1}})
 
 

@@ -17,9 +17,11 @@ from PIL import Image
 from minires.errors import DataError
 from minires.files import write_bytes, write_text
 from minires.instruments import plots, run_plots
+from minires.instruments.diagnose.training import from_history
 from minires.instruments.gradflow import GradFlow
 from minires.instruments.style import DPI, picture_bytes, untitled
 from minires.instruments.watch import Film, film
+from minires.train.recipe import Recipe
 from minires.train.scores import calibration, top_k, wilson, with_interval
 
 _STYLE = """
@@ -98,6 +100,7 @@ def write_report(
     sections = [_headline(history, manifest, labels, probs, classes) if tested else _untested(history, manifest)]
     if history:
         sections.append(_curves(history, show))
+        sections += _causes(history, manifest, classes, out)
     if tested:
         predictions, sure = probs.argmax(axis=1), probs.max(axis=1)
         sections.append(_confusion(labels, predictions, classes, show))
@@ -164,6 +167,24 @@ def _headline(history, manifest, labels, probs, classes) -> str:
         f"expect between {low:.1%} and {high:.1%} (95 % confidence, Wilson interval). "
         f"Always naming the commonest class would give {chance:.1%}{verdict}.</p>{_numbers(history, manifest)}",
     )
+
+
+def _causes(history, manifest, classes, out) -> list[str]:
+    """What the curves show to be wrong, if anything."""
+    if "recipe" not in manifest or not manifest.get("data", {}).get("train images"):
+        return []
+    recipe = Recipe(**manifest["recipe"])
+    steps = math.ceil(manifest["data"]["train images"] / recipe.batch_size)
+    causes = [c for c in from_history(recipe, history, len(classes), steps) if c.status == "fail"]
+    if not causes:
+        return []
+    rows = "".join(
+        f"<li><b>{html.escape(c.name)}</b>: {html.escape(c.evidence)}. <code>{html.escape(c.fix)}</code></li>"
+        for c in causes
+    )
+    command = f"<code>minires diagnose {html.escape(str(out))}</code>"
+    more = f"<p>{command} looks at the images, the weights and the gradients too.</p>"
+    return [section("What the curves say", f"<ul>{rows}</ul>{more}")]
 
 
 def _untested(history, manifest) -> str:
