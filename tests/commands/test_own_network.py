@@ -9,6 +9,7 @@ import own_networks
 import pytest
 
 from minires import cli
+from minires.data import make_signs, write_signs
 from minires.nn.network import BUILDERS
 
 FILE = Path(own_networks.__file__)
@@ -35,8 +36,10 @@ def minires(*args):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_takes_it(name, capsys):
     own, run = ("--arch", f"nets.py:{name}"), Path("run")
-    assert minires("train", *own, "--epochs", 2, "--size", 16, "--out", run) == 0
-    assert minires("train", *own, "--epochs", 1, "--size", 16, "--out", "half") == 0
+    write_signs("hands.h5", *make_signs(240, 60, size=16))
+    fed = ("--data", "hands.h5", *own)
+    assert minires("train", *fed, "--epochs", 2, "--out", run) == 0
+    assert minires("train", *fed, "--epochs", 1, "--out", "half") == 0
     assert minires("train", "--resume", "half", "--epochs", 2, *own) == 0
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["arch"] == f"nets.py:{name}"
@@ -45,7 +48,7 @@ def test_every_command_takes_it(name, capsys):
         ("report", run, *own),
         ("summary", f"nets.py:{name}", "--input", 16),
         ("summary", f"nets.py:{name}", "--input", 16, "--cost", "--batch-size", 4),
-        ("gradflow", *own, "--size", 16, "--batch-size", 4),
+        ("gradflow", *fed, "--batch-size", 4),
         ("step", "--run", run, *own, "--html", "step.html"),
         ("step", *own, "--text"),
         ("audit", f"nets.py:{name}", "--input", 16),
@@ -57,7 +60,7 @@ def test_every_command_takes_it(name, capsys):
         ("gradcam", run, *own),
         ("occlusion", f"nets.py:{name}"),
         ("landscape", run, *own, "--points", 3, "--images", 8),
-        ("lr-find", *own, "--size", 16, "--steps", 20, "--highest", 0.1),
+        ("lr-find", *fed, "--steps", 20, "--highest", 0.1),
         ("weights", "export", run, *own, "--out", "own.onnx"),
         ("weights", "export", run, *own, "--out", "own.safetensors"),
         ("weights", "import", "own.safetensors", *own, "--input", 16, "--out", "back.h5"),
