@@ -19,7 +19,7 @@ from minires.console import Shown
 from minires.data import Dataset
 from minires.errors import ConfigError, DataError
 from minires.instruments.findings import Finding
-from minires.instruments.gradcheck.causes import label
+from minires.instruments.guard import label
 from minires.train.classifier import Classifier, evaluate
 from minires.train.precise_bn import batch_mode, norms, recalibrate
 from minires.train.scores import interval_of, with_interval

@@ -24,8 +24,9 @@ from minires.errors import ConfigError, ShapeError
 from minires.geometry import pair
 from minires.instruments.audit.published import Difference, distance, guess_arch, references, shortcut_kind
 from minires.instruments.findings import Finding
-from minires.instruments.gradcheck.causes import in_place, label
-from minires.instruments.gradcheck.subject import Watch
+from minires.instruments.gradcheck.notes import in_place
+from minires.instruments.gradcheck.watch import Watch
+from minires.instruments.guard import label
 from minires.nn.blocks import Block
 
 SAME = 1e-6  # float64 gradients and answers nearer than this, relative, are equal
