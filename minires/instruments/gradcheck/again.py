@@ -29,7 +29,8 @@ def left_from_before(subject) -> Finding | None:
     if fresh.stopped or fresh.y.shape != subject.y.shape:
         return None
     first = dict(subject.grads)
-    second, calls = _second(subject, copies(moved.values()))
+    second = subject.another(subject.dy.copy(), inputs=copies(moved.values()), keep=True)
+    calls = subject.last_calls
     for name, grad in second.items():
         own = fresh.grads.get(name)
         if grad is None or own is None or grad.shape != own.shape or np.allclose(grad, own, rtol=1e-6, atol=1e-9):
@@ -60,21 +61,3 @@ def left_from_before(subject) -> Finding | None:
 
 def _differ(a, b) -> bool:
     return a is not None and b is not None and a.shape == b.shape and not np.allclose(a, b, rtol=1e-6, atol=1e-9)
-
-
-def _second(subject, arrays):
-    """(the gradients, the calls) of a further pass over other inputs; the subject is then at its start again."""
-    inputs, calls = subject.inputs, dict(subject.calls)
-    for module in subject.modules:
-        module.save_for_backward = True
-    subject.inputs = arrays
-    try:
-        subject.forward("record")
-        grads = subject.gradients(subject.dy.copy())
-        return grads, dict(subject.calls)
-    finally:
-        subject.inputs = inputs
-        subject.watch.calls.clear()
-        subject.watch.calls.update(calls)
-        for module in subject.modules:
-            module.save_for_backward = False

@@ -1,7 +1,7 @@
-"""What a gradient check looks at beyond the numbers: every module's inputs and gradients, and causes by name.
+"""Causes by name: what is known of a wrong gradient, held against the numbers.
 
-`explain` takes numeric derivatives at some coordinates and the
-wrong analytic gradient, and tries one known mistake after the other: the repair that makes them agree names it.
+`explain` takes numeric derivatives at some coordinates and the wrong analytic gradient, and tries one known mistake
+after the other. The repair that makes them agree names it, or the slip (slips/) that gives that very gradient.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires import nn, ops
+from minires.errors import MiniresError
+from minires.instruments.gradcheck.slips import elementwise, general, of_formulas, of_windows
 from minires.nn.blocks import Block
 
+WHOLE = 600  # numbers of a tensor up to which its derivative is measured everywhere, where a hypothesis needs it
 FIT = 1e-3  # how near a repaired gradient must come to the numeric one, relative
 
 
@@ -23,6 +26,31 @@ class Evidence:
     analytic: np.ndarray | None
     at: np.ndarray
     numeric: np.ndarray
+
+    @property
+    def tensor(self) -> np.ndarray:
+        return self.subject.tensors[self.name]
+
+    def unit(self, position: int) -> np.ndarray:
+        """The direction of one coordinate."""
+        unit = np.zeros(self.tensor.shape)
+        unit.flat[position] = 1
+        return unit
+
+    def whole(self) -> np.ndarray | None:
+        """The derivative at every coordinate; None where there are too many."""
+        if self.tensor.size > WHOLE:
+            return None
+        places = range(self.tensor.size)
+        slopes = [self.subject.slope({self.name: self.unit(i)}, 1e-6, "hold")[0] for i in places]
+        return np.reshape(slopes, self.tensor.shape)
+
+    def again(self, dy: np.ndarray, *, rewind: bool = False) -> np.ndarray | None:
+        """The gradient of a pass with another dy; rewind: generators before backward as they were before forward."""
+        try:
+            return self.subject.another(dy.copy(), rewind=rewind).get(self.name)
+        except MiniresError:
+            return None
 
     def fits(self, repaired) -> bool:
         """Whether a repaired gradient agrees with the numeric derivatives, and ten times better than it did before."""
@@ -40,10 +68,15 @@ def explain(e: Evidence) -> tuple[str, str, str]:
             "backward leaves it without a gradient, yet the output depends on it",
             "compute it in backward and call write_grad (or return it as dx)",
         )
-    for hypothesis in (_factor, _statistics, _mask, _paths, _kernel, _unturned, _border):
+    first = general.forward_departs, of_windows, _factor, _statistics, general.redrawn, of_formulas, _mask, _paths
+    then = _kernel, _unturned, general.uses, general.channels, elementwise.slope, general.of_dy, general.places, _border
+    for hypothesis in (*first, *then):
         if found := hypothesis(e):
             return found
-    return "unknown", "no known mistake explains it", "compare backward with the derivation, term by term"
+    ours = e.analytic.ravel()[e.at]
+    right = np.abs(ours - e.numeric) <= FIT * np.abs(e.numeric).max()
+    seen = f"no known mistake explains it; it is right at {right.sum()} of the {len(e.at)} places looked at"
+    return "unknown", seen, "compare backward with the derivation, term by term"
 
 
 def _factor(e):

@@ -115,6 +115,10 @@ class FunctionSubject(Subject):
                 raise guard.fault(ShapeError, "no array", detail, f"return an array {self.all[tensor].shape}")
         return grads
 
+    def another(self, dy, **_) -> dict:
+        """The gradients of a further pass."""
+        return self.gradients(dy)
+
     def after_first_pass(self):
         for name in self.changed:
             detail = f"{self.title}: backward writes in place into the {name} it was handed"

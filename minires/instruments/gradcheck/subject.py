@@ -233,6 +233,34 @@ class ModuleSubject(Subject):
                 raise guard.fault(ShapeError, "no array", detail, "hand write_grad one array of its Param's shape")
         return {name: None if g is None else np.array(g) for name, g in grads.items()}
 
+    def another(self, dy, *, inputs=None, rewind=False, keep=False) -> dict:
+        """The gradients of a further pass, of other inputs where given, and the subject at its start again.
+
+        rewind: the generators before backward as before forward; keep: the gradients of the pass before are left.
+        """
+        usual, calls, written = self.inputs, dict(self.calls), list(self.watch.written)
+        held = {p.name: p.data.copy() for p in self.module.params()}
+        for module in self.modules:
+            module.save_for_backward = True
+        for p in () if keep else self.module.params():
+            p.grad = None
+        try:
+            self.inputs = usual if inputs is None else inputs
+            self.forward("record")
+            if rewind:
+                self.restore()
+            grads = self.gradients(dy)
+            self.last_calls = dict(self.calls)
+            return grads
+        finally:
+            self.inputs, self.watch.written = usual, written
+            self.calls.clear()
+            self.calls.update(calls)
+            for p in self.module.params():
+                p.data[...] = held[p.name]
+            for module in self.modules:
+                module.save_for_backward = False
+
     def after_first_pass(self):
         self.first = {p.name: i for i, unit in enumerate(self.units) for p in unit.params()}
         for module in self.modules:
