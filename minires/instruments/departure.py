@@ -39,12 +39,12 @@ def _sum(branch, shortcut, y, who):
     """Where y = a F + b shortcut with other factors than 1."""
     F, s, out = (a.ravel() for a in (branch, shortcut, y))
     both = np.stack([F, s], axis=1)
-    (a, b), *_ = np.linalg.lstsq(both, out, rcond=None)
+    (a, b), _, rank, _ = np.linalg.lstsq(both, out, rcond=1e-9)
+    if rank < 2:
+        return None  # of a path that gives zeros, or what the other gives, the factor cannot be told
     if np.linalg.norm(both @ [a, b] - out) > NEAR * max(np.linalg.norm(out), 1e-300) or np.allclose([a, b], 1):
         return None
     a, b = (float(f"{c:.9g}") + 0.0 for c in (a, b))
-    if np.allclose(F, s):
-        return None  # the factors cannot be told apart
     seen = f"{who} {_term(a, 'F(x)')} + {_term(b, 'shortcut')}"
     fix = "y = F(x) + shortcut: each once"
     if abs(b) < 1e-9:

@@ -109,7 +109,7 @@ def _judged(subject, checker, coordinates, layers, seed):
     elif wrong and not culprits:
         culprits = [(subject, list(dict.fromkeys(c.tensor for c in wrong)))]
     notes += checker.notes() + faults(culprits, seed)
-    if again := left_from_before(subject):
+    if all(note.status != "fail" for note in notes) and (again := left_from_before(subject)):
         notes.append(again)
     return tuple(notes), count
 

@@ -8,6 +8,7 @@ import copy
 
 import numpy as np
 
+from minires.errors import MiniresError
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck.subject import ModuleSubject
 from minires.instruments.gradcheck.watch import copies
@@ -29,7 +30,12 @@ def left_from_before(subject) -> Finding | None:
     if fresh.stopped or fresh.y.shape != subject.y.shape:
         return None
     first = dict(subject.grads)
-    second = subject.another(subject.dy.copy(), inputs=copies(moved.values()), keep=True)
+    try:
+        second = subject.another(subject.dy.copy(), inputs=copies(moved.values()), keep=True)
+    except MiniresError as error:
+        detail = f"a second pass, of another batch, fails where a pass by itself does not: {error}"
+        fix = "let every forward save its arrays anew, and backward take those"
+        return Finding("earlier batch", "fail", detail, fix)
     calls = subject.last_calls
     for name, grad in second.items():
         own = fresh.grads.get(name)

@@ -68,7 +68,7 @@ def explain(e: Evidence) -> tuple[str, str, str]:
             "backward leaves it without a gradient, yet the output depends on it",
             "compute it in backward and call write_grad (or return it as dx)",
         )
-    first = general.forward_departs, of_windows, _factor, _statistics, general.redrawn, of_formulas, _mask, _paths
+    first = general.forward_departs, of_windows, of_formulas, _factor, _statistics, general.redrawn, _mask, _paths
     then = _kernel, _unturned, general.uses, general.channels, elementwise.slope, general.of_dy, general.places, _border
     for hypothesis in (*first, *then):
         if found := hypothesis(e):

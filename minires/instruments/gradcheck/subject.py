@@ -81,7 +81,7 @@ class Subject:
         self.drew = not draws.same(self.start, draws.process())
         self.put_back(held, in_forward=True)
         self.y = np.array(self.forward("record"))
-        if not np.isfinite(self.y).all():
+        if not np.isfinite(self.y).all() or any(np.isnan(c.y).any() for c in self.calls.values()):
             return notes.not_finite_forward(self)
         if not self.same(first):
             return notes.moving([], [], notes.first_that_differs(calls, self.calls))
@@ -267,7 +267,7 @@ class ModuleSubject(Subject):
             module.save_for_backward = False
         if not self.same(self.forward(restore=False)):
             moved = [name for name, (buffer, data) in self.buffers.items() if not np.array_equal(buffer.data, data)]
-            if moved or self.drawing or self.drew:
+            if moved or self.drawing:
                 self.notes.append(notes.moving(moved, [label(m) for m, _ in self.drawing]))
         if not self.same(self.forward()):
             return notes.changed_by_backward(self.title)

@@ -3,6 +3,7 @@
 import numpy as np
 
 SPREAD = 1e-4  # relative: a ratio that varies less is one number
+MEASURED, EXACT = 1e-5, 1e-9  # how near a slope comes to differences, and to a gradient that was computed with it
 
 
 def masks(e):
@@ -27,6 +28,7 @@ def masks(e):
         yield "mask", "dx = 1 where x > 0: dy is not in it", fix, (x > 0) * 1.0
         yield "mask", "the mask is that of x > 1", fix, dy * (x > 1)
         yield "mask", "dx = |dy| where x > 0", fix, np.abs(dy) * (x > 0)
+        return
     kept = y != 0
     scale = np.divide(y, x, out=np.zeros_like(y), where=x != 0)
     if kept.any() and not kept.all() and np.ptp(scale[kept]) <= SPREAD * abs(scale[kept][0]):
@@ -94,31 +96,40 @@ def slope(e) -> tuple[str, str, str] | None:
         return None
     x, y, dy, ours = (a.ravel()[e.at].astype(np.float64) for a in (x, y, dy, e.analytic))
     slopes = _slopes(x, y)
-    right = next((found for name, s in slopes.items() if (found := _multiple(name, dy * s, e.numeric))), None)
-    wrong = next((found for name, s in slopes.items() if (found := _multiple(name, dy * s, ours))), None)
-    if right and wrong:
+    right = _named(slopes, dy, e.numeric, MEASURED)
+    wrong = _named(slopes, dy, ours, EXACT)
+    if right and wrong and right != wrong:
         fix = f"dx = dy · {right}" if right != "1" else "dx = dy"
         return "slope", f"backward takes the slope {wrong}, forward has the slope {right}", fix
-    bare = next((found for name, s in slopes.items() if (found := _multiple(name, s, ours))), None)
+    bare = _named(slopes, 1.0, ours, EXACT)
     if bare and right:
         return "dy left out", f"dx = {bare}, without dy", f"multiply by what arrives: dx = dy · {right}"
     with np.errstate(all="ignore"):
         ratio = ours / e.numeric
         for name, s in slopes.items():
-            if name != "1" and (found := _multiple(name, s, ratio)):
+            if name != "1" and (found := _multiple(name, s, ratio, MEASURED)):
                 seen = f"analytic = {found} x numeric, everywhere"
                 return "slope", seen, f"take the factor {found} out of backward, or put into forward what it is for"
     return None
 
 
-def _multiple(name, a, b) -> str | None:
+def _named(slopes, dy, gradient, near) -> str | None:
+    """The first slope that, times dy, is a multiple of the gradient."""
+    with np.errstate(all="ignore"):
+        found = (_multiple(name, dy * s, gradient, near) for name, s in slopes.items())
+        return next((words for words in found if words), None)
+
+
+def _multiple(name, a, b, near) -> str | None:
     """'c name' where b = c a throughout, else None."""
     if not np.isfinite(a).all() or not np.isfinite(b).all() or len(a) < 4 or not a.any():
         return None
     c = float(a @ b / (a @ a))
-    if not c or np.linalg.norm(b - c * a) > SPREAD * np.linalg.norm(b):
+    if not c or np.linalg.norm(b - c * a) > near * np.linalg.norm(b):
         return None
-    if abs(c - 1) < SPREAD:
+    if abs(c - 1) < MEASURED:
         return name
+    if abs(c + 1) < MEASURED:
+        return f"-{name}" if name[0] not in "-" else f"-({name})"
     number = f"{c:.4g}"
     return number if name == "1" else f"{number} {name}" if not name.startswith("1 / ") else f"{number} · {name}"

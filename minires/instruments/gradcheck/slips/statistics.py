@@ -7,6 +7,7 @@ import numpy as np
 from minires import nn
 from minires.instruments.gradcheck.slips.windows import same
 
+MISSING = 0.0
 EPSILONS = (0.0, 1e-5, 1e-3, 1e-6, 1e-7, 1e-8, 1.001e-5, 1e-4, 1e-12, 1e-10)
 
 
@@ -125,54 +126,62 @@ def normalisation(e):
         return rstd * (g - mean * through_mean - var * x_hat * through_var)
 
     slips = [
-        ("gamma missing", "gamma is missing", "g", dy),
-        ("gamma missing", "gamma stands in it twice", "g", gamma * gamma * dy),
-        ("mean term", "the term through the mean is missing", "mean", 0.0),
-        ("variance term", "the term through the variance is missing", "var", 0.0),
-        ("1/m missing", "the term through the mean is a sum, not divided by m", "mean", float(m)),
-        ("1/m missing", "the term through the variance is a sum, not divided by m", "var", float(m)),
-        ("mean term", "the term through the mean has the other sign", "mean", -1.0),
-        ("variance term", "the term through the variance has the other sign", "var", -1.0),
-        ("variance term", "the term through the variance is doubled: the root's slope is 1/2", "var", 2.0),
-        ("variance term", "the term through the variance is halved", "var", 0.5),
-        ("variance term", "the term through the variance lacks a division by var + epsilon", "var", var + epsilon),
+        ("gamma missing", "lacks gamma", "g", dy),
+        ("gamma missing", "has gamma twice", "g", gamma * gamma * dy),
+        ("x for x_hat", "has x - mean where x_hat should", "x_hat", x - mean),
+        ("x for x_hat", "has x where x_hat should", "x_hat", x),
+        ("mean term", "does not sum to 0 over a channel: the term through the mean is missing", "mean", MISSING),
+        ("variance term", "is not orthogonal to x_hat: the term through the variance is missing", "var", MISSING),
+        ("1/m missing", "has a term through the mean that is a sum, not divided by m", "mean", float(m)),
+        ("1/m missing", "has a term through the variance that is a sum, not divided by m", "var", float(m)),
+        ("mean term", "has the term through the mean with the other sign", "mean", -1.0),
+        ("variance term", "has the term through the variance with the other sign", "var", -1.0),
+        ("variance term", "has the term through the variance doubled: the root's slope is 1/2", "var", 2.0),
+        ("variance term", "has the term through the variance halved", "var", 0.5),
         (
             "variance term",
-            "the term through the variance lacks a division by the deviation",
+            "has the term through the variance undivided by var + epsilon",
+            "var",
+            var + epsilon,
+        ),
+        (
+            "variance term",
+            "has the term through the variance undivided by the deviation",
             "var",
             np.sqrt(var + epsilon),
         ),
-        ("x for x_hat", "x - mean stands where x_hat should", "x_hat", x - mean),
-        ("x for x_hat", "x stands where x_hat should", "x_hat", x),
-        ("deviation", "it lacks the division by the deviation", "rstd", 1.0),
-        ("deviation", "it is divided by the variance, not by its root", "rstd", 1 / (var + epsilon)),
-        ("deviation", "it is multiplied by the deviation, not divided", "rstd", np.sqrt(var + epsilon)),
+        ("deviation", "lacks the division by the deviation", "rstd", 1.0),
+        ("deviation", "is divided by the variance, not by its root", "rstd", 1 / (var + epsilon)),
+        ("deviation", "is multiplied by the deviation, not divided", "rstd", np.sqrt(var + epsilon)),
         (
             "epsilon's place",
-            "epsilon is added to the deviation, forward adds it to the variance",
+            "has epsilon added to the deviation, forward adds it to the variance",
             "rstd",
             1 / (np.sqrt(var) + epsilon),
         ),
-        ("epsilon's place", "epsilon is missing", "rstd", 1 / np.sqrt(var + (var == 0))),
-        ("epsilon's place", "epsilon is added twice", "rstd", 1 / np.sqrt(var + 2 * epsilon)),
+        ("epsilon's place", "lacks epsilon", "rstd", 1 / np.sqrt(var + (var == 0))),
+        ("epsilon's place", "has epsilon added twice", "rstd", 1 / np.sqrt(var + 2 * epsilon)),
         (
             "variance over m - 1",
-            "the variance is over m - 1, in forward over m",
+            "has a variance over m - 1, in forward over m",
             "rstd",
             1 / np.sqrt(var * m / max(1, m - 1) + epsilon),
         ),
     ]
+    slips = [s for s in slips if not np.allclose(s[3], terms[s[2]])]
     fix = "dx = gamma * rstd * (dy - sum(dy) / m - x_hat * sum(dy * x_hat) / m), rstd = 1 / sqrt(var + epsilon)"
     for count in (1, 2):
         for chosen in combinations(slips, count):
             if len({slot for *_, slot, _ in chosen}) < count:
                 continue
-            seen = "; and ".join(words for _, words, *_ in chosen)
+            cause, seen = chosen[0][0], "; and ".join(words for _, words, *_ in chosen)
+            if count == 2 and chosen[0][3] is chosen[1][3] is MISSING:
+                cause, seen = "mean and variance terms", f"{seen}: both are treated as constants"
             changed = {slot: value for *_, slot, value in chosen}
-            yield chosen[0][0], f"dx: {seen}", fix, np.asarray(dx(**terms | changed))
+            yield cause, f"dx {seen}", fix, np.asarray(dx(**terms | changed))
             if "rstd" in changed:  # in x_hat too, where backward computes that anew
                 anew = {"x_hat": (x - mean) * changed["rstd"]} | changed
-                yield chosen[0][0], f"dx: {seen}", fix, np.asarray(dx(**terms | anew))
+                yield cause, f"dx {seen}", fix, np.asarray(dx(**terms | anew))
 
 
 def _running(e):
