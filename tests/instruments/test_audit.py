@@ -1,6 +1,7 @@
 """The audit: nothing to say about healthy networks, and for each planted bug the fault by its name."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import planted
@@ -299,17 +300,25 @@ def test_a_misplaced_relu_is_named():
     assert "b: forward gives relu(F(x)) + shortcut: the ReLU stands before the sum" in found["misplaced ReLU"]
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": False}, {"preact": True}], ids=str)
-@pytest.mark.parametrize("where", [0, 3, 6])
+@pytest.mark.parametrize("options", [{}, {"preact": True}, {"variant": "course"}], ids=str)
+@pytest.mark.parametrize("where", [0, 1, 3, 5])
 def test_dead_relus_are_named_and_nothing_else_is_blamed(options, where):
-    """A shift of -50 in one normalisation, or in one bias; past it no gradient gets, and nothing depends on it."""
+    """A shift of -50 in one normalisation that a ReLU follows: no gradient gets past it, nothing depends on it."""
     model = small("resnet14", **options)
-    shifts = [p for p in model.params() if p.name.endswith((".beta", ".b")) and "fc" not in p.name]
-    followed = [p for p in shifts if "bn2" not in p.name and "conv2" not in p.name and "downsample" not in p.name]
-    followed[where % len(followed)].data[...] = -50
+    layers = [m for m in model.modules() if not m.children()]
+    norms = [a for a, b in pairwise(layers) if isinstance(a, nn.BatchNorm) and isinstance(b, nn.ReLU)]
+    norms[where].beta.data[...] = -50
     report = audit(model)
     assert list(faults(report)) == ["dead ReLUs"]
     assert "100.0% of its outputs are 0" in faults(report)["dead ReLUs"]
+
+
+def test_dead_relus_of_a_network_without_normalisation():
+    """As a rate of 0.3 leaves them: every bias far below zero, the branch gives nothing."""
+    model = small("resnet14", norm=False, variant="course")
+    convs = [m for m in model.blocks()[1].branch.modules() if isinstance(m, Conv2d)]
+    convs[0].b.data[...] = -50
+    assert list(faults(audit(model))) == ["dead ReLUs"]
 
 
 def test_weights_that_are_not_finite():

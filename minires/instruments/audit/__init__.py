@@ -269,8 +269,10 @@ def _look(block, twin, watch, twins, plan, findings, rng) -> BlockAudit:
         expected = high - low
     answer = multiple(moved, expected)
     shares = _shares(block, twin, watch, plan)
-    findings += skip_faults(plan, answer, shares[1], twin, watch.calls)
-    findings += add_faults(plan.name, watch, twin, answer, *shares) if answer else []
+    found = skip_faults(plan, answer, shares[1], twin, watch.calls)
+    if answer and all(f.status != "fail" for f in found):  # backward is judged where forward is what it should be
+        found += add_faults(plan.name, watch, twin, answer, *shares)
+    findings += found
     return replace(plan, answer=answer, branch_share=shares[0], shortcut_share=shares[1])
 
 

@@ -126,8 +126,7 @@ def _matters(pristine, p, watch, watched, training, rng) -> bool:
 
 def _matters_if_revived(pristine, p, watch, watched, relus, rng) -> bool:
     """Whether a parameter matters once ReLUs let a little through: what a dead one hides is no idle parameter."""
-    dead = {m: r for m, r in relus.items() if r.zeros == 1}
-    if not dead:
+    if not any(r.zeros == 1 for r in relus.values()):
         return False
-    with revived(dead):
-        return _matters(pristine, p, watch, watched, True, rng)
+    with revived(relus):  # all of them: what one lets through, the next would stop
+        return any(_matters(pristine, p, watch, watched, training, rng) for training in (True, False))
