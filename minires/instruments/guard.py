@@ -48,7 +48,10 @@ def kind(value) -> str:
 
 
 def is_array(value) -> bool:
-    return isinstance(value, np.ndarray) or (hasattr(value, "__array_namespace__") and hasattr(value, "dtype"))
+    """Whether it is an array of NumPy, CuPy or the like; a single number of NumPy's is none."""
+    if isinstance(value, np.ndarray | np.generic):
+        return isinstance(value, np.ndarray)
+    return hasattr(value, "__array_namespace__") and hasattr(value, "dtype")
 
 
 @contextmanager
@@ -113,9 +116,9 @@ def check_model(model: Module) -> None:
         if missing:
             detail = f"{label(module)} ({type(module).__name__}) has no {', '.join(missing[:3])}"
             raise fault(ConfigError, "not a layer", detail, "let its __init__ call super().__init__(name)")
-        if not isinstance(module.name, str):
-            detail = f"{type(module).__name__} has the name {module.name!r}, expected a text"
-            raise fault(ConfigError, "not a layer", detail, "call super().__init__(name) with a text")
+        if not isinstance(module.name, str) or "\n" in module.name:
+            detail = f"{type(module).__name__} has the name {module.name!r}, expected a text of one line"
+            raise fault(ConfigError, "not a layer", detail, "call super().__init__(name) with such a text")
         for key, value in vars(module).items():
             if isinstance(value, Param) and not (is_array(value.data) and value.data.dtype.kind == "f"):
                 detail = f"{label(module)}.{key}: expected an array of floats as data, got {kind(value.data)}"

@@ -69,6 +69,7 @@ class Watch:
                     detail = f"{label(module)}.forward is handed {guard.kind(x)}, expected an array"
                     raise guard.fault(StateError, "no array", detail, "look at what the layer before it returns")
             y = guard.call(module, "forward", forward, *inputs)
+            y = np.asarray(y) if isinstance(y, np.generic) else y  # a loss
             guard.check_forward(module, inputs, y)
             return y
 
