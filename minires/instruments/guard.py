@@ -54,6 +54,11 @@ def is_array(value) -> bool:
     return hasattr(value, "__array_namespace__") and hasattr(value, "dtype")
 
 
+def is_plain(value) -> bool:
+    """Whether it is an array, and of no class of its own, such as a matrix or a masked array."""
+    return is_array(value) and (not isinstance(value, np.ndarray) or type(value) in (np.ndarray, np.memmap))
+
+
 @contextmanager
 def owned(what: str) -> Iterator[None]:
     """Inside, an exception of another kind than ours becomes one of ours, by the innermost layer that it went through.
@@ -78,7 +83,12 @@ def owned(what: str) -> Iterator[None]:
 def copied(model: Module) -> Module:
     """A deep copy; ConfigError naming what cannot be copied."""
     try:
-        return copy.deepcopy(model)
+        twin = copy.deepcopy(model)
+        for one, other in zip(_reached(model), _reached(twin) if isinstance(twin, Module) else [twin], strict=False):
+            if type(one) is not type(other):
+                detail = f"a copy of {label(one)} ({type(one).__name__}) is {kind(other)}"
+                raise fault(ConfigError, "not copied", detail, "let it be copied as it is: drop its __deepcopy__")
+        return twin
     except (MiniresError, MemoryError):
         raise
     except Exception as error:
@@ -132,7 +142,11 @@ def check_model(model: Module) -> None:
             if not fits:
                 detail = f"{label(model)}.{what}() gives {kind(value)} ({value!r:.40}), expected {what.capitalize()}"
                 raise fault(ConfigError, "not a layer", detail, f"let {what} be those of Module")
-    known = {id(p) for p in own}
+    known, names = {id(p) for p in own}, {}
+    for p in own:
+        if names.setdefault(p.name, p) is not p:
+            detail = f"{label(model)}: two parameters are called {p.name!r}"
+            raise fault(ConfigError, "not a layer", detail, "give each layer a name of its own")
     for module in below:
         for value in module._members():
             if isinstance(value, Param) and id(value) not in known:
@@ -170,8 +184,13 @@ def _need_dx(module, method, error) -> str:
 def check_forward(module: Module, inputs: tuple, y) -> None:
     """StateError or ShapeError where a forward's result is no array of floats."""
     who = f"{label(module)}.forward"
-    if not is_array(y):
-        raise fault(StateError, "no array", f"{who} returns {kind(y)}, expected one array", "return y, an array")
+    if not is_plain(y):
+        raise fault(StateError, "no array", f"{who} returns {kind(y)}, expected one array", "return y, a plain array")
+    if not y.size:
+        raise fault(ShapeError, "shape", f"{who} returns no number at all, shape {y.shape}", "return one row an image")
+    if y.dtype.kind == "f" and y.dtype.itemsize > 8:
+        detail = f"{who} returns {kind(y)}, expected float64 or less"
+        raise fault(StateError, "no floats", detail, "keep the dtype of x")
     if y.dtype.kind in "cOSUV" or (y.dtype.kind in "biu" and all(x.dtype.kind == "f" for x in inputs)):
         detail = f"{who} returns {kind(y)}, expected floats"
         raise fault(StateError, "no floats", detail, "keep the dtype of x: whole numbers have no derivative")
@@ -185,6 +204,9 @@ def check_backward(module: Module, inputs: tuple, dx, need_dx: bool) -> tuple:
     if isinstance(dx, list):
         dx = tuple(dx)
     given = dx if isinstance(dx, tuple) else (dx,)
+    if isinstance(dx, tuple) and len(given) == len(inputs) == 1:
+        detail = f"{who} returns a tuple of 1, expected dx itself"
+        raise fault(ShapeError, "gradient's shape", detail, "return dx, not (dx,): look for a comma at the end")
     wanted = [tuple(x.shape) for x in inputs]
     shapes = ", ".join(map(str, wanted))
     if not need_dx and (dx is None or all(d is None for d in given)):
@@ -198,7 +220,7 @@ def check_backward(module: Module, inputs: tuple, dx, need_dx: bool) -> tuple:
         if d is None:
             detail = f"{who} returns None, expected dx of shape {shape}"
             raise fault(StateError, "never written", detail, "compute dx in backward, and return it")
-        if not is_array(d) or d.dtype.kind not in "fiub":
+        if not is_plain(d) or d.dtype.kind not in "fiu":
             detail = f"{who} returns {kind(d)}, expected an array of floats {shape}"
             raise fault(StateError, "no array", detail, "return dx as one array of x's shape and dtype")
         if tuple(d.shape) != shape:

@@ -20,10 +20,8 @@ def left_from_before(subject) -> Finding | None:
     if not isinstance(subject, ModuleSubject) or subject.drew:
         return None
     rng = np.random.default_rng(1)
-    moved = {
-        name: x + 0.1 * (np.abs(x).mean() or 1.0) * rng.standard_normal(x.shape).astype(x.dtype)
-        if x.dtype.kind == "f"
-        else x
+    moved = {  # the same numbers, each elsewhere: where x may lie, they may
+        name: rng.permuted(x.ravel()).reshape(x.shape) if x.dtype.kind == "f" else x
         for name, x in zip(subject.input_names, subject.inputs, strict=True)
     }
     fresh = ModuleSubject(copy.deepcopy(subject.pristine), moved, subject.dy, 0)
@@ -41,7 +39,11 @@ def left_from_before(subject) -> Finding | None:
         own = fresh.grads.get(name)
         if grad is None or own is None or grad.shape != own.shape or np.allclose(grad, own, rtol=1e-6, atol=1e-9):
             continue
-        if first.get(name) is not None and np.allclose(grad, own + first[name], rtol=1e-6, atol=1e-9):
+        if (
+            name not in subject.input_names
+            and first.get(name) is not None
+            and np.allclose(grad, own + first[name], rtol=1e-6, atol=1e-9)
+        ):
             detail = f"the gradient of {name} is the sum of two backward passes: the second is added to the first"
             fix = "replace it: Param.write_grad keeps that of the last backward, which is what the optimiser expects"
             return Finding("accumulated", "fail", detail, fix)

@@ -68,12 +68,19 @@ def explain(e: Evidence) -> tuple[str, str, str]:
             "backward leaves it without a gradient, yet the output depends on it",
             "compute it in backward and call write_grad (or return it as dx)",
         )
+    if not e.numeric.any():
+        seen = "the output does not move with it: forward gives the same, whatever it is"
+        return "not used by forward", seen, "look at forward: it computes with a constant, or with what it kept"
     first = general.forward_departs, of_windows, of_formulas, _factor, _statistics, general.redrawn, _mask, _paths
     then = _kernel, _unturned, general.uses, general.channels, elementwise.slope, general.of_dy, general.places, _border
     for hypothesis in (*first, *then):
         if found := hypothesis(e):
             return found
-    ours = e.analytic.ravel()[e.at]
+    ours, kind = e.analytic.ravel()[e.at], e.analytic.dtype
+    coarse = np.abs(ours - e.numeric) <= 4 * np.finfo(kind).eps * np.maximum(np.abs(e.numeric), np.abs(ours).mean())
+    if kind.itemsize < e.tensor.dtype.itemsize and coarse.all():
+        seen = f"it is right to the digits of {kind}: backward computes in it, forward in {e.tensor.dtype}"
+        return "low precision", seen, "keep the dtype of dy in every constant and result"
     right = np.abs(ours - e.numeric) <= FIT * np.abs(e.numeric).max()
     seen = f"no known mistake explains it; it is right at {right.sum()} of the {len(e.at)} places looked at"
     return "unknown", seen, "compare backward with the derivation, term by term"

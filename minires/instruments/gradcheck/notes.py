@@ -56,6 +56,24 @@ def steps(moved: list[str], where: str) -> Finding:
     return Finding(f"step in {where}", "fail", detail, fix)
 
 
+def other_shapes(calls: dict) -> list[Finding]:
+    """For layers whose `output_shape` tells another shape than their forward gives."""
+    found = []
+    for module, call in calls.items():
+        if module.children() or type(module).output_shape is nn.Module.output_shape or call.y.ndim == 0:
+            continue
+        shapes = [i.shape[1:] for i in call.inputs]
+        try:
+            told = module.output_shape(*shapes)
+        except Exception as error:  # whatever a layer of somebody's raises: it is told, and the gradient judged
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        if told != call.y.shape[1:]:
+            given = ", ".join(map(str, shapes))
+            detail = f"{label(module)}: output_shape says {told!r:.80} for {given}, forward gives {call.y.shape[1:]}"
+            found.append(Finding("output_shape", "warn", detail, "let output_shape and forward agree"))
+    return found[:1]
+
+
 def changed_by_backward(title: str) -> Finding:
     """For a forward that gives something else after a backward, though weights and buffers are as before."""
     detail = f"{title}: two forwards gave the same; after a backward a third gives something else, though no Param did"

@@ -83,6 +83,10 @@ class Subject:
         self.y = np.array(self.forward("record"))
         if not np.isfinite(self.y).all() or any(np.isnan(c.y).any() for c in self.calls.values()):
             return notes.not_finite_forward(self)
+        if self.y.dtype.itemsize < 4:
+            where = self.first_float32() or self.title
+            detail = f"{where} computes in {self.y.dtype}, of which no difference can be taken"
+            return Finding("low precision", "fail", detail, "keep every constant and result in the dtype of x")
         if not self.same(first):
             return notes.moving([], [], notes.first_that_differs(calls, self.calls))
         if self.drew:
@@ -105,12 +109,21 @@ class Subject:
 
     def put_back(self, before, in_forward=False):
         """Undo what forward or backward wrote into weights and inputs, and say so."""
-        moved = [n for n, value in before.items() if not np.array_equal(value, self.all_tensors[n], equal_nan=True)]
+        rebound = self.reattach()
+        moved = [
+            n
+            for n, value in before.items()
+            if n in rebound or not np.array_equal(value, self.all_tensors[n], equal_nan=True)
+        ]
         for name in moved:
             self.all_tensors[name][...] = before[name]
         moved = [name for name in moved if name not in self.input_names]
         if moved:
             self.notes.append(notes.steps(moved, "forward" if in_forward else "backward"))
+
+    def reattach(self) -> set[str]:
+        """Give each Param the array that is moved about here; the names of those that had another."""
+        return set()
 
     def sort_gradients(self, grads):
         """Into those of the right shape, and others."""
@@ -170,6 +183,7 @@ class ModuleSubject(Subject):
             self.input_names = [f"{name}{i}" for i, name in enumerate(self.input_names)]
         self.tensors = dict(zip(self.input_names, self.inputs, strict=True)) | {p.name: p.data for p in params}
         self.all_tensors = dict(self.tensors)
+        self.params = params
         self.buffers = {b.name: (b, b.data.copy()) for b in self.module.buffers()}
         drawing = [(m, g) for m in self.module.modules() for g in vars(m).values() if draws.draws(g)]
         self.drawing, self.states = drawing, [draws.state(g) for _, g in drawing]
@@ -191,8 +205,15 @@ class ModuleSubject(Subject):
     def not_finite_before(self):
         return guard.not_finite(self.module) or super().not_finite_before()
 
+    def reattach(self):
+        rebound = {p.name for p in self.params if p.data is not self.all_tensors[p.name]}
+        for p in self.params:
+            p.data = self.all_tensors[p.name]
+        return rebound
+
     def restore(self):
         """Buffers and generators as at the start: every evaluation is of one function."""
+        self.reattach()
         for buffer, data in self.buffers.values():
             buffer.data[...] = data
         for (_, generator), state in zip(self.drawing, self.states, strict=True):
@@ -226,12 +247,12 @@ class ModuleSubject(Subject):
             label(m) for (m, g), s in zip(self.drawing, states, strict=True) if not draws.same(draws.state(g), s)
         ]
         dx = dx if isinstance(dx, tuple) else (dx,)
-        grads = dict(zip(self.input_names, dx, strict=True)) | {p.name: p.grad for p in self.module.params()}
+        grads = dict(zip(self.input_names, dx, strict=True)) | {p.name: p.grad for p in self.params}
         for name, g in grads.items():
             if g is not None and not guard.is_array(g):
                 detail = f"the gradient of {name} is {guard.kind(g)}, expected an array {self.tensors[name].shape}"
                 raise guard.fault(ShapeError, "no array", detail, "hand write_grad one array of its Param's shape")
-        return {name: None if g is None else np.array(g) for name, g in grads.items()}
+        return {name: None if g is None else _floats(g) for name, g in grads.items()}
 
     def another(self, dy, *, inputs=None, rewind=False, keep=False) -> dict:
         """The gradients of a further pass, of other inputs where given, and the subject at its start again.
@@ -239,10 +260,10 @@ class ModuleSubject(Subject):
         rewind: the generators before backward as before forward; keep: the gradients of the pass before are left.
         """
         usual, calls, written = self.inputs, dict(self.calls), list(self.watch.written)
-        held = {p.name: p.data.copy() for p in self.module.params()}
+        held = {p.name: p.data.copy() for p in self.params}
         for module in self.modules:
             module.save_for_backward = True
-        for p in () if keep else self.module.params():
+        for p in () if keep else self.params:
             p.grad = None
         try:
             self.inputs = usual if inputs is None else inputs
@@ -256,8 +277,9 @@ class ModuleSubject(Subject):
             self.inputs, self.watch.written = usual, written
             self.calls.clear()
             self.calls.update(calls)
-            for p in self.module.params():
-                p.data[...] = held[p.name]
+            self.reattach()
+            for name, data in held.items():
+                self.all_tensors[name][...] = data
             for module in self.modules:
                 module.save_for_backward = False
 
@@ -271,6 +293,7 @@ class ModuleSubject(Subject):
                 self.notes.append(notes.moving(moved, [label(m) for m, _ in self.drawing]))
         if not self.same(self.forward()):
             return notes.changed_by_backward(self.title)
+        self.notes += notes.other_shapes(self.calls)
         self.forward("pattern")
         self.watch.base = self.watch.patterns
         self.notes += dead_relus(self.rectifiers(), 1.0, "warn") if self.module.children() else []
@@ -288,6 +311,11 @@ class ModuleSubject(Subject):
 
     def first_float32(self):
         return self.watch.first_float32()
+
+
+def _floats(g) -> np.ndarray:
+    """A copy; whole numbers as floats."""
+    return np.array(g, np.float64 if g.dtype.kind != "f" else g.dtype)
 
 
 def _chain(module) -> list[nn.Module]:
