@@ -39,11 +39,8 @@ def left_from_before(subject) -> Finding | None:
         own = fresh.grads.get(name)
         if grad is None or own is None or grad.shape != own.shape or np.allclose(grad, own, rtol=1e-6, atol=1e-9):
             continue
-        if (
-            name not in subject.input_names
-            and first.get(name) is not None
-            and np.allclose(grad, own + first[name], rtol=1e-6, atol=1e-9)
-        ):
+        before = None if name in subject.input_names else first.get(name)
+        if before is not None and np.allclose(grad, own + before, rtol=1e-6, atol=1e-9):
             detail = f"the gradient of {name} is the sum of two backward passes: the second is added to the first"
             fix = "replace it: Param.write_grad keeps that of the last backward, which is what the optimiser expects"
             return Finding("accumulated", "fail", detail, fix)
