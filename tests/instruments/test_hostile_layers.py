@@ -1,7 +1,8 @@
 """A few of the campaign's hostile layers: no instrument falls over, and each speaks in one line of ours."""
 
 import pytest
-from hostile_layers import HABITS, Case, cases, judge
+from hostile_habits import HABITS
+from hostile_layers import Case, cases, judge
 
 FEW = cases(30, seed=11)
 INSTRUMENTS = ("gradcheck", "gradcheck of a network", "audit", "bn-doctor", "overfit")
