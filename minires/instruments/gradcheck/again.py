@@ -24,7 +24,7 @@ def left_from_before(subject) -> Finding | None:
         name: rng.permuted(x.ravel()).reshape(x.shape) if x.dtype.kind == "f" else x
         for name, x in zip(subject.input_names, subject.inputs, strict=True)
     }
-    fresh = ModuleSubject(copy.deepcopy(subject.pristine), moved, subject.dy, 0)
+    fresh = ModuleSubject(copy.deepcopy(subject.pristine), moved, subject.dy, 0, whole=subject)
     if fresh.stopped or fresh.y.shape != subject.y.shape:
         return None
     first = dict(subject.grads)

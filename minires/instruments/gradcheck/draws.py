@@ -40,6 +40,8 @@ def set_process(before: tuple) -> None:
 
 def same(one, other) -> bool:
     """Whether two states are one."""
+    if isinstance(one, tuple) and all(type(v) is int for v in one):
+        return one == other
     if isinstance(one, tuple | list):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict):

@@ -62,7 +62,8 @@ def locate(subject, checker, *, everything: bool):
             continue
         if not np.isfinite(call.dy).all():
             continue
-        local = ModuleSubject(copy.deepcopy(pristine), dict(enumerate(copies(call.inputs))), call.dy, 0)
+        inputs = dict(enumerate(copies(call.inputs)))
+        local = ModuleSubject(copy.deepcopy(pristine), inputs, call.dy, 0, whole=subject)
         if local.stopped:
             continue  # the whole's findings have said it
         judge = Checker(local, checker.epsilon, max(checker.tolerance, 1e-6), False, 0)

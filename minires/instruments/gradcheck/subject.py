@@ -27,6 +27,7 @@ class Subject:
 
     module = pristine = None
     mode = "function"
+    known = False  # whether forward was looked at before, as a part of a whole
     drew = False  # whether the process's own generator of random numbers moves in forward
     y = None
 
@@ -76,6 +77,9 @@ class Subject:
         if bad := self.not_finite_before():
             return bad
         held = {name: t.copy() for name, t in self.tensors.items()}
+        if self.known:
+            self.y = np.array(self.forward("record"))
+            return None if np.isfinite(self.y).all() else notes.not_finite_forward(self)
         first = self.forward("record")
         calls = dict(self.calls)
         self.drew = not draws.same(self.start, draws.process())
@@ -169,7 +173,9 @@ class Subject:
 
 
 class ModuleSubject(Subject):
-    def __init__(self, pristine, arrays, dy, seed):
+    def __init__(self, pristine, arrays, dy, seed, *, whole=None):
+        """whole: the subject of which this is a part, whose forward was looked at."""
+        self.known, self.drew = whole is not None, whole is not None and whole.drew
         self.pristine, self.module = pristine, copy.deepcopy(pristine)  # the second one is wrapped and moved about
         self.title = label(pristine)
         self.mode = "training" if pristine.training else "evaluation"
@@ -291,7 +297,7 @@ class ModuleSubject(Subject):
             moved = [name for name, (buffer, data) in self.buffers.items() if not np.array_equal(buffer.data, data)]
             if moved or self.drawing:
                 self.notes.append(notes.moving(moved, [label(m) for m, _ in self.drawing]))
-        if not self.same(self.forward()):
+        if not self.known and not self.same(self.forward()):
             return notes.changed_by_backward(self.title)
         self.notes += notes.other_shapes(self.calls)
         self.forward("pattern")
