@@ -52,6 +52,7 @@ _HOMES = {
     "minires.instruments.cost.predict": ("predict_cost",),
     "minires.instruments.audit": ("audit",),
     "minires.instruments.bn_doctor": ("bn_doctor",),
+    "minires.instruments.diagnose": ("diagnose",),
     "minires.instruments.maps": ("feature_maps", "gradcam", "occlusion"),
     "minires.instruments.overfit": ("overfit",),
     "minires.instruments.rate_test": ("rate_test",),

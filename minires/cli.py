@@ -23,6 +23,7 @@ def parser():
         checks,
         comparing,
         datasets,
+        diagnosing,
         exercises,
         instruments,
         lessons,
@@ -46,7 +47,20 @@ def parser():
         return p
 
     seen = (instruments, seeing, stepping, checks)
-    for module in (training, predicting, comparing, tuning, *seen, datasets, weights, lessons, exercises, site, bench):
+    for module in (
+        training,
+        predicting,
+        comparing,
+        tuning,
+        diagnosing,
+        *seen,
+        datasets,
+        weights,
+        lessons,
+        exercises,
+        site,
+        bench,
+    ):
         module.register(commands, command)
     return root
 

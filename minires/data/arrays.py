@@ -15,7 +15,7 @@ import numpy as np
 
 from minires.data.dataset import Dataset, check_images, check_labels, chunks
 from minires.data.names import listed, natural_key, part_of
-from minires.data.rows import Rows, check_claim, pieces, pixel_scale, spill, understood
+from minires.data.rows import Rows, as_pixels, check_claim, pieces, pixel_scale, spill, understood
 from minires.errors import DataError
 
 _ROLES = {
@@ -51,7 +51,7 @@ class StoredImages(Dataset):
     def images(self, index):
         pixels = self.pixels[np.asarray(index, dtype=np.intp)]
         if self.scale is not None:
-            pixels = np.rint(pixels * self.scale).astype(np.uint8)
+            pixels = as_pixels(pixels, self.scale)
         if self.channels_first:
             pixels = pixels.transpose(0, 2, 3, 1)
         pixels = pixels.reshape(len(pixels), *self.shape[:2], -1)

@@ -18,6 +18,8 @@ import numpy as np
 from minires.data.probe import ALLOWANCE, UNPACKED
 from minires.errors import DataError
 
+OVERSHOOT = 0.15  # of the range of floats: a bicubic or Lanczos resize goes beyond it beside an edge
+
 
 class Rows:
     """An array (N, ...) that stays in its file: `rows[index]` reads the rows at the positions `index` (n,).
@@ -141,14 +143,26 @@ def pieces(source, size: int = 2**20):
 
 
 def pixel_scale(slabs: Iterable[np.ndarray], where: str) -> float:
-    """The factor that brings the pixels of all slabs (n, ...) to 0..255: 255 when none is above 1, else 1."""
-    low, high, seen = np.inf, -np.inf, 0
+    """The factor that brings the pixels of all slabs (n, ...) to 0..255, but for what a resize overshot.
+
+    255 for floats in 0..1, 1 for what is in 0..255. Floats may lie OVERSHOOT of their range outside it, for `as_pixels`
+    to clip; floats up to some small number other than 1 are neither, and refused.
+    """
+    low, high, seen, whole = np.inf, -np.inf, 0, True
     for pixels in slabs:
         finite = np.isfinite(pixels).reshape(len(pixels), -1).all(axis=1)
         if not finite.all():
             bad = seen + np.argmin(finite)
             raise DataError(f"{where}: expected finite pixels, got NaN or infinity first in image {bad}: repair it")
         low, high, seen = min(low, pixels.min()), max(high, pixels.max()), seen + len(pixels)
-    if low < 0 or high > 255:
+        whole = whole and bool((pixels == np.rint(pixels)).all())
+    beyond = 0 if whole else OVERSHOOT
+    top = 1 if high <= 1 + beyond else 255
+    if low < -beyond * top or high > (1 + beyond) * top or (not whole and 1 + beyond < high < 8):
         raise DataError(f"{where}: expected pixels in 0..1 or 0..255, got {low:g}..{high:g}: undo the normalisation")
-    return 255.0 if high <= 1 else 1.0
+    return 255.0 / top
+
+
+def as_pixels(values: np.ndarray, scale: float) -> np.ndarray:
+    """uint8 of numbers that `pixel_scale` looked at."""
+    return np.rint(np.clip(values * scale, 0, 255)).astype(np.uint8)

@@ -21,7 +21,7 @@ from minires.data.dataset import Dataset, check_images, check_labels, chunks
 from minires.data.hdf5 import atomic_hdf5, open_hdf5
 from minires.data.names import PARTS
 from minires.data.probe import MAX_CHUNK
-from minires.data.rows import Rows, pixel_scale, spill
+from minires.data.rows import Rows, as_pixels, pixel_scale, spill
 from minires.errors import DataError
 
 _WHAT = "a SIGNS data file"
@@ -75,7 +75,7 @@ class SignsDataset(Dataset):
             return spill(map(self._as_bytes, _slabs(stored)), len(stored) * math.prod(self.shape), self.path)
 
     def _as_bytes(self, pixels):
-        return pixels if self._scale is None else np.rint(pixels * self._scale).astype(np.uint8)
+        return pixels if self._scale is None else as_pixels(pixels, self._scale)
 
 
 def load_signs(path: str | os.PathLike) -> tuple[SignsDataset | None, SignsDataset | None]:

@@ -101,9 +101,9 @@ def overfit(
         if findings:
             return Overfit(False, (), target, len(index), recipe.lr, True, tuple(findings))
         findings = _of_the_batch(pixels, labels, train)
-        with _undisturbed(model):
+        with undisturbed(model):
             findings += dead_relus(rectifiers(model, batch[0]))
-            losses = _losses(model, batch, recipe, recipe.lr, steps, target, on_step)
+            losses = losses_on(model, batch, recipe, recipe.lr, steps, target, on_step)
             died = dead_relus(rectifiers(model, batch[0]))
         fitted = bool(losses) and losses[-1] < target
         looked = not fitted or sum(model.parameter_count()) <= SMALL
@@ -135,7 +135,7 @@ def _in_turn(labels, count):
 
 
 @contextmanager
-def _undisturbed(model):
+def undisturbed(model):
     """Inside, nothing is dropped; afterwards the network is what it was."""
     dropouts = [m for m in model.modules() if isinstance(m, Dropout) and not m.frozen]
     with borrowed(model):
@@ -149,11 +149,13 @@ def _undisturbed(model):
                 m.freeze(False)
 
 
-def _losses(model, batch, recipe, lr, steps, target, on_step=lambda done: None) -> list[float]:
+def losses_on(model, batch, recipe, lr, steps, target, on_step=lambda done: None, *, warm=0) -> list[float]:
+    """The loss of each step on one batch (x, labels), until one is below `target` or not finite. warm: steps in which
+    the rate grows to `lr`."""
     losses = []
     with make_step(model, recipe.make_optimizer(model.params())) as step, np.errstate(all="ignore"):
         while len(losses) < steps:
-            loss = float(step(*batch, lr)[0])
+            loss = float(step(*batch, lr * min(1, (len(losses) + 1) / (warm + 1)))[0])
             if not math.isfinite(loss):
                 break
             losses.append(loss)
@@ -193,8 +195,8 @@ def _of_the_network(model, x, known) -> list[Finding]:
 def _other_rate(model, batch, recipe, steps, target) -> Finding:
     for factor in OTHER_RATES:
         lr = recipe.lr * factor
-        with _undisturbed(model):
-            losses = _losses(model, batch, recipe, lr, steps, target)
+        with undisturbed(model):
+            losses = losses_on(model, batch, recipe, lr, steps, target)
         if losses and losses[-1] < target:
             detail = f"at {lr:g} the same batch is learned in {len(losses)} steps, at {recipe.lr:g} not in {steps}"
             name = "rate too small" if factor > 1 else "rate too large"

@@ -415,6 +415,7 @@ class _Run:
                 raise self.diverged(f"the {p.judge} loss is {result.loss:.4g}")
             interval = zip(("low", "high"), result.interval, strict=True)
             row |= {f"{p.judge}_loss": result.loss, f"{p.judge}_accuracy": result.accuracy}
+            row[f"{p.judge}_classes"] = len(np.unique(result.probs.argmax(axis=1)))  # that it names at all
             row |= {f"{p.judge}_accuracy_{end}": value for end, value in interval}
             better = result.loss < p.best_loss
             p.best_loss = min(p.best_loss, result.loss)

@@ -146,6 +146,7 @@ class ConsoleReporter(Reporter):
     def __init__(self, console: Console | None = None):
         self.console = console or Console()
         self.bar, self.how = None, ""
+        self.classes, self.folder, self.warned = None, None, False
 
     @contextmanager
     def running(self, epochs: int | None, steps: int, progress: Progress) -> Iterator[None]:
@@ -167,6 +168,12 @@ class ConsoleReporter(Reporter):
             )
             yield
         self.bar = None
+
+    def batch(self, step: Step, x: Array, labels: Array) -> None:
+        self.classes = getattr(step.model, "classes", None)
+
+    def save(self, out: Path, progress: Progress) -> None:
+        self.folder = out
 
     def _where(self, p) -> str:
         return f"epoch {min(p.epoch + 1, self.epochs)}/{self.epochs}"
@@ -202,6 +209,9 @@ class ConsoleReporter(Reporter):
         if p.how != self.how:
             self.how = p.how
             self.console.print(f"each step: {p.how}; {Agreement(**p.check)}", style="dim")
+        if not self.warned and self.classes and (why := guesses(p, self.classes)):
+            self.warned = True
+            self.console.print(f"it does not learn: {why}; find out why: minires diagnose {self.folder or 'RUN'}")
         if p.stopped:
             self.console.print(f"stopped early: {p.stopped}; best.h5 is epoch {p.best_epoch}")
 
@@ -213,6 +223,18 @@ class ConsoleReporter(Reporter):
         else:
             what = "stopped; everything is saved" if kept is None else f"stopped at once; {kept} is saved"
             self.console.print(f"{what}. Go on with: minires train --resume {out}")
+
+
+def guesses(p: Progress, classes: int) -> str:
+    """Why a run looks as if nothing were learned, once two epochs can tell; else nothing."""
+    row, chance = p.history[-1], math.log(classes)
+    if p.epoch < 2:
+        return ""
+    if row["train_loss"] > 0.97 * chance:
+        return f"after {p.epoch} epochs the loss is {row['train_loss']:.3g}, where guessing gives {chance:.3g}"
+    if row.get(f"{p.judge}_classes") == 1:
+        return f"after {p.epoch} epochs it takes every {p.judge} image for one class"
+    return ""
 
 
 def _clock(seconds: float) -> str:

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from demand import on_demand
 from minires.benchmarks import contenders
 from minires.benchmarks.peers import to_onnx_nchw
 
@@ -110,6 +111,7 @@ def convolutions_of(tmp_path):
     return run
 
 
+@on_demand
 @pytest.mark.parametrize("name", ["torch", "torch_channels_last"])
 def test_pytorch_does_not_use_winograds_algorithm(convolutions_of, name):
     """Nor anything beside oneDNN: each of the nine convolutions is there, forward and twice backward."""
@@ -118,6 +120,7 @@ def test_pytorch_does_not_use_winograds_algorithm(convolutions_of, name):
     assert not any("wino" in line for line in found)
 
 
+@on_demand
 def test_a_compiled_inference_is_folded_and_fused(convolutions_of):
     """Its weights are frozen: ReLU and the shortcuts' sums are left to oneDNN, and the logits are ours."""
     if not contenders.compiler():

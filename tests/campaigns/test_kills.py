@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from demand import on_demand
 
 HERE = Path(__file__).parent
 
@@ -12,8 +13,9 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize(
     "blows",
     [
-        "--kills 2 --full 1 --readonly 1",
-        pytest.param("--kills 8 --stops 2 --full 4 --readonly 3 --together 1", marks=pytest.mark.slow),
+        "--kills 2 --full 1",
+        pytest.param("--kills 1 --stops 1 --readonly 1 --together 1", marks=pytest.mark.slow),
+        pytest.param("--kills 8 --stops 2 --full 4 --readonly 3 --together 1", marks=on_demand),
     ],
 )
 def test_nothing_is_lost(blows):

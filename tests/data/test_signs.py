@@ -96,6 +96,13 @@ def test_float_pixels_of_both_ranges(tmp_path, top, scale):
     np.testing.assert_array_equal(all_images(train), np.rint(pixels * scale))
 
 
+@pytest.mark.parametrize("top", [1, 255])
+def test_what_a_bicubic_resize_overshoots_is_clipped(tmp_path, top):
+    pixels = np.linspace(-0.02, 1.03, 12 * 192).reshape(12, 8, 8, 3) * top
+    train, _ = load_signs(write_pair(tmp_path, train_set_x=pixels))
+    np.testing.assert_array_equal(all_images(train), np.rint(pixels.clip(0, top) * (255 / top)))
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -108,6 +115,7 @@ def test_float_pixels_of_both_ranges(tmp_path, top, scale):
         ({"train_set_x": np.zeros((0, 8, 8, 3), np.uint8)}, ["at least one image"]),
         ({"train_set_x": np.zeros((12, 8, 8, 3), np.int32)}, ["uint8", "int32"]),
         ({"train_set_x": np.full((12, 8, 8, 3), -0.5)}, ["0..1 or 0..255", "-0.5"]),
+        ({"train_set_x": np.linspace(0, 1.9, 12 * 192).reshape(12, 8, 8, 3)}, ["0..1 or 0..255", "0..1.9"]),
         ({"train_set_x": np.full((12, 8, 8, 3), 300.0)}, ["0..1 or 0..255", "300"]),
         ({"train_set_y": np.arange(11) % 6}, ["11 for 12 images"]),
         ({"train_set_y": np.arange(12) % 6 * 1.0}, ["integer labels", "float64"]),

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from data_helpers import PHOTOS, needs_photos
+from demand import on_demand
 from PIL import Image
 
 from minires.data import ArrayDataset, Parts, load, make_signs
@@ -31,7 +32,7 @@ def smaller(image):
     "parts",
     [
         pytest.param(lambda: make_signs(n_train=120, n_test=30), id="a few signs"),
-        pytest.param(make_signs, id="signs", marks=pytest.mark.slow),
+        pytest.param(make_signs, id="signs", marks=on_demand),
         pytest.param(lambda: load(PHOTOS, size=64), id="photographs", marks=[needs_photos, pytest.mark.slow]),
     ],
 )
