@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from minires.errors import StateError
 from minires.instruments.gradcheck import gradcheck
 
 NO_RETURN = "Does every way through the function end in a `return`?"
@@ -79,10 +80,15 @@ def several(value, names: tuple) -> dict:
 def gradients(target, x, hint: str, hints: dict | None = None, **options) -> None:
     """Wrong unless the gradients agree with central differences (minires.instruments.gradcheck). hints: by the cause
     that the gradient check names."""
-    report = gradcheck(target, x, **options)
+    try:
+        report = gradcheck(target, x, **options)
+    except StateError as error:  # the student's own exception, in the gradient check's words
+        raise error.__cause__ or error from None
     faults = [f.name for f in report.findings if f.status == "fail"]
     if not faults:
         return
+    if not report.checks:  # there was nothing to hold against a difference
+        raise Wrong(next(f.detail for f in report.findings if f.status == "fail"), (hints or {}).get(faults[0], hint))
     worst = max(report.checks, key=lambda c: (not c.ok, c.error))
     at = "along a random direction" if worst.where == "direction" else f"at {worst.where}"
     seen = f"gradient of {worst.tensor} {at}: central difference {worst.numeric:.5g}, yours {worst.analytic:.5g}"

@@ -6,7 +6,6 @@ estimated anew from the training images; `recalibrate` puts those in. `input_dri
 images that were preprocessed unlike those of training.
 """
 
-import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -19,7 +18,8 @@ from minires.console import Shown
 from minires.data import Dataset
 from minires.errors import ConfigError, DataError
 from minires.instruments.findings import Finding
-from minires.instruments.gradcheck.causes import label
+from minires.instruments.gradcheck.watch import run_through
+from minires.instruments.guard import check_model, copied, label, not_finite, owned
 from minires.train.classifier import Classifier, evaluate
 from minires.train.precise_bn import batch_mode, norms, recalibrate
 from minires.train.scores import interval_of, with_interval
@@ -102,19 +102,27 @@ def bn_doctor(
     The model is left as it was. Raises ConfigError for a network without batch normalisation, DataError as
     `evaluate` does.
     """
+    check_model(classifier.model)
     found = norms(classifier.model)
     if not found:
         raise ConfigError(f"bn-doctor: {label(classifier.model)} has no batch normalisation to examine")
-    mended = Classifier(copy.deepcopy(classifier.model), classifier.classes, classifier.preprocess)
-    recalibrate(mended.model, inputs(mended, train or dataset))
-    results = {
-        "running": _summary(evaluate(classifier, dataset)),
-        "batch": _with_batch_statistics(classifier, dataset),
-        "re-estimated": _summary(evaluate(mended, dataset)),
-    }
-    layers = tuple(_compare(a, b) for a, b in zip(found, norms(mended.model), strict=True))
     momentum = max(n.momentum for n in found)
     remains = None if updates is None else momentum**updates
+    if bad := not_finite(classifier.model):
+        return Diagnosis(dataset.source, len(dataset), {}, (), updates, momentum, remains, bad)
+    with owned("bn-doctor"), np.errstate(all="ignore"):
+        if dataset.shape == getattr(classifier.model, "input_shape", dataset.shape):
+            weights = classifier.model.params()[0].data
+            x = classifier.preprocess(dataset.images(np.arange(min(2, len(dataset)))), weights.dtype)
+            run_through(classifier.model, x, training=False, backward=False)
+        mended = Classifier(copied(classifier.model), classifier.classes, classifier.preprocess)
+        recalibrate(mended.model, inputs(mended, train or dataset))
+        results = {
+            "running": _summary(evaluate(classifier, dataset)),
+            "batch": _with_batch_statistics(classifier, dataset),
+            "re-estimated": _summary(evaluate(mended, dataset)),
+        }
+        layers = tuple(_compare(a, b) for a, b in zip(found, norms(mended.model), strict=True))
     finding = _conclude(results, len(dataset), layers, updates, momentum, remains, _untouched(found))
     return Diagnosis(dataset.source, len(dataset), results, layers, updates, momentum, remains, finding)
 
@@ -209,13 +217,22 @@ def _untouched(norms) -> bool:
     return all(not n.mean.data.any() and bool((n.var.data == 1).all()) for n in norms)
 
 
+def _smaller(momentum, updates) -> float:
+    """A momentum of which 1 % of the initial statistics remains after so many updates: 0.9 where that does."""
+    enough = np.floor(100 * 0.01 ** (1 / max(1, updates))) / 100
+    return float(min(0.9, enough, momentum))
+
+
 def _conclude(results, count, layers, updates, momentum, remains, untouched) -> Finding:
     """The cause in words, and the remedy."""
+    if bad := [k for k, row in results.items() if not np.isfinite(row["loss"])]:
+        detail = f"with the {bad[0]} statistics the loss is not finite: some layer's output is not"
+        return Finding("forward not finite", "fail", detail, "look for the layer with minires gradcheck or audit")
     running, batch, anew = (results[k]["accuracy"] for k in ("running", "batch", "re-estimated"))
     lost, gap = max(batch, anew) - running, max(GAP, 1 / np.sqrt(count))
     numbers = f"accuracy {running:.1%} with running statistics, {batch:.1%} with the batch's, {anew:.1%} re-estimated"
     off = sum(layer.off > OFF for layer in layers)
-    mend = "recalibrate(model, batches) mends this network"
+    mend = "minires bn-doctor RUN --recalibrate OUT.h5 mends this network (in Python, recalibrate(model, batches))"
     if lost <= gap:
         return Finding("running statistics", "ok", f"{numbers}: they do no harm; where accuracy is low, look elsewhere")
     if anew - running <= gap:
@@ -232,7 +249,7 @@ def _conclude(results, count, layers, updates, momentum, remains, untouched) -> 
             f"{numbers}: after {updates} updates at momentum {momentum:g}, {momentum:g}^{updates} = {remains:.1%} of "
             f"the initial statistics (mean 0, variance 1) remain; {off} of {len(layers)} layers are off"
         )
-        fix = f"{mend}; next time train {needed} steps or more, or with --bn-momentum 0.9"
+        fix = f"{mend}; next time train {needed} steps or more, or with --bn-momentum {_smaller(momentum, updates):g}"
         return Finding("few updates", "fail", detail, fix)
     known = "" if updates is None else f" though {updates} updates at momentum {momentum:g} were enough"
     detail = f"{numbers}: {off} of {len(layers)} layers are off{known}: the statistics do not belong to these weights"

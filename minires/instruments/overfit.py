@@ -17,20 +17,21 @@ import numpy as np
 
 from minires.backend import blas_threads, device_of, to_device, to_numpy
 from minires.data.dataset import Dataset
-from minires.errors import ConfigError
+from minires.errors import ConfigError, MiniresError
 from minires.fast.step import make_step
-from minires.instruments.audit import audit
+from minires.instruments.audit import audit, not_run
+from minires.instruments.dead import dead_relus, rectifiers
 from minires.instruments.findings import Finding
 from minires.instruments.gradcheck import gradcheck
+from minires.instruments.gradcheck.watch import run_through
+from minires.instruments.guard import check_model, not_finite, owned
 from minires.instruments.rate_test import borrowed
-from minires.nn import Dropout, ReLU
-from minires.nn.probe import probe, untouched
+from minires.nn import Dropout
 from minires.ranges import check
 from minires.train.classifier import Classifier
 from minires.train.recipe import Recipe
 
 IMAGES, STEPS, TARGET = 16, 200, 0.01
-DEAD = 0.99  # share of a ReLU's outputs that are zero, from which on it is called dead
 OTHER_RATES = (10.0, 0.1, 100.0, 0.01, 1000.0, 0.001)  # times the recipe's
 SMALL = 2_000_000  # parameters up to which structure and gradients are looked at even where the batch was fitted
 
@@ -87,23 +88,41 @@ def overfit(
     check(images=images, steps=steps, target=target)
     if min(images, len(train)) < 2:
         raise ConfigError(f"overfit: expected two images or more, got {min(images, len(train))}")
+    check_model(classifier.model)
     index = _in_turn(train.labels, images)
     pixels, labels = train.images(index), train.labels[index]
     model = classifier.model
+    if not model.params():
+        raise ConfigError(f"overfit: {model.name or type(model).__name__} has no parameters to train: add a layer")
     device, dtype = device_of(model.params()[0].data), model.params()[0].data.dtype
     batch = classifier.preprocess(to_device(pixels, device), dtype), to_device(labels, device)
-    findings = _of_the_batch(pixels, labels, train)
-    with undisturbed(model):
-        findings += _dead_relus(model, batch[0])
-        losses = losses_on(model, batch, recipe, recipe.lr, steps, target, on_step)
-        died = _dead_relus(model, batch[0])
-    fitted = bool(losses) and losses[-1] < target
-    looked = not fitted or sum(model.parameter_count()) <= SMALL
-    if looked:
-        findings += _of_the_network(model, to_numpy(batch[0]))
-    if not fitted and not findings:
-        findings += [_other_rate(model, batch, recipe, steps, target), *died]
+    with owned("overfit"):
+        findings = _not_run(model, to_numpy(batch[0][:2]))
+        if findings:
+            return Overfit(False, (), target, len(index), recipe.lr, True, tuple(findings))
+        findings = _of_the_batch(pixels, labels, train)
+        with undisturbed(model):
+            findings += dead_relus(rectifiers(model, batch[0]))
+            losses = losses_on(model, batch, recipe, recipe.lr, steps, target, on_step)
+            died = dead_relus(rectifiers(model, batch[0]))
+        fitted = bool(losses) and losses[-1] < target
+        looked = not fitted or sum(model.parameter_count()) <= SMALL
+        if looked:
+            findings += _of_the_network(model, to_numpy(batch[0]), findings)
+        if not fitted and not findings:
+            findings += [_other_rate(model, batch, recipe, steps, target), *died]
     return Overfit(fitted, tuple(losses), target, len(index), recipe.lr, looked, tuple(findings))
+
+
+def _not_run(model, x) -> list[Finding]:
+    """What keeps it from being trained at all, if anything."""
+    if bad := not_finite(model):
+        return [bad]
+    try:
+        run_through(model, x)
+    except MiniresError as error:
+        return [not_run(error)]
+    return []
 
 
 def _in_turn(labels, count):
@@ -162,23 +181,10 @@ def _of_the_batch(pixels, labels, train) -> list[Finding]:
     return findings
 
 
-def _dead_relus(model, x) -> list[Finding]:
-    with untouched(model), probe(model) as log, np.errstate(all="ignore"):
-        model.forward(x)
-    names = {m.name for m in model.modules() if isinstance(m, ReLU)}
-    dead = [(r["name"], r["zeros"]) for r in log.rows() if r["name"] in names and (r["zeros"] or 0) >= DEAD]
-    if not dead:
-        return []
-    name, share = dead[0]
-    more = f" (and {len(dead) - 1} more)" if dead[1:] else ""
-    detail = f"{name}{more}: {share:.1%} of its outputs are 0, and where it is 0 no gradient passes"
-    fix = "look at the bias or beta before it: a large rate or a wrong start pushed it below zero"
-    return [Finding("dead ReLUs", "fail", detail, fix)]
-
-
-def _of_the_network(model, x) -> list[Finding]:
-    """Faults of its structure, else of its gradients, on two images."""
-    found = [f for f in audit(model, input_shape=x.shape[1:]).findings if f.status == "fail"]
+def _of_the_network(model, x, known) -> list[Finding]:
+    """Faults of its structure, else of its gradients, on two images; not again what is known by then."""
+    known = {f.name for f in known}
+    found = [f for f in audit(model, input_shape=x.shape[1:]).findings if f.status == "fail" and f.name not in known]
     if {f.name for f in found} - {"gradient at the add"}:
         return found
     with blas_threads(1):

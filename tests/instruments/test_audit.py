@@ -1,6 +1,7 @@
 """The audit: nothing to say about healthy networks, and for each planted bug the fault by its name."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import planted
@@ -253,3 +254,89 @@ def test_the_report_is_plain_data():
     assert json.loads(json.dumps(audit(small()).as_dict()))["ok"] is True
     assert audit(small()).table().row_count == 3
     assert audit(small()).reference_table().row_count > 3
+
+
+class IgnoringAdd(nn.Add):
+    def forward(self, branch, shortcut):
+        return branch + 0
+
+
+class DoublingAdd(nn.Add):
+    def forward(self, branch, shortcut):
+        return branch + 2 * shortcut
+
+
+def with_add(kind):
+    block = conv_block()
+    block.add = kind("b.add")
+    return block
+
+
+def test_an_add_that_ignores_its_shortcut_is_not_called_a_shortcut_that_starts_elsewhere():
+    detail = faults(audit(with_add(IgnoringAdd), input_shape=(6, 6, 3)))["dead skip"]
+    assert "the add node gives F(x) + 0 shortcut: it ignores the shortcut" in detail
+    assert "starts from the main path" not in detail
+    dead = faults(audit(planted.plant(small("resnet14"), "dead skip")))["dead skip"]
+    assert "It starts from the main path" in dead
+
+
+def test_a_doubled_shortcut_is_forwards_fault_not_backwards():
+    found = faults(audit(with_add(DoublingAdd), input_shape=(6, 6, 3)))
+    assert list(found) == ["scaled skip"]
+    assert "scaled by 2" in found["scaled skip"]
+
+
+def test_a_misplaced_relu_is_named():
+    class Before(Block):
+        def forward(self, x):
+            return self.after.forward(self.branch.forward(x)) + x
+
+        def backward(self, dy, need_dx=True):
+            return self.branch.backward(self.after.backward(dy)) + dy
+
+    branch = nn.Sequential(Conv2d("b.conv", 3, 3, 3, pad=1), name="f")
+    found = faults(audit(Before("b", branch, Block.IDENTITY, after=nn.ReLU("b.relu")), input_shape=(6, 6, 3)))
+    assert list(found) == ["misplaced ReLU"]
+    assert "b: forward gives relu(F(x)) + shortcut: the ReLU stands before the sum" in found["misplaced ReLU"]
+
+
+@pytest.mark.parametrize("options", [{}, {"preact": True}, {"variant": "course"}], ids=str)
+@pytest.mark.parametrize("where", [0, 1, 3, 5])
+def test_dead_relus_are_named_and_nothing_else_is_blamed(options, where):
+    """A shift of -50 in one normalisation that a ReLU follows: no gradient gets past it, nothing depends on it."""
+    model = small("resnet14", **options)
+    layers = [m for m in model.modules() if not m.children()]
+    norms = [a for a, b in pairwise(layers) if isinstance(a, nn.BatchNorm) and isinstance(b, nn.ReLU)]
+    norms[where].beta.data[...] = -50
+    report = audit(model)
+    assert list(faults(report)) == ["dead ReLUs"]
+    assert "100.0% of its outputs are 0" in faults(report)["dead ReLUs"]
+
+
+def test_dead_relus_of_a_network_without_normalisation():
+    """As a rate of 0.3 leaves them: every bias far below zero, the branch gives nothing."""
+    model = small("resnet14", norm=False, variant="course")
+    convs = [m for m in model.blocks()[1].branch.modules() if isinstance(m, Conv2d)]
+    convs[0].b.data[...] = -50
+    assert list(faults(audit(model))) == ["dead ReLUs"]
+
+
+def test_weights_that_are_not_finite():
+    model = small()
+    model.params()[3].data.flat[0] = np.nan
+    found = faults(audit(model))
+    assert list(found) == ["weights not finite"]
+    assert (
+        f"1 of {model.params()[3].data.size} numbers of the parameter {model.params()[3].name}"
+        in found["weights not finite"]
+    )
+
+
+def test_a_layer_that_does_not_run_is_named():
+    class Fails(nn.ReLU):
+        def backward(self, dy, need_dx=True):
+            return dy[99]
+
+    model = small()
+    model.blocks()[1].branch.layers[2] = Fails("odd")
+    assert "odd.backward raises IndexError" in faults(audit(model))["raises"]

@@ -11,7 +11,7 @@ from minires import resnet
 from minires.commands import checks
 from minires.data import write_signs
 from minires.data.dataset import ArrayDataset
-from minires.errors import ConfigError, DataError
+from minires.errors import ConfigError, DataError, DivergedError
 from minires.instruments.bn_doctor import bn_doctor, input_drift, inputs, recalibrate
 from minires.nn import BatchNorm, Conv2d, GlobalAvgPool2d, Sequential
 from minires.train.checkpoint import save_checkpoint
@@ -199,3 +199,36 @@ def test_the_command(slow, tmp_path, capsys):
     assert found["updates"] == 24
     assert checks.bn_doctor(Namespace(**options | {"run_folder": str(mended), "json": False}, recalibrate=None)) == 0
     assert "they do no harm" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_weights_that_are_not_finite_do_harm(healthy):
+    broken = copy.deepcopy(healthy)
+    broken.model.params()[2].data[0] = np.nan
+    found = bn_doctor(broken, TEST, train=TRAIN, updates=24)
+    assert not found.ok
+    assert found.finding.name == "weights not finite"
+    assert broken.model.params()[2].name in found.finding.detail
+    assert json.loads(json.dumps(found.as_dict()))["ok"] is False
+
+
+def test_a_forward_that_is_not_finite_does_harm(healthy):
+    class Overflows(BatchNorm):
+        def forward(self, x):
+            return super().forward(x) * np.float32(np.inf)
+
+    broken = copy.deepcopy(healthy)
+    norms(broken.model)[-1].__class__ = Overflows
+    with pytest.raises(DivergedError, match="not finite"):
+        bn_doctor(broken, TEST, train=TRAIN)
+
+
+def test_the_advice_is_not_what_the_run_already_has(slow):
+    """A momentum of 0.9 that was not given the steps: the same again would not help."""
+    classifier = copy.deepcopy(slow)
+    for norm in norms(classifier.model):
+        norm.momentum = 0.9
+    found = bn_doctor(classifier, TEST, train=TRAIN, updates=10)
+    assert found.finding.name == "few updates"
+    assert "--bn-momentum 0.63" in found.finding.fix  # 0.63^10 = 1 %
+    assert "--bn-momentum 0.9" in bn_doctor(slow, TEST, train=TRAIN, updates=60).finding.fix
+    assert "minires bn-doctor RUN --recalibrate OUT.h5" in found.finding.fix

@@ -3,13 +3,14 @@
 import argparse
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import planted
 import pytest
 from rich.console import Console
 
-from minires import nn, ops, resnet
+from minires import backend, nn, ops, resnet
 from minires.commands import checks, common
 from minires.commands.checks import _examples
 from minires.errors import ConfigError, ShapeError, StateError
@@ -297,6 +298,17 @@ def test_a_whole_network_by_name():
     assert report.ok
     assert report.worst < 1e-5
     assert report.layers > 30
+
+
+def test_checks_in_two_threads_leave_the_process_its_threads():
+    """A check of a whole network takes one BLAS thread, for its own time alone."""
+    before = backend.thread_count()
+    with backend.blas_threads(2), ThreadPoolExecutor(2) as pool:
+        sizes = {"input_shape": (8, 8, 3), "widths": (2, 3, 4)}
+        reports = [pool.submit(gradcheck_model, "resnet8", seed=seed, **sizes) for seed in range(3)]
+        assert all(report.result().ok for report in reports)
+        assert backend.thread_count() == 2
+    assert backend.thread_count() == before
 
 
 def test_a_wrong_gradient_is_found_on_a_kink_too():

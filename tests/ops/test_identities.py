@@ -11,7 +11,7 @@ from arrays import normal
 
 from minires import nn, ops, resnet
 from minires.geometry import resolve_padding
-from minires.instruments.gradcheck.subject import Watch
+from minires.instruments.gradcheck.watch import Watch
 from minires.ops.conv import col2im, im2col
 
 EXACT = 1e-13

@@ -20,12 +20,15 @@ from rich.table import Table
 from minires import nn
 from minires.backend import to_numpy
 from minires.console import Shown
-from minires.errors import ConfigError, ShapeError
+from minires.errors import ConfigError, MiniresError, ShapeError
 from minires.geometry import pair
+from minires.instruments.audit.faults import add_faults, multiple, parameters, skip_faults
 from minires.instruments.audit.published import Difference, distance, guess_arch, references, shortcut_kind
+from minires.instruments.dead import dead_relus, rectifiers
 from minires.instruments.findings import Finding
-from minires.instruments.gradcheck.causes import in_place, label
-from minires.instruments.gradcheck.subject import Watch
+from minires.instruments.gradcheck.notes import in_place
+from minires.instruments.gradcheck.watch import Watch
+from minires.instruments.guard import check_model, copied, label, not_finite, owned
 from minires.nn.blocks import Block
 
 SAME = 1e-6  # float64 gradients and answers nearer than this, relative, are equal
@@ -106,38 +109,75 @@ def audit(model: nn.Module, *, input_shape: tuple | None = None, arch: str | Non
     >>> minires.audit(minires.resnet("resnet8", (16, 16, 3), 6)).ok
     True
     """
+    check_model(model)
     config = getattr(model, "config", None)
     if input_shape is None and config is None:
         raise ConfigError(
             f"audit: {label(model)} has no config to read its image size from: give input_shape=(H, W, C)"
         )
     shape = tuple(input_shape or config.input_shape)
-    rng = np.random.default_rng(seed)
+    if bad := not_finite(model):
+        return Audit(label(model), tuple(_plan(b) for b in model.modules() if isinstance(b, Block)), (bad,), None, {})
+    with owned("audit"), np.errstate(all="ignore"):
+        return _audit(model, config, shape, arch, np.random.default_rng(seed))
+
+
+def _audit(model, config, shape, arch, rng) -> Audit:
     findings = _same_kernels(model)
     pristine = _prepare(model, rng)
     blocks = [_plan(b) for b in pristine.modules() if isinstance(b, Block)]
     findings += [f for b in blocks for f in _stride_faults(b)]
+    x = rng.standard_normal((2, *shape))
     try:
-        watched, watch, y = _run(pristine, rng.standard_normal((2, *shape)), rng)
-    except ShapeError as error:
-        if not findings:
-            findings.append(Finding("shapes", "fail", str(error), "make both paths' shapes agree"))
-    else:
-        twins = dict(zip(pristine.modules(), watched.modules(), strict=True))
-        pairs = [(b, twins[b]) for b in pristine.modules() if isinstance(b, Block)]
-        blocks = [_look(*p, watch, twins, plan, findings, rng) for p, plan in zip(pairs, blocks, strict=True)]
-        findings += [in_place(watched, module, what) for module, what in watch.written]
-        findings += _parameters(pristine, watched, watch, rng)
-        arch = arch or (config.arch if isinstance(config, nn.Config) else guess_arch(pristine, shape, y.shape[-1]))
-        differences = references(model, arch, shape, y.shape[-1]) if arch else {}
-        nearest = min(differences, key=lambda name: distance(differences[name]), default=None)
-        return Audit(label(model), tuple(blocks), tuple(_merge(findings)), nearest, differences)
-    return Audit(label(model), tuple(blocks), tuple(_merge(findings)), None, {})
+        watched, watch, y = _run(pristine, x, rng)
+    except MiniresError as error:
+        return Audit(label(model), tuple(blocks), tuple(_merge(findings or [not_run(error)])), None, {})
+    if where := _not_finite_inside(watch):
+        return Audit(label(model), tuple(blocks), tuple(_merge([*findings, where])), None, {})
+    relus = rectifiers(pristine, x)
+    findings += dead_relus(relus, 1.0)
+    twins = dict(zip(pristine.modules(), watched.modules(), strict=True))
+    pairs = [(b, twins[b]) for b in pristine.modules() if isinstance(b, Block)]
+    blocks = [_look(*p, watch, twins, plan, findings, rng) for p, plan in zip(pairs, blocks, strict=True)]
+    findings += [in_place(watched, module, what) for module, what in watch.written]
+    findings += parameters(pristine, watched, watch, relus, rng)
+    arch = arch or (config.arch if isinstance(config, nn.Config) else guess_arch(pristine, shape, y.shape[-1]))
+    differences = references(model, arch, shape, y.shape[-1]) if arch else {}
+    nearest = min(differences, key=lambda name: distance(differences[name]), default=None)
+    return Audit(label(model), tuple(blocks), tuple(_merge(findings)), nearest, differences)
+
+
+def not_run(error) -> Finding:
+    """For a network that does not go through: the layer's own words."""
+    found = getattr(error, "finding", None)
+    if isinstance(error, ShapeError) and (found is None or found.name != "gradient's shape"):
+        return Finding("shapes", "fail", str(error), "make both paths' shapes agree")
+    return found or Finding("not run", "fail", str(error), "let forward and backward of every layer run")
+
+
+def _not_finite_inside(watch) -> Finding | None:
+    """The first layer that gives a NaN, though what it was given is finite."""
+    for module, call in watch.calls.items():
+        if module.children() or np.isfinite(call.y).all():
+            continue
+        if all(np.isfinite(i).all() for i in call.inputs):
+            count = int(call.y.size - np.isfinite(call.y).sum())
+            detail = f"{label(module)}.forward gives {count} of {call.y.size} numbers that are not finite"
+            fix = "mend forward first: a logarithm or root of what may be 0 or less, a division by 0"
+            return Finding("forward not finite", "fail", detail, fix)
+    for module, call in reversed(watch.calls.items()):
+        if call.dy is None or module.children() or not np.isfinite(call.dy).all():
+            continue
+        if not all(d is None or np.isfinite(d).all() for d in call.dx):
+            detail = f"{label(module)}.backward gives a gradient that is not finite, though forward is finite"
+            fix = "look for a division by what may be 0, the root's slope at 0"
+            return Finding("gradient not finite", "fail", detail, fix)
+    return None
 
 
 def _prepare(model, rng):
     """A copy in float64 and training mode without randomness, moved off special points such as a gamma of 0."""
-    model = copy.deepcopy(model).to("cpu").astype(np.float64).freeze(False).train()
+    model = copied(model).to("cpu").astype(np.float64).freeze(False).train()
     for module in model.modules():
         module.save_for_backward = True
         module.training = not any(isinstance(v, np.random.Generator) for v in vars(module).values())
@@ -154,7 +194,10 @@ def _run(pristine, x, rng):
     watch = Watch(watched)
     watch.begin("record")
     y = watched.forward(x)
+    before = [(p, p.data.copy()) for p in watched.params()]
     watched.backward(rng.standard_normal(y.shape))
+    for p, data in before:  # a backward may take the optimiser's step
+        p.data = data
     return watched, watch, y
 
 
@@ -224,23 +267,12 @@ def _look(block, twin, watch, twins, plan, findings, rng) -> BlockAudit:
         starts = (v if before is None else before.forward(v) for v in (x + step, x))
         high, low = (held.shortcut.forward(h) for h in starts)
         expected = high - low
-    answer = _multiple(moved, expected)
-    if answer == 0:
-        detail = (
-            f"{plan.name}: the shortcut does not depend on the block's input: with the branch held fixed, nothing "
-            "moves. It starts from the main path, so the block has no skip"
-        )
-        findings.append(Finding("dead skip", "fail", detail, "take the shortcut from the block's input x"))
-    elif answer is None:
-        detail = f"{plan.name}: the shortcut follows the block's input, but not as its {plan.shortcut} map does"
-        findings.append(Finding("misrouted skip", "fail", detail, "add shortcut(x) of the block's own input, no other"))
-    elif abs(answer - 1) > SAME:
-        detail = (
-            f"{plan.name}: the shortcut is scaled by {answer:.4g}: over n blocks its signal scales by the nth power"
-        )
-        findings.append(Finding("scaled skip", "warn", detail, "add it as it is, unless the scale is the experiment"))
+    answer = multiple(moved, expected)
     shares = _shares(block, twin, watch, plan)
-    findings += _add_faults(plan.name, watch, twin, *shares) if answer else []
+    found = skip_faults(plan, answer, shares[1], twin, watch.calls)
+    if answer and all(f.status != "fail" for f in found):  # backward is judged where forward is what it should be
+        found += add_faults(plan.name, watch, twin, answer, *shares)
+    findings += found
     return replace(plan, answer=answer, branch_share=shares[0], shortcut_share=shares[1])
 
 
@@ -249,12 +281,15 @@ def _shares(block, twin, watch, plan):
     calls, call = watch.calls, watch.calls[twin]
     after = calls.get(twin.after)
     at_add = after.dx[0] if after and after.dx else call.dy
+    if at_add is None or not at_add.any():
+        return None, None  # a dead ReLU lets nothing through, and nothing can be told
     if plan.shortcut != "identity":
         shortcut = _gradient(calls, twin.shortcut, "dy")
     else:
         back = _gradient(calls, twin.before or twin.branch, "dx")
         shortcut = call.dx[0] if back is None else call.dx[0] - back
-    return tuple(_multiple(part, at_add) for part in (_gradient(calls, twin.branch, "dy"), shortcut))
+    parts = (_gradient(calls, twin.branch, "dy"), shortcut)
+    return tuple(multiple(part, at_add) for part in parts)
 
 
 def _gradient(calls, path, kind):
@@ -265,67 +300,6 @@ def _gradient(calls, path, kind):
         if call is not None and call.dy is not None:
             return call.dy if kind == "dy" else call.dx[0]
     return None
-
-
-def _add_faults(name, watch, twin, branch, shortcut) -> list[Finding]:
-    shares = {"branch": branch, "shortcut": shortcut}
-    wrong = {path: share for path, share in shares.items() if share is None or abs(share - 1) > SAME}
-    inside = set(twin.modules())
-    if not wrong or any(module in inside and what == "dy" for module, what in watch.written):
-        return []  # a write in place is a finding of its own
-    fix = "y = F(x) + x has slope 1 in both: hand each path the whole dy, and sum what comes back"
-    if all(share is not None and abs(share - 0.5) < SAME for share in wrong.values()):
-        paths = " and the ".join(wrong)
-        detail = f"{name}: half of the gradient at the add node reaches the {paths}: it is averaged, not copied"
-        return [Finding("averaged at the add", "fail", detail, fix)]
-    path, share = next(iter(wrong.items()))
-    seen = "something else than" if share is None else "nothing of" if share == 0 else f"{share:.4g} times"
-    detail = f"{name}: the {path} receives {seen} the gradient at the add node"
-    return [Finding("gradient at the add", "fail", detail, fix)]
-
-
-def _multiple(a, b) -> float | None:
-    """c where a = c b, 0 for no a; None where there is no such c."""
-    if a is None or np.linalg.norm(a) <= SAME * np.linalg.norm(b):
-        return 0.0
-    if a.shape != b.shape:
-        return None
-    c = float(np.vdot(a, b) / np.vdot(b, b)) if b.any() else 0.0
-    return round(c, 9) if np.linalg.norm(a - c * b) <= SAME * np.linalg.norm(a) else None
-
-
-def _parameters(pristine, watched, watch, rng) -> list[Finding]:
-    """Parameters that do nothing, and parameters that backward forgets."""
-    findings = []
-    for module in watched.modules():
-        if module.params() and not module.children() and module not in watch.calls:
-            detail = f"{label(module)} is never used: {sum(p.data.size for p in module.params())} idle parameters"
-            findings.append(Finding("unused layer", "fail", detail, "call it in forward, or remove it"))
-    called = {id(p) for module in watch.calls if not module.children() for p in module.params()}
-    twins = zip(pristine.params(), watched.params(), strict=True)
-    for p, seen in twins:
-        if id(seen) not in called or (seen.grad is not None and seen.grad.any()):
-            continue
-        used = {training: _matters(pristine, p, watch, watched, training, rng) for training in (True, False)}
-        if used[True]:
-            detail = f"{p.name} receives no gradient, yet the output depends on it: it is never trained"
-            findings.append(Finding("no gradient", "fail", detail, "write its gradient in backward"))
-        elif not used[False]:
-            detail = f"{p.name} has no influence on the output"
-            findings.append(Finding("no use", "fail", detail, "use it in forward, or remove it"))
-    return findings
-
-
-def _matters(pristine, p, watch, watched, training, rng) -> bool:
-    before, outputs = p.data.copy(), []
-    for change in (0, 1):
-        p.data = before + change * rng.standard_normal(before.shape)
-        model = copy.deepcopy(pristine)
-        for module in model.modules():
-            module.training &= training
-        outputs.append(model.forward(watch.calls[next(iter(watched.modules()))].inputs[0]))
-    p.data = before
-    return not np.allclose(*outputs, rtol=1e-9, atol=1e-9)
 
 
 def _merge(findings) -> list[Finding]:

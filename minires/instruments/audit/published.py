@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from minires import nn
 from minires.errors import ShapeError
 from minires.geometry import resolve_padding
-from minires.instruments.gradcheck.causes import label
+from minires.instruments.guard import label
 from minires.nn.blocks import Block
 from minires.nn.init import undrawn
 from minires.nn.resnet import BLOCKS, ResNet

@@ -12,7 +12,7 @@ from minires.errors import MiniresError
 from minires.instruments.audit import audit
 from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause
 from minires.instruments.gradcheck import gradcheck
-from minires.instruments.gradcheck.causes import label
+from minires.instruments.guard import label
 from minires.nn import BatchNorm, Config, Conv2d, Dense, Dropout, GroupNorm, Module, Param, ReLU
 from minires.nn.network import BUILDERS
 from minires.nn.probe import Probe, probe, untouched
@@ -22,7 +22,21 @@ from minires.train.finetune import parts
 CHECKED = 1_500_000  # parameters up to which structure and gradients are checked: 10 s and less
 DEAD, HALF_DEAD = 0.99, 0.6  # shares of a layer's units
 SLOPES = (1e4, 1e6)  # of the gradient between the last and the first layer: a lot, and too much to learn
-_AUDIT = {  # what the audit says -> (cause, area)
+_FORWARD = {  # what audit and gradient check say of a forward -> (cause, area)
+    "misplaced ReLU": ("misrouted skip", "network"),
+    "product for sum": ("misrouted skip", "network"),
+    "branch left out": ("misrouted skip", "network"),
+    "shortcut left out": ("dead skip", "network"),
+    "doubled shortcut": ("scaled skip", "network"),
+    "scaled shortcut": ("scaled skip", "network"),
+    "branch counted twice": ("scaled skip", "network"),
+    "weights not finite": ("weights not finite", "numbers"),
+    "forward not finite": ("forward not finite", "numbers"),
+    "low precision": ("low precision", "numbers"),
+    "in-place write": ("in-place write", "gradient"),
+    "not a function": ("not a function", "gradient"),
+}
+_AUDIT = _FORWARD | {  # what the audit says -> (cause, area)
     "same seed": ("same weights", "network"),
     "stride on one path": ("stride on one path", "network"),
     "shapes": ("shapes", "network"),
@@ -31,8 +45,6 @@ _AUDIT = {  # what the audit says -> (cause, area)
     "scaled skip": ("scaled skip", "network"),
     "unused layer": ("unused layer", "network"),
     "no use": ("unreachable parameters", "network"),
-    "in-place write": ("in-place write", "gradient"),
-    "not a function": ("not a function", "gradient"),
     "dead ReLUs": ("dead ReLUs", "network"),
 }
 
@@ -306,8 +318,8 @@ def gradients(target, x) -> list[Cause]:
     found = []
     for finding in report.findings:
         if finding.status == "fail":
-            name = finding.name if finding.name in ("in-place write", "not a function") else "wrong backward"
-            found.append(Cause(name, "gradient", SURE, f"{finding.name}: {finding.detail}", finding.fix))
+            name, area = _FORWARD.get(finding.name, ("wrong backward", "gradient"))
+            found.append(Cause(name, area, SURE, f"{finding.name}: {finding.detail}", finding.fix))
     return found
 
 

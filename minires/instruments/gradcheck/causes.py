@@ -1,7 +1,7 @@
-"""What a gradient check looks at beyond the numbers: every module's inputs and gradients, and causes by name.
+"""Causes by name: what is known of a wrong gradient, held against the numbers.
 
-`Watch` wraps the modules of a copied network. `explain` takes numeric derivatives at some coordinates and the
-wrong analytic gradient, and tries one known mistake after the other: the repair that makes them agree names it.
+`explain` takes numeric derivatives at some coordinates and the wrong analytic gradient, and tries one known mistake
+after the other. The repair that makes them agree names it, or the slip (slips/) that gives that very gradient.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires import nn, ops
-from minires.instruments.findings import Finding
+from minires.errors import MiniresError
+from minires.instruments.gradcheck.slips import elementwise, general, of_formulas, of_windows
 from minires.nn.blocks import Block
 
+WHOLE = 600  # numbers of a tensor up to which its derivative is measured everywhere, where a hypothesis needs it
 FIT = 1e-3  # how near a repaired gradient must come to the numeric one, relative
 
 
@@ -24,6 +26,31 @@ class Evidence:
     analytic: np.ndarray | None
     at: np.ndarray
     numeric: np.ndarray
+
+    @property
+    def tensor(self) -> np.ndarray:
+        return self.subject.tensors[self.name]
+
+    def unit(self, position: int) -> np.ndarray:
+        """The direction of one coordinate."""
+        unit = np.zeros(self.tensor.shape)
+        unit.flat[position] = 1
+        return unit
+
+    def whole(self) -> np.ndarray | None:
+        """The derivative at every coordinate; None where there are too many."""
+        if self.tensor.size > WHOLE:
+            return None
+        places = range(self.tensor.size)
+        slopes = [self.subject.slope({self.name: self.unit(i)}, 1e-6, "hold")[0] for i in places]
+        return np.reshape(slopes, self.tensor.shape)
+
+    def again(self, dy: np.ndarray, *, rewind: bool = False) -> np.ndarray | None:
+        """The gradient of a pass with another dy; rewind: generators before backward as they were before forward."""
+        try:
+            return self.subject.another(dy.copy(), rewind=rewind).get(self.name)
+        except MiniresError:
+            return None
 
     def fits(self, repaired) -> bool:
         """Whether a repaired gradient agrees with the numeric derivatives, and ten times better than it did before."""
@@ -41,10 +68,22 @@ def explain(e: Evidence) -> tuple[str, str, str]:
             "backward leaves it without a gradient, yet the output depends on it",
             "compute it in backward and call write_grad (or return it as dx)",
         )
-    for hypothesis in (_factor, _statistics, _mask, _paths, _kernel, _unturned, _border):
+    if not e.numeric.any():
+        seen = "the output does not move with it: forward gives the same, whatever it is"
+        return "not used by forward", seen, "look at forward: it computes with a constant, or with what it kept"
+    first = general.forward_departs, of_windows, of_formulas, _factor, _statistics, general.redrawn, _mask, _paths
+    then = _kernel, _unturned, general.uses, general.channels, elementwise.slope, general.of_dy, general.places, _border
+    for hypothesis in (*first, *then):
         if found := hypothesis(e):
             return found
-    return "unknown", "no known mistake explains it", "compare backward with the derivation, term by term"
+    ours, kind = e.analytic.ravel()[e.at], e.analytic.dtype
+    coarse = np.abs(ours - e.numeric) <= 4 * np.finfo(kind).eps * np.maximum(np.abs(e.numeric), np.abs(ours).mean())
+    if kind.itemsize < e.tensor.dtype.itemsize and coarse.all():
+        seen = f"it is right to the digits of {kind}: backward computes in it, forward in {e.tensor.dtype}"
+        return "low precision", seen, "keep the dtype of dy in every constant and result"
+    right = np.abs(ours - e.numeric) <= FIT * np.abs(e.numeric).max()
+    seen = f"no known mistake explains it; it is right at {right.sum()} of the {len(e.at)} places looked at"
+    return "unknown", seen, "compare backward with the derivation, term by term"
 
 
 def _factor(e):
@@ -192,58 +231,3 @@ def _border(e):
     if bad.any() and not bad[~edge].any() and (~edge).any():
         return "border", "wrong at the image's border alone", "look at the padding: where it goes on and comes off"
     return None
-
-
-def label(module: nn.Module) -> str:
-    """A module's name, or its type where it has none."""
-    return module.name or type(module).__name__
-
-
-def in_place(root: nn.Module, module: nn.Module, what: str) -> Finding:
-    """For a module that changed the array ('x' or 'dy') that it was handed; a fault where a shortcut shares it."""
-    shared = ""
-    for block in (m for m in root.modules() if isinstance(m, Block) and m.shortcut is not None):
-        if what == "dy" and module in block.branch.modules():
-            shared = f"; the shortcut of {label(block)} receives that very array from the add node"
-    step = "backward" if what == "dy" else "forward"
-    detail = f"{label(module)}.{step} writes in place into the {what} that it was handed{shared}"
-    fix = f"compute a new array, such as dx = dy * (y > 0), and leave {what} as it is"
-    return Finding("in-place write", "fail" if shared else "warn", detail, fix)
-
-
-def moving(moved: list[str], drawing: list[str]) -> Finding:
-    """For an output that changed between two forwards of one input, with the buffers that moved and the layers
-    that hold a generator."""
-    if drawing:
-        detail = f"{', '.join(drawing[:3])} draws anew at each forward"
-        return Finding("draws anew", "warn", detail, "nothing: its generator was put back before every evaluation")
-    if moved:
-        detail = f"the output depends on statistics that move between evaluations: {', '.join(moved[:3])}"
-        fix = "normalise with the batch's statistics to train, and leave the running ones alone in evaluation"
-        return Finding("moving statistics", "warn", f"{detail}; they were put back before every evaluation", fix)
-    detail = "two forwards of one input give two outputs, though no buffer and no generator of its own moved"
-    fix = "keep what forward depends on in the input, Params and Buffers; draw from a Generator held in the module"
-    return Finding("not a function", "fail", detail, fix)
-
-
-def sharp(calls: dict, wrong: list, count: int) -> Finding:
-    """For stencils of a chain of layers that fail at every epsilon though none of its `count` layers is wrong.
-
-    Each layer was checked on the input and the gradient that it meets, so the chain rule vouches for the whole.
-    """
-    c = max(wrong, key=lambda c: c.error)
-    few = [(m, m_values) for m, call in calls.items() if (m_values := _values(m, call)) == 2]
-    why = "the network bends too sharply for a difference"
-    if few:
-        why = f"{label(few[0][0])} normalises 2 values a channel, which makes it a step from -1 to 1"
-    detail = (
-        f"the difference of {len(wrong)} tensors fails at every epsilon, as that of {c.tensor}: numeric "
-        f"{c.numeric:.4g}, analytic {c.analytic:.4g}; but each of the {count} layers by itself is right: {why}"
-    )
-    return Finding("too sharp", "warn", detail, "nothing is wrong; to see it pass, take a larger batch or image")
-
-
-def _values(module, call) -> int:
-    """How many values of a channel a batch normalisation in training mode takes together; 0 for anything else."""
-    x = call.inputs[0]
-    return x.size // x.shape[-1] if isinstance(module, nn.BatchNorm) and module.training else 0
