@@ -96,6 +96,12 @@ def test_float_pixels_of_both_ranges(tmp_path, top, scale):
     np.testing.assert_array_equal(all_images(train), np.rint(pixels * scale))
 
 
+def test_black_and_white_as_floats(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2, (12, 8, 8, 3)).astype(np.float32)
+    train, _ = load_signs(write_pair(tmp_path, train_set_x=pixels))
+    np.testing.assert_array_equal(all_images(train), 255 * pixels)
+
+
 @pytest.mark.parametrize("top", [1, 255])
 def test_what_a_bicubic_resize_overshoots_is_clipped(tmp_path, top):
     pixels = np.linspace(-0.02, 1.03, 12 * 192).reshape(12, 8, 8, 3) * top
