@@ -138,6 +138,7 @@ def _looks(s: Subject):
 
 def _parameters(s):
     found = [*of_network.weights(s.model), *of_network.hidden(s.model)]
+    found += of_network.fresh_statistics(s.model, s.recipe) if s.history or s.steps else []
     return found + of_network.frozen(s.model, s.recipe)
 
 

@@ -367,6 +367,21 @@ def _frozen_at_random(model, recipe) -> list[Cause]:
     return [Cause("frozen parameters", "network", SURE, detail, fix)]
 
 
+def fresh_statistics(model: Module, recipe) -> list[Cause]:
+    """Normalisations of a trained network that are frozen with the statistics that they were made with."""
+    frozen = [m for part in (recipe.freeze if recipe else ()) for top in parts(model)[part] for m in top.modules()]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and (m.frozen or m in frozen)]
+    fresh = [m for m in norms if not m.mean.data.any() and bool((m.var.data == 1).all())]
+    if not fresh:
+        return []
+    detail = (
+        f"{len(fresh)} frozen normalisations, {fresh[0].name} first, have a running mean of 0 and a variance of 1, "
+    )
+    detail += "as they are made with: what follows them sees numbers of another scale"
+    fix = "load the statistics with the weights, or estimate them: minires.train.precise_bn.recalibrate"
+    return [Cause("no statistics", "normalisation", SURE, detail, fix)]
+
+
 def redrawn(model):
     """The network as it was drawn; None where nobody knows what builds it."""
     known = isinstance(model.config, Config) or model.config.builder in BUILDERS

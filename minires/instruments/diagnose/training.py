@@ -77,7 +77,7 @@ def from_recipe(recipe: Recipe, model: Network, history: list[dict], steps_per_e
         )
     usual_lr, usual = USUAL[recipe.optimizer]
     loss, chance = column(history, "train_loss"), math.log(model.classes)
-    if recipe.warmup_epochs == 0 and len(loss) > 1 and loss[0] > 1.4 * chance and recipe.lr >= 2 * usual_lr:
+    if recipe.warmup_epochs == 0 and len(loss) > 1 and loss[0] > 1.4 * chance and 2 <= recipe.lr / usual_lr <= 30:
         detail = f"the full rate {recipe.lr:g} from the first step on: in the first epoch the loss is {loss[0]:.3g}, "
         detail += f"where guessing gives {chance:.3g}"
         add("no warm-up", "optimisation", LIKELY, detail, "--warmup-epochs 1, or more")
@@ -174,7 +174,7 @@ def from_history(recipe: Recipe, history: list[dict], classes: int, steps_per_ep
 
 def tried(model: Network, recipe: Recipe, x, labels, tick) -> list[Cause]:
     """Some steps on one batch at the recipe's rate; where they fail, at others. The model is a fresh one."""
-    plain = replace(recipe, weight_decay=0.0, freeze={}, rates={}, label_smoothing=0.0)
+    plain = replace(recipe, weight_decay=0.0, freeze={}, rates={}, label_smoothing=0.0, clip_norm=None)
 
     def falls(factor, warm=0):
         with undisturbed(model):
