@@ -59,6 +59,7 @@ def compare(args) -> int:
     import numpy as np
 
     from minires.data import read_image
+    from minires.data.kinds import described
     from minires.train import load_classifier
     from minires.weights import compare as measure
     from minires.weights import load_activations
@@ -71,8 +72,10 @@ def compare(args) -> int:
         x = classifier.preprocess(read_image(args.image, shape[:2])[None], model.dtype)
     elif isinstance(other, dict):
         if "input" not in other:
+            what, _ = described(Path(args.b))
             raise DataError(
-                f"{args.b}: no array named 'input': save the network's input with the activations, or give --image"
+                f"{args.b}: expected activations, but it is {what}, with no array named 'input': save the network's "
+                "input with the activations, or give --image"
             )
         x = other.pop("input").astype(model.dtype)
         if x.shape[1:] != shape:

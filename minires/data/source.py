@@ -120,6 +120,8 @@ def _found(spec, size, classes) -> tuple[dict[str | None, Dataset], list[str]]:
     if not path.exists():
         raise DataError(f"{spec}: no such file or folder: give 'builtin', a file of data (.h5, .npz ...) or a folder")
     if path.is_dir():
+        if (path / "model.h5").is_file() and (path / "manifest.json").is_file():
+            raise DataError(f"{spec}: expected data, but it is a run's folder: name it where a command asks for RUN")
         return _in_folder(path, size, classes)
     if not path.is_file():
         raise DataError(f"{spec}: expected a file or a folder, got a device or a pipe: give the data themselves")
