@@ -16,6 +16,7 @@ import h5py
 
 from minires import seal
 from minires.background import Background
+from minires.data.in_use import writer_of
 from minires.data.kinds import described
 from minires.data.probe import damage, in_child, open_and_walk, walk
 from minires.errors import DataError, MiniresError
@@ -34,13 +35,15 @@ def open_hdf5(path: str | os.PathLike, what: str, content: bytes | None = None) 
 
     Raises DataError, one line, for a path that is missing, a folder or not readable, for anything that is not HDF5
     (web page, text, archive, Git LFS pointer, empty file), for a truncated or damaged file, whether it shows on opening
-    or inside the block, and for one that refers to other files or claims far more than it holds.
+    or inside the block, for one that somebody is writing, and for one that refers to other files or claims far more
+    than it holds.
     """
     path = Path(path)
-    if content is None:
-        _require_hdf5(path, what)
-    source, size = (path, path.stat().st_size) if content is None else (io.BytesIO(content), len(content))
+    size = 0
     try:
+        if content is None:
+            _require_hdf5(path, what)
+        source, size = (path, path.stat().st_size) if content is None else (io.BytesIO(content), len(content))
         whole = content is None and seal.sealed(path)
         if not whole:
             in_child(open_and_walk, source, size)
@@ -51,13 +54,21 @@ def open_hdf5(path: str | os.PathLike, what: str, content: bytes | None = None) 
                 raise DataError("the seal that it was written with is damaged")
             yield file
     except DataError as error:
+        _unless_written(path, what)
         if str(path) in str(error):
             raise
         raise DataError(f"{path}: expected {what}, but {error}: download or write it again") from None
     except MiniresError:
         raise
     except Exception as error:  # on damaged files h5py raises almost anything
+        _unless_written(path, what)
         raise DataError(f"{path}: expected {what}, but {damage(error, size)}: download or write it again") from error
+
+
+def _unless_written(path: Path, what: str) -> None:
+    """DataError where somebody is writing the file: what looks like damage is none."""
+    if path.is_file() and (writer := writer_of(path)):
+        raise DataError(f"{path}: expected {what}, but the file is in use, {writer}") from None
 
 
 def _require_hdf5(path: Path, what: str) -> None:
@@ -68,8 +79,9 @@ def _require_hdf5(path: Path, what: str) -> None:
         raise DataError(f"{path}: expected {what}, but there is no such file: check the path") from None
     except IsADirectoryError:
         raise DataError(f"{path}: expected {what}, but it is a folder: give a file in it") from None
-    except OSError as error:
-        raise DataError(f"{path}: expected {what}, but it cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # of a NUL in its name, ValueError
+        problem = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: expected {what}, but it cannot be read ({problem}): check the path") from None
     # a user block may stand before the signature, which is_hdf5 knows
     if not head.startswith(_SIGNATURE) and not h5py.is_hdf5(path):
         kind, remedy = described(path)
