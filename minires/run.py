@@ -197,7 +197,7 @@ def read_manifest(out: Path) -> dict:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file: give the folder of a run, or say what --data to use") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({error}): say what --data to use") from None
 
 

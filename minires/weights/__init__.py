@@ -113,7 +113,8 @@ def import_classifier(
 
     model: takes the weights; None where the file says itself which network it is of, as those of `export_weights` do.
     preprocess: a name in PREPROCESS; None: the file's own, else what is usual for the variant.
-    classes: their names in the order of the outputs; None: the file's own, else numbers. CheckpointError as `import_weights`, or where a model is needed.
+    classes: their names in the order of the outputs; None: the file's own, else numbers.
+    CheckpointError as `import_weights`, or where a model is needed.
     """
     path = Path(path)
     use = read_use(path)
@@ -156,7 +157,7 @@ def _numbered(classes: int) -> str:
     text = f"the file names no classes: they are called 0 to {classes - 1}, in the order of its outputs"
     if classes > 10:
         text += (
-            "; folders called 0, 1, 2 ... are numbered as text by Keras and PyTorch (0, 1, 10, 11 ...), by number here: "
+            "; folders called 0, 1, 2 ... are sorted as text by Keras and PyTorch (0, 1, 10, 11 ...), by number here: "
             "give the names in their order with --names 0,1,10,11,... (classes=)"
         )
     return text
