@@ -33,7 +33,7 @@ def refusal(model: Network, as_read: Found, found: Found, wanted: dict, skip_hea
             "classifier; load the rest with --skip-head (skip_head=True)"
         )
     differ = body + ([] if skip_head else _head(their, own))
-    if not differ or len(missing) + len(extra) <= _FEW:
+    if not differ or not their.convs or len(missing) + len(extra) <= _FEW:
         differ.insert(0, _names(found, wanted, missing, extra))
     text = f"{found.kind} for another network than {model.title}: {'; '.join(filter(None, differ))}"
     if fitting := _that_fit(model, as_read, their, skip_head):
@@ -41,7 +41,8 @@ def refusal(model: Network, as_read: Found, found: Found, wanted: dict, skip_hea
     other = variant_of({name.rpartition(".")[0] for name in found.arrays})
     if other not in (None, getattr(model.config, "variant", other)):
         return f"{text}; its names are those of variant {other}: build the network with that variant"
-    return f"{text}: build the architecture and variant that it was saved from"
+    skip = ", or load all but the classifier with --skip-head (skip_head=True)" if not (body or skip_head) else ""
+    return f"{text}: build the architecture and variant that it was saved from{skip}"
 
 
 @dataclass(frozen=True)

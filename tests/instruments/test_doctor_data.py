@@ -18,7 +18,7 @@ def images(count, seed=0):
 
 @pytest.fixture
 def found(tmp_path):
-    """A function: the findings, by name, on parts of arrays (images, labels); `only` names the one part that there is."""
+    """A function: the findings, by name, on arrays; `only` names the one part that there is."""
 
     def look(only="train", pixels=None, labels=None, **more):
         pixels = images(12) if pixels is None else pixels
@@ -93,24 +93,23 @@ def test_every_file_of_a_folder_is_decoded(tmp_path, capsys):
     """Names that differ in case or spaces alone, and a file that is damaged, in the one part that there is."""
     for name in ("left hand", "Lefthand", "right"):
         for i in range(4):
-            write_image(tmp_path / "photos" / "train" / name / f"{i}.png", seed=hash((name, i)) % 1000)
+            write_image(tmp_path / "photos" / "train" / name / f"{i}.png", seed=10 * len(name) + i)
     broken = tmp_path / "photos" / "train" / "right" / "3.png"
     broken.write_bytes(broken.read_bytes()[:-40])
     assert main(["doctor", "--data", str(tmp_path / "photos")]) == 1
-    said = " ".join(capsys.readouterr().out.split())
+    said = "".join(capsys.readouterr().out.replace("│", "").split())  # the table breaks its lines anywhere
     for words in (
         "the classes 'left hand' and 'Lefthand'",
         "differ in case or spaces alone",
-        "cannot be read",
-        "3.png",
+        "1 of 12 images cannot be",
     ):
-        assert words in said.replace("│ ", "") or words.replace(" ", "") in said.replace(" ", "").replace("│", "")
+        assert "".join(words.split()) in said
 
 
 def test_odd_files(tmp_path):
     for i in range(20):
-        write_image(tmp_path / "ab"[i % 2] / f"{i}.png", seed=i, size=(20, 20) if i else (40, 20))
-    Image.new("L", (20, 20), 9).save(tmp_path / "a" / "2.png")
+        write_image(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", seed=i, size=(20, 20) if i else (40, 20))
+    Image.new("L", (20, 20), 9).save(tmp_path / "train" / "a" / "2.png")
     details = [f.detail for f in examine(str(tmp_path)) if f.name == "files"]
     assert any("1 of 40x20 pixels, where most are 20x20" in detail for detail in details)
     assert any("1 of L, where most are RGB" in detail for detail in details)
