@@ -139,7 +139,7 @@ def import_classifier(
             kernel = next(m for m in model.modules() if hasattr(m, "w")).w.data
             kernel[...] = kernel[:, :, ::-1].copy()
             note += "; those weights expect BGR, so the first kernel's input channels were turned round for RGB"
-    notes = [note]
+    notes = []
     if classes is not None:
         if len(set(classes)) != config.classes or len(classes) != config.classes:
             raise ConfigError(f"{path}: {len(classes)} names for {config.classes} classes: name each of them once")
@@ -148,7 +148,7 @@ def import_classifier(
     else:
         classes = tuple(map(str, range(config.classes)))
         notes += [] if skip_head else [_numbered(config.classes)]
-    report = replace(report, notes=(*report.notes, *notes), preprocess=usual)
+    report = replace(report, notes=(*report.notes, *notes, note), preprocess=usual)
     return Classifier(model, tuple(map(str, classes)), prepared), report
 
 
