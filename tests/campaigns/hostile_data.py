@@ -4,8 +4,8 @@
     python tests/campaigns/hostile_data.py --first 7 --count 1    # one of them again, with what each command said
 
 A case is known by the seed and its number: arrays of odd shapes, types, labels and names, nested and empty folders,
-huge claims, links in a circle, unicode, no permission, mixed kinds, other frameworks' odd files, damaged ones. Each goes
-through `doctor`, `data show`, `data convert`, `evaluate`, `predict`, `weights import` and `weights compare` in process.
+huge claims, links in a circle, unicode, no permission, mixed kinds, odd files of other frameworks, damaged ones. Each is
+given to `doctor`, `data show`, `data convert`, `evaluate`, `predict`, `weights import` and `weights compare` here.
 """
 
 import argparse
