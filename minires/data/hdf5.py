@@ -73,6 +73,8 @@ def _unless_written(path: Path, what: str) -> None:
 
 def _require_hdf5(path: Path, what: str) -> None:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path}: expected {what}, but it is a device or a pipe: give a file")
         with path.open("rb") as raw:
             head = raw.read(len(_SIGNATURE))
     except FileNotFoundError:

@@ -49,6 +49,9 @@ def read_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
     """
     size = None if size is None else as_size(size)
     try:
+        if not Path(path).is_file() and Path(path).stat():
+            what = "a folder" if Path(path).is_dir() else "a device or a pipe"
+            raise DataError(f"{path}: expected an image, but it is {what}: give a file")
         if Path(path).stat().st_size > MAX_BYTES:
             raise DataError(_too_large(path, f"a file of more than {MAX_BYTES:,} bytes"))
         content = Path(path).read_bytes()

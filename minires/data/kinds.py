@@ -51,6 +51,8 @@ _KINDS = {
 
 def file_kind(path: Path) -> str | None:
     """'.safetensors', '.npz', '.pth', 'TorchScript', '.pt2', 'pickle' or '.onnx', by content; None for all else."""
+    if not path.is_file():  # to open a pipe would wait
+        return None
     try:
         with path.open("rb") as raw:
             head = raw.read(14)

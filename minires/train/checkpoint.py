@@ -106,7 +106,7 @@ def load_checkpoint(path: Path, model: Module | None = None) -> Checkpoint:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is one of `save_checkpoint`; CheckpointError for HDF5 that is damaged."""
-    if not h5py.is_hdf5(path):
+    if not Path(path).is_file() or not h5py.is_hdf5(path):
         return False
     try:
         with open_hdf5(path, "weights") as file:

@@ -69,7 +69,7 @@ class KerasLayer:
 def read_keras(path: Path) -> Found:
     """The arrays of any Keras file, in its order of layers."""
     with understood(path, "Keras"):
-        if zipfile.is_zipfile(path):
+        if path.is_file() and zipfile.is_zipfile(path):
             kind, layers, config = _read_archive(path)
         elif _starts_like_zip(path):  # but the index at its end is missing
             raise CheckpointError(f"{path}: expected {WHAT}, but it is a truncated zip archive: download it again")
