@@ -114,6 +114,8 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def parse_known_args(self, args=None, namespace=None):
+        if nul := [text for text in args or () if "\0" in text]:
+            raise ConfigError(f"{nul[0]!r}: no name and no number can hold a NUL byte: leave it out")
         found, rest = super().parse_known_args(args, namespace)
         check_options(vars(found), self.ranges)
         return found, rest

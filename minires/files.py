@@ -21,6 +21,7 @@ _REMEDIES = {
     errno.ENOENT: "check the path, and create the folder first",
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file is where a folder is needed; choose another place"),
     errno.EISDIR: "give a file in it",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
 _OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
@@ -42,8 +43,10 @@ def atomic_path(path: str | os.PathLike, *, lasting: bool = True) -> Iterator[Pa
     passes through. lasting: wait until it would survive a power cut too.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise DataError(f"{path}: a name cannot hold a NUL byte: choose another".replace("\0", "␀"))
     target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _beside(target)
     try:
         if path.is_dir():
             raise DataError(f"{path}: expected a file to write, but it is a folder: add a file name")
@@ -71,6 +74,15 @@ def atomic_path(path: str | os.PathLike, *, lasting: bool = True) -> Iterator[Pa
     finally:
         with suppress(OSError):  # the next run into that folder removes it; or `path` is below a file
             temporary.unlink()
+
+
+def _beside(target: Path) -> Path:
+    """A name that is nobody's, no longer than the file's own may be."""
+    more, most = f".{secrets.token_hex(4)}.tmp", 255  # bytes
+    stem = os.fsencode(target.name)
+    if len(stem) <= most:  # of a longer one the system says so itself
+        stem = stem[: most - len(more) - 1]
+    return target.with_name(f".{os.fsdecode(stem)}{more}")
 
 
 def _sync_folder(folder: Path) -> None:

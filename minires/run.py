@@ -197,7 +197,7 @@ def read_manifest(out: Path) -> dict:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file: give the folder of a run, or say what --data to use") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({error}): say what --data to use") from None
 
 
@@ -208,7 +208,7 @@ def data_for(out: Path, classifier: Classifier, source: DataSource | None = None
     split as they were for training.
     """
     if source is None:
-        return data_source(out).parts()
+        return own_parts(out, classes=classifier.classes)
     if source.size is None:
         source = replace(source, size=classifier.model.input_shape[0])
     if replace(source, spec="builtin", size=64, flip=None) != DataSource():
@@ -224,10 +224,31 @@ def data_for(out: Path, classifier: Classifier, source: DataSource | None = None
 
 def data_source(out: Path, spec: str | None = None) -> DataSource:
     """The data that the run in `out` was trained on, from `spec` where given; DataError where they are not there."""
-    data = read_manifest(out)["data"]
-    source = DataSource(**{k: data[k] for k in DataSource.__dataclass_fields__} | ({"spec": spec} if spec else {}))
-    if source.spec != "builtin" and not Path(source.spec).exists():
+    try:
+        data = read_manifest(out)["data"]
+        named = {k: data[k] for k in DataSource.__dataclass_fields__}
+        source = DataSource(**named | ({"spec": spec} if spec else {}))
+    except (KeyError, TypeError, AttributeError):  # JSON of others
+        raise CheckpointError(
+            f"{out}: its manifest.json does not say what its data are: name them with --data"
+        ) from None
+    if spec is None and source.spec != "builtin" and not Path(source.spec).exists():
         raise DataError(
-            f"{source.spec}: no such file or folder, where {out} has its data: say with --data where they are"
+            f"{out}: its manifest.json names {named['spec']} as the run's data, and no such file or folder is "
+            f"{'there' if os.path.isabs(named['spec']) else f'in {os.getcwd()}'}: say with --data where they are"
         )
+    if source.spec != "builtin" and not Path(source.spec).exists():
+        raise DataError(f"{spec}: no such file or folder: say with --data where the data of {out} are")
     return source
+
+
+def own_parts(out: Path, **options) -> Parts:
+    """The data that the manifest of the run in `out` names; its errors say so, since nobody has typed that path."""
+    try:
+        return data_source(out).parts(**options)
+    except DataError as error:
+        if str(error).startswith(f"{out}: "):
+            raise
+        raise type(error)(
+            f"{out}: of the data that its manifest.json names, {error}, or give others with --data"
+        ) from None

@@ -34,6 +34,8 @@ def seal(path: str | os.PathLike) -> None:
 
 def sealed(path: str | os.PathLike) -> bool:
     """Whether the file has a seal, and then holds what was written; DataError, one line, where it does not."""
+    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+        raise DataError(f"{path}: a device or a pipe: give a file")
     with Path(path).open("rb") as raw:
         found = _find(raw)
         if found is None:

@@ -81,7 +81,7 @@ def landscape(args) -> int:
             else:
                 args.size = args.size or model.input_shape[0]
                 source = common.source(args)
-            dataset = getattr(common.parts(source), args.part)
+            dataset = getattr(common.told(source.parts(classes=classifier.classes)), args.part)
             if dataset is None or dataset.classes != classifier.classes:
                 raise DataError(
                     f"{source.spec}: no {args.part} images of the classes {', '.join(classifier.classes)}: "

@@ -72,10 +72,10 @@ def _batch(args):
     from minires.train import Classifier, load_classifier
 
     if args.run_folder:
-        from minires.run import data_source
+        from minires.run import own_parts
 
         classifier = load_classifier(args.run_folder)
-        parts = common.parts(data_source(args.run_folder))
+        parts = common.told(own_parts(args.run_folder))
         train, test = parts.train, parts.test
         part = test if train is None else train
         part = Subset(part, np.random.default_rng(args.seed).permutation(len(part))[: args.batch_size])

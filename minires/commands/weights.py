@@ -13,11 +13,12 @@ def import_(args) -> int:
     from minires.weights import import_classifier, read_use
 
     target = _output(args)
+    named = {"preprocess": args.preprocess, "classes": args.names and args.names.split(",")}
     use = read_use(args.file)
     model = None
     if use is None or use.config is None or common.network_is_named(args):
         model = common.make_network(args, args.input, args.classes)
-    classifier, report = import_classifier(args.file, model, skip_head=args.skip_head, preprocess=args.preprocess)
+    classifier, report = import_classifier(args.file, model, skip_head=args.skip_head, **named)
     save_checkpoint(target, classifier)
     if args.json:
         told = {"classes": classifier.classes, **asdict(classifier.preprocess), "checkpoint": target}
@@ -59,6 +60,7 @@ def compare(args) -> int:
     import numpy as np
 
     from minires.data import read_image
+    from minires.data.kinds import described
     from minires.train import load_classifier
     from minires.weights import compare as measure
     from minires.weights import load_activations
@@ -71,8 +73,10 @@ def compare(args) -> int:
         x = classifier.preprocess(read_image(args.image, shape[:2])[None], model.dtype)
     elif isinstance(other, dict):
         if "input" not in other:
+            what, _ = described(Path(args.b))
             raise DataError(
-                f"{args.b}: no array named 'input': save the network's input with the activations, or give --image"
+                f"{args.b}: expected activations, but it is {what}, with no array named 'input': save the network's "
+                "input with the activations, or give --image"
             )
         x = other.pop("input").astype(model.dtype)
         if x.shape[1:] != shape:
@@ -105,6 +109,8 @@ def register(commands, command) -> None:
     p.add_argument("--input", type=common.image_size, default=(64, 64, 3), metavar="HxWxC", help="default: 64x64x3")
     p.add_argument("--classes", type=int, default=6, metavar="K", help="default: %(default)s")
     common.note_network(p, "input", "classes")
+    text = "the classes' names, in the order of the file's outputs (default: those that it says, else numbers)"
+    p.add_argument("--names", metavar="NAME,NAME,...", help=text)
     text = "load all but the classifier, which starts afresh: for a file with other classes"
     p.add_argument("--skip-head", action="store_true", help=text)
     common.add_preprocess(p)

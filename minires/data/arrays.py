@@ -147,6 +147,9 @@ def by_names(arrays: dict, where: object) -> dict:
         found[part][role] = array
     names = found.pop(None, {}) if set(found.get(None, ())) == {"classes"} and len(found) > 1 else {}
     found = {part: arrays for part, arrays in found.items() if arrays}
+    if not found and any("." in name for name in arrays):
+        remedy = f"`minires weights import {where} --out MODEL.h5` takes weights"
+        raise DataError(f"{where}: {_KEYS}, got the weights {listed(arrays, 3)}: {remedy}")
     if not found:
         raise DataError(f"{where}: {_KEYS}, got {listed(arrays)}: rename them")
     if None in found and len(found) > 1:
@@ -231,6 +234,8 @@ def _stored(raw, source, end: int, path: Path):
             f"{path}: expected an array of numbers or texts, got {dtype}: nothing is unpickled; store numbers"
         )
     needed, there = math.prod(shape) * dtype.itemsize, end - raw.tell()
+    if shape == () and needed <= there:
+        return np.frombuffer(raw.read(needed), dtype).reshape(())
     if not shape or min(shape) < 0 or needed > there:
         raise DataError(
             f"{path}: an array {shape} of {dtype} takes {needed:,} bytes, {there:,} are there: write it again"

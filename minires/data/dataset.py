@@ -102,6 +102,21 @@ class Subset(Dataset):
         return paths and [paths[i] for i in self.index]
 
 
+class Renumbered(Dataset):
+    """`dataset` with its classes, which have the same names, numbered in the order of `classes`."""
+
+    def __init__(self, dataset: Dataset, classes: tuple[str, ...]):
+        self.dataset, self.classes = dataset, tuple(classes)
+        self.labels = np.array([self.classes.index(name) for name in dataset.classes], np.int64)[dataset.labels]
+        self.source, self.shape, self.flip_ok = dataset.source, dataset.shape, dataset.flip_ok
+
+    def images(self, index):
+        return self.dataset.images(index)
+
+    def paths(self):
+        return self.dataset.paths()
+
+
 class Resized(Dataset):
     """`dataset` with every image resized to `size` (H, W) when it is read; bilinear, antialiased."""
 

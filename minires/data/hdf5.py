@@ -8,7 +8,6 @@ memory: such a file is first walked through in a child process (minires/data/pro
 
 import io
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,8 @@ import h5py
 
 from minires import seal
 from minires.background import Background
+from minires.data.in_use import writer_of
+from minires.data.kinds import described
 from minires.data.probe import damage, in_child, open_and_walk, walk
 from minires.errors import DataError, MiniresError
 from minires.files import atomic_path
@@ -24,41 +25,6 @@ from minires.files import atomic_path
 SEALED = "sealed"  # the attribute that says that there has to be a seal
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_HEAD_BYTES = 65536
-# first bytes -> (what the file is, what to do)
-_OTHER_KINDS = {
-    b"version https://git-lfs": ("a Git LFS pointer", "fetch the file itself with 'git lfs pull'"),
-    b"PK\x03\x04": ("a zip archive", "unpack it and give the .h5 file inside"),
-    b"\x1f\x8b": ("gzip-compressed", "decompress it with gunzip (or tar -xzf) first"),
-    b"BZh": ("bzip2-compressed", "decompress it with bunzip2 first"),
-    b"\xfd7zXZ": ("xz-compressed", "decompress it with unxz first"),
-    b"\x93NUMPY": ("a NumPy .npy array", "data are named with --data, images and labels in two files of one folder"),
-    b"\xff\xd8\xff": ("a JPEG image", "give the folder of images instead"),
-    b"\x89PNG": ("a PNG image", "give the folder of images instead"),
-}
-
-
-def _not_hdf5(head: bytes) -> tuple[str, str]:
-    """What a file that starts with `head` is, if not HDF5, and what to do about it."""
-    if not head:
-        return "empty (0 bytes)", "download or write it again"
-    if head.startswith(b"PK\x03\x04") and b".npy" in head[30:300]:  # the first part's name
-        return "NumPy arrays (.npz)", "data are named with --data, weights imported with `minires weights import`"
-    for magic, kind in _OTHER_KINDS.items():
-        if head.startswith(magic):
-            return kind
-    text = head.decode("utf-8", errors="ignore").lstrip("\ufeff \t\r\n")
-    if re.match(r"<(!doctype html|html|head|body)", text, re.IGNORECASE):
-        found = re.search(r"<title[^>]*>(.*?)</title", text, re.IGNORECASE | re.DOTALL)
-        title = " ".join(found[1].split())[:80] if found else "none"
-        return f"a web page (title: '{title}')", "download it again through the link to the raw file"
-    # UTF-8 text has no control characters but white space; a character cut at the end does not matter
-    if b"\x00" not in head and len(text.encode()) > 0.9 * len(head) and text.isprintable() | ("\n" in text):
-        return (
-            f"text that starts with {text.splitlines()[0][:40]!r}",
-            "download it again, or give another file",
-        )
-    return f"unknown data that starts with the bytes {head[:8].hex(' ')}", "give another file"
 
 
 @contextmanager
@@ -69,13 +35,15 @@ def open_hdf5(path: str | os.PathLike, what: str, content: bytes | None = None) 
 
     Raises DataError, one line, for a path that is missing, a folder or not readable, for anything that is not HDF5
     (web page, text, archive, Git LFS pointer, empty file), for a truncated or damaged file, whether it shows on opening
-    or inside the block, and for one that refers to other files or claims far more than it holds.
+    or inside the block, for one that somebody is writing, and for one that refers to other files or claims far more
+    than it holds.
     """
     path = Path(path)
-    if content is None:
-        _require_hdf5(path, what)
-    source, size = (path, path.stat().st_size) if content is None else (io.BytesIO(content), len(content))
+    size = 0
     try:
+        if content is None:
+            _require_hdf5(path, what)
+        source, size = (path, path.stat().st_size) if content is None else (io.BytesIO(content), len(content))
         whole = content is None and seal.sealed(path)
         if not whole:
             in_child(open_and_walk, source, size)
@@ -86,28 +54,39 @@ def open_hdf5(path: str | os.PathLike, what: str, content: bytes | None = None) 
                 raise DataError("the seal that it was written with is damaged")
             yield file
     except DataError as error:
+        _unless_written(path, what)
         if str(path) in str(error):
             raise
         raise DataError(f"{path}: expected {what}, but {error}: download or write it again") from None
     except MiniresError:
         raise
     except Exception as error:  # on damaged files h5py raises almost anything
+        _unless_written(path, what)
         raise DataError(f"{path}: expected {what}, but {damage(error, size)}: download or write it again") from error
+
+
+def _unless_written(path: Path, what: str) -> None:
+    """DataError where somebody is writing the file: what looks like damage is none."""
+    if path.is_file() and (writer := writer_of(path)):
+        raise DataError(f"{path}: expected {what}, but the file is in use, {writer}") from None
 
 
 def _require_hdf5(path: Path, what: str) -> None:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path}: expected {what}, but it is a device or a pipe: give a file")
         with path.open("rb") as raw:
-            head = raw.read(_HEAD_BYTES)
+            head = raw.read(len(_SIGNATURE))
     except FileNotFoundError:
         raise DataError(f"{path}: expected {what}, but there is no such file: check the path") from None
     except IsADirectoryError:
         raise DataError(f"{path}: expected {what}, but it is a folder: give a file in it") from None
-    except OSError as error:
-        raise DataError(f"{path}: expected {what}, but it cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # of a NUL in its name, ValueError
+        problem = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: expected {what}, but it cannot be read ({problem}): check the path") from None
     # a user block may stand before the signature, which is_hdf5 knows
     if not head.startswith(_SIGNATURE) and not h5py.is_hdf5(path):
-        kind, remedy = _not_hdf5(head)
+        kind, remedy = described(path)
         raise DataError(f"{path}: expected {what}, but it is {kind}, not HDF5: {remedy}")
 
 

@@ -11,9 +11,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from minires.data.dataset import as_size
+from minires.data.kinds import described
 from minires.errors import DataError
 
 EXTENSIONS = frozenset(
@@ -48,6 +49,9 @@ def read_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
     """
     size = None if size is None else as_size(size)
     try:
+        if not Path(path).is_file() and Path(path).stat():
+            what = "a folder" if Path(path).is_dir() else "a device or a pipe"
+            raise DataError(f"{path}: expected an image, but it is {what}: give a file")
         if Path(path).stat().st_size > MAX_BYTES:
             raise DataError(_too_large(path, f"a file of more than {MAX_BYTES:,} bytes"))
         content = Path(path).read_bytes()
@@ -82,6 +86,9 @@ def read_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
         raise DataError(f"{path}: expected an image, but there is no such file: check the path") from None
     except Image.DecompressionBombError:
         raise DataError(_too_large(path, f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels")) from None
+    except UnidentifiedImageError:
+        what, remedy = described(Path(path))
+        raise DataError(f"{path}: expected an image, but it is {what}: {remedy}") from None
     except Exception as error:  # on damaged files Pillow's decoders raise almost anything
         problem = " ".join(str(error).split()) or type(error).__name__
         raise DataError(

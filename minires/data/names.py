@@ -61,6 +61,16 @@ def natural_key(name: str) -> tuple:
     return [(int(part), "") if i % 2 else (0, part.casefold()) for i, part in enumerate(parts)], name
 
 
+def reordered(here: tuple[str, ...], there: tuple[str, ...]) -> str:
+    """How the same names are numbered in two places, in words; "" where they are not the same names, or alike."""
+    if here == there or sorted(here) != sorted(there) or len(set(here)) < len(here):
+        return ""
+    at = next(i for i, (a, b) in enumerate(zip(here, there, strict=True)) if a != b)
+    sorts = {"as text": tuple(sorted(here)), "by number": tuple(sorted(here, key=natural_key))}
+    how = [next((f", sorted {name}" for name, order in sorts.items() if order == each), "") for each in (here, there)]
+    return f"number {at} is {here[at]!r} here{how[0]}, {there[at]!r} in the network{how[1]}"
+
+
 def listed(names: Iterable[str], most: int = 8) -> str:
     """'a, b, c', with the rest counted."""
     names = list(names)

@@ -19,6 +19,7 @@ import numpy as np
 
 from minires.data.dataset import Dataset, check_images, check_labels, chunks
 from minires.data.hdf5 import atomic_hdf5, open_hdf5
+from minires.data.kinds import of_hdf5
 from minires.data.names import PARTS
 from minires.data.probe import MAX_CHUNK
 from minires.data.rows import Rows, as_pixels, pixel_scale, spill
@@ -97,13 +98,12 @@ def read_signs(path: str | os.PathLike) -> dict[str, SignsDataset]:
         if candidate is None or {"train", "test"} <= set(parts) or not candidate.is_file():
             continue
         with open_hdf5(candidate, _WHAT) as file:
-            keys = sorted(file)
+            keys, (what, remedy) = sorted(file), of_hdf5(file)
         held = [part for part in _NAMES if f"{part}_set_x" in keys]
         if not held:
-            raise DataError(
-                f"{candidate}: expected the keys train_set_x or test_set_x, got {keys}: "
-                "give a file in the SIGNS layout, or a folder of images"
-            )
+            if what.startswith("HDF5") or what == "a data set":
+                what, remedy = keys, "give a file in the SIGNS layout, or a folder of images"
+            raise DataError(f"{candidate}: expected the keys train_set_x or test_set_x, got {what}: {remedy}")
         for part in held:
             parts.setdefault(part, SignsDataset(candidate, part))
     first, *others = parts.values()

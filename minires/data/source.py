@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from minires.data import arrays, cifar, folder, idx, mat, signs, synthetic, table
-from minires.data.dataset import Dataset, Resized, Subset, as_size
-from minires.data.names import listed
+from minires.data.dataset import Dataset, Renumbered, Resized, Subset, as_size
+from minires.data.names import listed, reordered
 from minires.errors import DataError
 
 _SETS = ("npy", "idx", "cifar")  # of several files each
@@ -75,6 +75,7 @@ def load_parts(
     used.
     """
     size = None if size is None else as_size(size)
+    classes = None if classes is None else tuple(classes)
     found, notes = _found(spec, size, classes)
     if None in found:
         everything = found.pop(None)
@@ -92,6 +93,10 @@ def load_parts(
     elif "validation" in found and "test" not in found:
         found["test"] = found.pop("validation")
         notes.append(f"{found['test'].source}: there is no test part, so this validation part plays its role")
+    order = tuple(classes or ())
+    if said := next(filter(None, (reordered(data.classes, order) for data in found.values() if order)), ""):
+        notes.append(f"the network's classes come in another order ({said}): they were renumbered by their names")
+        found = {part: Renumbered(data, order) if data.classes != order else data for part, data in found.items()}
     found = {part: _finish(data, size, flip_ok, part) for part, data in found.items()}
     parts = Parts(**{"train": None} | found, notes=())
     return Parts(**{"train": None} | found, notes=(*notes, *_said(parts.named())))
@@ -120,6 +125,8 @@ def _found(spec, size, classes) -> tuple[dict[str | None, Dataset], list[str]]:
     if not path.exists():
         raise DataError(f"{spec}: no such file or folder: give 'builtin', a file of data (.h5, .npz ...) or a folder")
     if path.is_dir():
+        if (path / "model.h5").is_file() and (path / "manifest.json").is_file():
+            raise DataError(f"{spec}: expected data, but it is a run's folder: name it where a command asks for RUN")
         return _in_folder(path, size, classes)
     if not path.is_file():
         raise DataError(f"{spec}: expected a file or a folder, got a device or a pipe: give the data themselves")

@@ -3,7 +3,6 @@
 Nothing is installed or changed; a file is written only to see whether one can be.
 """
 
-import hashlib
 import io
 import os
 import platform
@@ -29,7 +28,6 @@ from minires.instruments.findings import Finding
 IMPORT_NAMES = {"pillow": "PIL"}
 MIN_GFLOPS = 5.0  # a float32 product slower than this a core means a BLAS without vector instructions
 MIN_DISK = 2 * 10**9  # bytes: a run keeps a few copies of the model with its optimiser
-MAX_IMBALANCE = 3.0  # the commonest class over the rarest
 
 
 def diagnose(data: str | None = None) -> list[Finding]:
@@ -43,7 +41,9 @@ def diagnose(data: str | None = None) -> list[Finding]:
     for check in checks:
         findings += _guarded(check)
     if data is not None:
-        findings += _guarded(lambda: _data(data), "data")
+        from minires.instruments.doctor_data import examine
+
+        findings += _guarded(lambda: examine(data), "data")
     return findings
 
 
@@ -262,40 +262,3 @@ def _terminal():
         yield Finding("terminal", "ok", detail)
     else:
         yield Finding("terminal", "warn", f"{detail}: tables may look odd", "export PYTHONUTF8=1")
-
-
-def _data(spec: str):
-    from minires.data import load_parts
-
-    parts = load_parts(spec)
-    train, test = parts.train, parts.test
-    rows = [("training data", train, "train on"), ("test data", test, "measure the accuracy on")]
-    rows += [("validation data", parts.validation, "choose the epoch by")] if parts.validation else []
-    for name, part, purpose in rows:
-        if part is None:
-            yield Finding(name, "warn", "none", f"add the other part: without it there is nothing to {purpose}")
-            continue
-        counts = np.bincount(part.labels, minlength=len(part.classes))
-        each = ", ".join(f"{label}: {count}" for label, count in zip(part.classes[:12], counts, strict=False))
-        detail = f"{part.source}: {len(part):,} images {part.shape}, {len(counts)} classes ({each})"
-        if counts.min() == 0:
-            empty = ", ".join(str(part.classes[k]) for k in np.flatnonzero(counts == 0))
-            yield Finding(name, "warn", f"{detail}; none of {empty}", "add images of it, or drop the class")
-        elif counts.max() > MAX_IMBALANCE * counts.min():
-            fix = "add images of the rare classes; accuracy alone flatters a network that names the common one"
-            yield Finding(name, "warn", f"{detail}; unbalanced", fix)
-        else:
-            yield Finding(name, "ok", detail)
-    if train is not None and test is not None:
-        seen = set(_hashes(train))
-        shared = sum(digest in seen for digest in _hashes(test))
-        fix = "take them out of one of the two: the test would measure memory" if shared else ""
-        detail = f"{shared} of {len(test)} test images are in the training set too"
-        yield Finding("train and test apart", "warn" if shared else "ok", detail, fix)
-
-
-def _hashes(part):
-    """A hash of each image's pixels, in order."""
-    for start in range(0, len(part), 256):
-        for image in part.images(np.arange(start, min(start + 256, len(part)))):
-            yield hashlib.sha256(image.tobytes()).digest()

@@ -7,6 +7,7 @@ Digits at 64x64, which are all different: no pair counts as the same, and copies
 fifth, or scaled to 60 % and back are found. Copies that are cropped, turned or mirrored are not.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -24,6 +25,19 @@ _USUAL = 0.9  # the share of files that has to have a size, or a mode, for the o
 
 
 @dataclass
+class Seen:
+    """What reading a part showed of each image; digests are b"" where one cannot be read."""
+
+    data: Dataset
+    names: list[str]
+    digests: list[bytes]
+    low: np.ndarray  # (N,) the darkest and the lightest number of each image
+    high: np.ndarray
+    flat: np.ndarray  # (N,) whether it is of one colour
+    bad: list[tuple[int, str]] = field(default_factory=list)  # (position, what reading it raised)
+
+
+@dataclass
 class Look:
     """What `look` found. alike: (part, image, other part, image, cosine); odd: {what: names of images}."""
 
@@ -31,6 +45,7 @@ class Look:
     alike: list[tuple[str, str, str, str, float]] = field(default_factory=list)
     odd: dict[str, list[str]] = field(default_factory=dict)
     bad: dict[str, set[int]] = field(default_factory=dict)  # positions of images that cannot be read, by part
+    seen: dict[str, Seen] = field(default_factory=dict)  # by part
 
     def counts(self) -> dict[str, dict[str, int]]:
         """{part: {class: images}}."""
@@ -75,10 +90,16 @@ def _names(part: Dataset, name: str) -> list[str]:
 
 def _read(part: Dataset, names: list[str], name: str, found: Look) -> np.ndarray:
     """What is compared of each image (N, 480); zeros for flat ones and those that cannot be read, which are noted."""
-    thumbs = np.zeros((len(part), 2 * SIDE * (SIDE - 1)), np.float32)
+    n = len(part)
+    thumbs = np.zeros((n, 2 * SIDE * (SIDE - 1)), np.float32)
+    seen = Seen(part, names, [b""] * n, *np.zeros((2, n), np.uint8), np.zeros(n, bool))
+    found.seen[name] = seen
     for position, image in _each(part, names, name, found):
+        seen.digests[position] = hashlib.sha256(image.tobytes()).digest()
+        seen.low[position], seen.high[position] = image.min(), image.max()
         if int(image.max()) - int(image.min()) <= _FLAT or np.ptp(image, axis=(0, 1)).max() <= _FLAT:
             found.odd.setdefault("of one colour", []).append(names[position])
+            seen.flat[position] = True
         else:
             thumbs[position] = differences(image)
     return thumbs
@@ -93,7 +114,8 @@ def _each(part, names, name, found):
             for position in index:
                 try:
                     image = part.images(np.array([position]))[0]
-                except DataError:
+                except DataError as error:
+                    found.seen[name].bad.append((int(position), str(error)))
                     found.odd.setdefault("not readable", []).append(names[position])
                     found.bad.setdefault(name, set()).add(int(position))
                 else:

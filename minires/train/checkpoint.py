@@ -18,8 +18,10 @@ import h5py
 import numpy as np
 
 from minires.backend import Array, get_xp, to_numpy
+from minires.data.folder import has_images
 from minires.data.hdf5 import SEALED, atomic_hdf5, open_hdf5
 from minires.data.images import MAX_PIXELS
+from minires.data.kinds import of_hdf5
 from minires.errors import CheckpointError, DataError, MiniresError
 from minires.nn import Built, Config, Module, Network, from_config
 from minires.nn.init import undrawn
@@ -104,7 +106,7 @@ def load_checkpoint(path: Path, model: Module | None = None) -> Checkpoint:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is one of `save_checkpoint`; CheckpointError for HDF5 that is damaged."""
-    if not h5py.is_hdf5(path):
+    if not Path(path).is_file() or not h5py.is_hdf5(path):
         return False
     try:
         with open_hdf5(path, "weights") as file:
@@ -125,9 +127,9 @@ def _opened(path):
     try:
         with open_hdf5(path, "a minires checkpoint") as file:
             if "minires" not in file.attrs:
+                what, remedy = of_hdf5(file)
                 raise CheckpointError(
-                    f"{path}: expected a minires checkpoint, found HDF5 with {', '.join(file) or 'nothing'}: "
-                    "give the model.h5 of a run"
+                    f"{path}: expected a minires checkpoint (the model.h5 of a run), found {what}: {remedy}"
                 )
             try:
                 yield file, _header(file)
@@ -263,7 +265,8 @@ def load_classifier(path: Path, *, best: bool = False, model: Module | None = No
         # where the last epoch is the best one a kill may have come before `best.h5` was made the same
         name = "best.h5" if best and not (progress and last_is_best(progress)) else "model.h5"
         if not (path / name).exists():
-            raise CheckpointError(f"{path}: no {name} in this folder: give a run folder that training wrote")
+            remedy = "name images with --data" if has_images(path) else "give a run folder that training wrote"
+            raise CheckpointError(f"{path}: no {name} in this folder, which is no run: {remedy}")
         path = path / name
     return load_checkpoint(path, model).classifier
 

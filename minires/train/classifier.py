@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 from minires.backend import Array, device_of, get_xp, to_device, to_numpy
 from minires.data.arrays import as_dataset
 from minires.data.dataset import Dataset, chunks
+from minires.data.names import reordered
 from minires.errors import DataError, DivergedError
 from minires.fast.inference import Predictor
 from minires.nn import Module, Network, as_network, inference
@@ -212,6 +213,11 @@ def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers: bool = Fals
     accuracy ...% (...), ... mistakes in 6, loss ...
     """
     dataset = as_dataset(dataset, classifier.classes)
+    if said := reordered(dataset.classes, classifier.classes):
+        raise DataError(
+            f"{dataset.source}: the network's classes in another order ({said}): let "
+            "minires.data.load_parts(DATA, classes=classifier.classes) number them as the network does"
+        )
     if dataset.classes != classifier.classes:
         raise DataError(
             f"{dataset.source}: its classes are {', '.join(dataset.classes)}, the network was trained on "

@@ -7,6 +7,7 @@ print(compare(model, torch_activations(twin, x), x))
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,13 +102,19 @@ def read_use(path: str | os.PathLike) -> Use | None:
 
 
 def import_classifier(
-    path: str | os.PathLike, model: Network | None = None, *, skip_head: bool = False, preprocess: str | None = None
+    path: str | os.PathLike,
+    model: Network | None = None,
+    *,
+    skip_head: bool = False,
+    preprocess: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> tuple[Classifier, ImportReport]:
     """A network that is ready to use, from a file of weights; its report says how images will be prepared.
 
     model: takes the weights; None where the file says itself which network it is of, as those of `export_weights` do.
     preprocess: a name in PREPROCESS; None: the file's own, else what is usual for the variant.
-    Classes are the file's own, else numbers. CheckpointError as `import_weights`, or where a model is needed.
+    classes: their names in the order of the outputs; None: the file's own, else numbers.
+    CheckpointError as `import_weights`, or where a model is needed.
     """
     path = Path(path)
     use = read_use(path)
@@ -132,9 +139,28 @@ def import_classifier(
             kernel = next(m for m in model.modules() if hasattr(m, "w")).w.data
             kernel[...] = kernel[:, :, ::-1].copy()
             note += "; those weights expect BGR, so the first kernel's input channels were turned round for RGB"
-    named = use and len(use.classes) == config.classes and not skip_head
-    classes = use.classes if named else tuple(map(str, range(config.classes)))
-    return Classifier(model, classes, prepared), replace(report, notes=(*report.notes, note), preprocess=usual)
+    notes = []
+    if classes is not None:
+        if len(set(classes)) != config.classes or len(classes) != config.classes:
+            raise ConfigError(f"{path}: {len(classes)} names for {config.classes} classes: name each of them once")
+    elif use and len(use.classes) == config.classes and not skip_head:
+        classes = use.classes
+    else:
+        classes = tuple(map(str, range(config.classes)))
+        notes += [] if skip_head else [_numbered(config.classes)]
+    report = replace(report, notes=(*report.notes, *notes, note), preprocess=usual)
+    return Classifier(model, tuple(map(str, classes)), prepared), report
+
+
+def _numbered(classes: int) -> str:
+    """What to know of classes whose names the file does not say."""
+    text = f"the file names no classes: they are called 0 to {classes - 1}, in the order of its outputs"
+    if classes > 10:
+        text += (
+            "; folders called 0, 1, 2 ... are sorted as text by Keras and PyTorch (0, 1, 10, 11 ...), by number here: "
+            "give the names in their order with --names 0,1,10,11,... (classes=)"
+        )
+    return text
 
 
 def export_weights(source: Network | Classifier, path: str | os.PathLike) -> None:

@@ -1,4 +1,4 @@
-"""What a file is, by its bytes; zip archives that are what they claim; and whatever goes wrong inside, in one line."""
+"""Zip archives that are what they claim; and whatever goes wrong inside, in one line."""
 
 import zipfile
 from contextlib import contextmanager
@@ -6,31 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from minires.data.kinds import file_kind
 from minires.data.probe import ALLOWANCE, UNPACKED
 from minires.errors import CheckpointError, DataError, MiniresError
 from minires.seal import sealed
 
-_ONNX_TAGS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # of the fields that may follow an ONNX file's version
-
-
-def file_kind(path: Path) -> str | None:
-    """'.safetensors', '.npz', '.pth', 'TorchScript' or '.onnx', whatever it is called; None for anything else."""
-    try:
-        with path.open("rb") as raw:
-            head = raw.read(9)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-            if any(name.endswith("data.pkl") for name in names):
-                return "TorchScript" if any(name.endswith("constants.pkl") for name in names) else ".pth"
-            return ".npz" if names and all(name.endswith(".npy") for name in names) else None
-    except Exception:  # zipfile raises almost anything on damaged archives; the reader that gets it next says so
-        return None
-    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
-        return ".safetensors"
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":  # a pickle, as torch wrote them before 1.6
-        return ".pth"
-    return ".onnx" if head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in _ONNX_TAGS else None
+__all__ = ["check_archive", "file_kind", "read_npz", "understood"]
 
 
 @contextmanager

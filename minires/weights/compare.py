@@ -146,7 +146,12 @@ def _named_alike(model: Network, other: Network, theirs: dict) -> dict:
 def load_activations(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` file: activations by layer name, and the network's input as `input` where it is there."""
     try:
-        return read_npz(path)
+        arrays = read_npz(path)
+        if odd := [name for name, array in arrays.items() if array.dtype.kind not in "fiub"]:
+            raise DataError(
+                f"{path}: {odd[0]!r} holds {arrays[odd[0]].dtype}, expected activations, which are numbers: save those"
+            )
+        return arrays
     except MiniresError:
         raise
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """What the readers of weights hand over: arrays with names, and what the file says of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,6 +22,11 @@ class Found:
     def add(self, name: str, array, origin: str) -> None:
         """Take up an array under our name."""
         self.arrays[name], self.origin[name] = array, origin
+
+    def copy(self) -> "Found":
+        """Of the same arrays, to be renamed on its own."""
+        tables = {name: dict(getattr(self, name)) for name in ("arrays", "origin", "stated")}
+        return replace(self, **tables, ignored=[*self.ignored], notes=[*self.notes])
 
     def layers(self) -> dict[str, dict[str, np.ndarray]]:
         """Layer -> role -> array."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from minires.backend import to_numpy
 from minires.data.hdf5 import atomic_hdf5, open_hdf5
+from minires.data.kinds import KERAS, of_hdf5
 from minires.errors import CheckpointError
 from minires.nn import BatchNorm, Conv2d, Dense, Network
 from minires.weights.archives import check_archive, understood
@@ -68,7 +69,7 @@ class KerasLayer:
 def read_keras(path: Path) -> Found:
     """The arrays of any Keras file, in its order of layers."""
     with understood(path, "Keras"):
-        if zipfile.is_zipfile(path):
+        if path.is_file() and zipfile.is_zipfile(path):
             kind, layers, config = _read_archive(path)
         elif _starts_like_zip(path):  # but the index at its end is missing
             raise CheckpointError(f"{path}: expected {WHAT}, but it is a truncated zip archive: download it again")
@@ -127,22 +128,17 @@ def _read_archive(path: Path):
 
 def _read_hdf5(file: h5py.File, path: Path):
     """(what it is, its layers, the model's configuration or {})."""
-    if "minires" in file.attrs:
-        raise CheckpointError(
-            f"{path}: expected weights of Keras, but it is a minires checkpoint: load it with load_checkpoint, "
-            "or name it where a command asks for a run"
-        )
+    what, remedy = of_hdf5(file)
+    if what != KERAS:
+        if what.startswith("HDF5"):
+            remedy = "give a file of model.save() or model.save_weights()"
+        raise CheckpointError(f"{path}: expected weights, found {what}: {remedy}")
     if "model_weights" in file:
         config = json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else {}
         return "Keras 2 full model", _keras2_layers(file["model_weights"]), config
     if "layer_names" in file.attrs:
         return "Keras 2 weights", _keras2_layers(file), {}
-    if "layers" in file or "_layer_checkpoint_dependencies" in file:
-        return "Keras 3 weights", _keras3_layers(file), {}
-    raise CheckpointError(
-        f"{path}: expected weights of Keras, found HDF5 with {', '.join(list(file)[:5]) or 'nothing'}: "
-        "give a file of model.save() or model.save_weights()"
-    )
+    return "Keras 3 weights", _keras3_layers(file), {}
 
 
 def _datasets(group: h5py.Group) -> dict[str, h5py.Dataset]:

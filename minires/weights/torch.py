@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from minires.backend import to_numpy
-from minires.errors import CheckpointError, ConfigError
+from minires.data.arrays import by_names
+from minires.data.kinds import described
+from minires.errors import CheckpointError, ConfigError, DataError
 from minires.files import atomic_path
 from minires.nn import BatchNorm, Config, Network
 from minires.nn.resnet import TORCH_NAMES, VARIANTS
@@ -146,11 +148,27 @@ def _pth_words(path: Path) -> str | None:
     return words if isinstance(words, str) else None
 
 
-def _no_program(path: Path):
-    raise CheckpointError(
-        f"{path}: TorchScript, a program that runs when it is opened: where you trust it, write its weights alone with "
-        "torch.save(torch.jit.load('FILE').state_dict(), 'FILE.pth')"
-    )
+def _arrays_of_npz(path: Path):
+    arrays = read_npz(path)
+    if not any("." in name for name in arrays) and (parts := _parts_of_data(arrays)):
+        raise CheckpointError(
+            f"{path}: expected weights, found images and labels ({', '.join(parts)}): name it with --data"
+        )
+    return arrays, [], []
+
+
+def _parts_of_data(arrays: dict) -> list[str]:
+    """The names in a data set of NumPy's; none where images or labels are missing."""
+    try:
+        found = by_names(arrays, "")
+    except DataError:
+        return []
+    return list(arrays)[:4] if any({"images", "labels"} <= set(part) for part in found.values()) else []
+
+
+def _no_weights(path: Path):
+    what, remedy = described(path)
+    raise CheckpointError(f"{path}: expected weights, but it is {what}: {remedy}")
 
 
 def state_dict(model: Network) -> dict[str, np.ndarray]:
@@ -212,9 +230,9 @@ def write_pth(model: Network, path: Path, use: str = "") -> None:
 
 
 _READERS = {
-    ".npz": lambda path: (read_npz(path), [], []),
+    ".npz": _arrays_of_npz,
     ".safetensors": _read_safetensors,
     ".pth": read_pth,
-    "TorchScript": _no_program,
+    **dict.fromkeys(("TorchScript", ".pt2", "pickle"), _no_weights),
 }
-_WORDS = {".npz": _npz_words, ".safetensors": _safetensors_words, ".pth": _pth_words, "TorchScript": _no_program}
+_WORDS = {**_READERS, ".npz": _npz_words, ".safetensors": _safetensors_words, ".pth": _pth_words}

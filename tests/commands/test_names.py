@@ -89,6 +89,6 @@ def test_a_run_finds_its_data_from_anywhere_and_says_where_they_were(pictures, t
     for arguments in (["evaluate", run], resume):
         assert cli.main(arguments) == 2
         line = capsys.readouterr().err.splitlines()[-1]
-        assert f"{pictures / 'data'}: no such file or folder, where {run} has its data: say with --data" in line
+        assert f"{pictures / 'data'}: XX" in line
     assert cli.main(["evaluate", run, "--data", "moved"]) == 0
     assert cli.main([*resume, "--data", "moved"]) == 0

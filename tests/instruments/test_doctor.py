@@ -15,7 +15,7 @@ from minires.data.dataset import ArrayDataset
 from minires.errors import DeviceError
 from minires.fast import cpu
 from minires.fast.cores import explain_cores
-from minires.instruments import doctor
+from minires.instruments import doctor, doctor_data
 from minires.instruments.doctor import diagnose
 from minires.instruments.findings import Finding, print_findings
 
@@ -146,18 +146,18 @@ def test_data_balance_and_duplicates(tmp_path):
     whole = np.arange(24)
     sound = ArrayDataset(255 - train.images(whole[:12]), train.labels[:12], train.classes)
     write_signs(tmp_path / "sound", train, sound)
-    data = found(lambda: doctor._data(str(tmp_path / "sound")))
+    data = found(lambda: doctor_data.examine(str(tmp_path / "sound")))
     assert {f.status for f in data.values()} == {"ok"}
     assert "24 images (16, 16, 3), 6 classes" in data["training data"].detail
     picked = np.flatnonzero(train.labels < 2)[:5]
     leaking = ArrayDataset(train.images(picked), train.labels[picked], train.classes)
     write_signs(tmp_path / "leaking", train, leaking)
-    data = found(lambda: doctor._data(str(tmp_path / "leaking")))
+    data = found(lambda: doctor_data.examine(str(tmp_path / "leaking")))
     assert data["train and test apart"].status == "warn"
     assert data["train and test apart"].detail.startswith("5 of 5")
     assert "none of 2, 3, 4, 5" in data["test data"].detail
     write_signs(tmp_path / "alone", train)
-    assert found(lambda: doctor._data(str(tmp_path / "alone")))["test data"].status == "warn"
+    assert found(lambda: doctor_data.examine(str(tmp_path / "alone")))["test data"].status == "warn"
 
 
 def test_findings_are_printed_with_their_fix():

@@ -278,10 +278,10 @@ def test_not_the_file_that_it_should_be(tmp_path):
     refused(model, path, "truncated")
     with h5py.File(path, "w") as file:
         file["train_set_x"] = np.zeros(3)
-    refused(model, path, "found HDF5 with train_set_x")
+    refused(model, path, "found a data set: data are named with --data")
     with h5py.File(path, "w") as file:
         file.attrs["minires"] = "{}"
-    refused(model, path, "minires checkpoint: load it with load_checkpoint")
+    refused(model, path, "a minires checkpoint: name it where a command asks for RUN")
 
 
 def test_a_keras_archive_that_is_cut_or_is_none(tmp_path):

@@ -109,7 +109,7 @@ def test_what_torch_says_arrives_as_words(tmp_path):
     torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), tmp_path / "a.pt")
     refused(tmp_path / "a.pt", "it holds torch.nn.modules.container.Sequential, which is no tensor")
     (tmp_path / "b.pth").write_bytes(b"\x80\x02garbage")
-    refused(tmp_path / "b.pth", "PyTorch does not open it as plain weights")
+    refused(tmp_path / "b.pth", "expected weights, but it is a Python pickle")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
