@@ -224,6 +224,11 @@ _FOLLOW = {
     "rate too large": {"too few steps", "overfitting", "dead ReLUs", "exploding gradient"},
     "rate too small": {"too few steps"},
     "few images": {"overfitting"},
+    "smoothing too strong": {"too few steps"},
+    "augmentation too strong": {"too few steps"},
+    "dropout too strong": {"too few steps"},
+    "waits for data": {"too few steps"},
+    "schedule over": {"too few steps"},
 }
 
 

@@ -27,6 +27,7 @@ from minires.weights.archives import file_kind
 _WORDS = {
     "value range": r"expected pixels in 0\.\.1",
     "damaged images": r"expected finite pixels",
+    "weights not finite": r"not finite",
     "file in use": r"in use|holds? it open|held open|another program|unable to lock|is writing",
     "damaged file": r"truncated|damaged|checksum|cut off",
     "other classes": r"its classifier .* knows|classes are",
@@ -61,7 +62,7 @@ def of_a_file(error: MiniresError) -> Cause:
     line = str(error)
     name = next(name for name, words in _WORDS.items() if re.search(words, line))
     at = max(line.rfind(": "), line.rfind("; "))
-    area = "data" if name in ("value range", "damaged images") else "files"
+    area = {"value range": "data", "damaged images": "data", "weights not finite": "numbers"}.get(name, "files")
     return Cause(name, area, SURE, line[:at], line[at + 2 :])
 
 

@@ -90,8 +90,8 @@ def from_recipe(recipe: Recipe, model: Network, history: list[dict], steps_per_e
         shrunk = _shrunk(model) if history else 1.0
         detail = f"weight decay {recipe.weight_decay:g}, where {usual:g} is usual for {recipe.optimizer}"
         detail += f"; the kernels have {shrunk:.0%} of the size that they are drawn with" if history else ""
-        harm = wasted > 1.5 and (stuck or shrunk < 0.3 or not history)
-        level = (SURE if stuck and shrunk < 0.3 else LIKELY) if harm else POSSIBLE
+        harm = wasted > 0.5 and (stuck or shrunk < 0.3 or not history)
+        level = (SURE if stuck and shrunk < 0.5 else LIKELY) if harm else POSSIBLE
         add("decay too strong", "optimisation", level, detail, f"--weight-decay {usual:g}")
     normed = [m for m in model.modules() if isinstance(m, BatchNorm) and not m.frozen]
     if recipe.batch_size <= 4 and normed:
