@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
+from rich.padding import Padding
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from minires.commands import common
 from minires.console import err, out, print_json
@@ -31,7 +33,8 @@ def diagnose(args) -> int:
     out.print(found.title, style="bold")
     for n, cause in enumerate(found.causes, 1):
         out.print(f"\n{n}. {cause.name} ({cause.sure})", style="bold" if cause.status == "fail" else "")
-        out.print(f"   {cause.evidence}.\n   {cause.fix}")
+        told = f"{cause.evidence}.\n→ {cause.fix}"
+        out.print(Padding(Text(told), (0, 0, 0, 3)), soft_wrap=False)
     if not found.causes:
         out.print("no cause of trouble was found")
     out.print(f"\nlooked at: {', '.join(found.looked)}", style="dim")

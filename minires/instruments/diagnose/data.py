@@ -101,7 +101,14 @@ def _counts(part):
         detail = f"the commonest class has {there.max() / there.min():.1f} times the images of the rarest ({told})"
         level = LIKELY if there.max() > UNBALANCED[1] * there.min() else POSSIBLE
         fix = "add images of the rare classes, and judge by the accuracy of each class (minires evaluate prints it)"
-        yield Cause("unbalanced classes", "data", level, detail, fix, {"bars": dict(zip(names, counts, strict=True))})
+        yield Cause(
+            "unbalanced classes",
+            "data",
+            level,
+            detail,
+            fix,
+            {"bars": dict(zip(names, counts, strict=True)), "of": "training images"},
+        )
     each = counts.sum() / len(names)
     if part.name == "training" and each < 30:
         level = LIKELY if each < 10 else POSSIBLE

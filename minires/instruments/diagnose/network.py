@@ -193,7 +193,14 @@ def _units(log):
         )
         fix = "their bias or beta lies far below zero: lower the rate, or draw the weights anew"
         level = SURE if dead[worst] >= DEAD else LIKELY
-        yield Cause("dead ReLUs", "network", level, detail, fix, {"bars": log.dead})
+        yield Cause(
+            "dead ReLUs",
+            "network",
+            level,
+            detail,
+            fix,
+            {"bars": log.dead, "of": "share of channels that are 0 for every image"},
+        )
     full = {name: share for name, share in log.saturated.items() if share > 0.8}
     if full:
         worst = max(full, key=full.get)
@@ -201,7 +208,14 @@ def _units(log):
             f"{full[worst]:.0%} of the outputs of {worst} are within 0.01 of their limits: hardly a gradient passes"
         )
         fix = "draw smaller weights before it, put a normalisation before it, or use a ReLU"
-        yield Cause("saturated units", "network", LIKELY, detail, fix, {"bars": log.saturated})
+        yield Cause(
+            "saturated units",
+            "network",
+            LIKELY,
+            detail,
+            fix,
+            {"bars": log.saturated, "of": "share of outputs at their limits"},
+        )
 
 
 def _head(model, x, logits, loss, labels, trained, log):
@@ -279,7 +293,7 @@ def _slope(log, model):
     if max(values) == 0 or not kernels[-1].any():  # a last layer of zeros lets nothing through in its first step
         return
     first, last = values[0], values[-1]
-    show = {"bars": seen, "log": True}
+    show = {"bars": seen, "log": True, "of": "RMS of the gradient at each layer's output"}
     between = f"between {list(seen)[-1]} and {next(iter(seen))}"
     if first < last / SLOPES[0]:
         level = SURE if first < last / SLOPES[1] else LIKELY

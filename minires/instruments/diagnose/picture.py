@@ -43,7 +43,7 @@ def _lines(title, cause, note):
     if "level" in cause.show:
         ax.axhline(cause.show["level"], color=MUTED, **DASHED, label="guessing")
     ax.set_xlabel("step" if any(name.startswith("at ") for name in cause.show["lines"]) else "epoch")
-    legend(ax, "")
+    legend(ax, cause.show.get("of", "loss (cross-entropy)"))
     return fig
 
 
@@ -54,6 +54,7 @@ def _bars(title, cause, note):
     ax.bar(range(len(values)), values, color=[ORANGE if v == max(values) else BLUE for v in values])
     if cause.show.get("log") and min(values) > 0:
         ax.set_yscale("log")
+    legend(ax, cause.show.get("of", ""))
     step = max(1, len(names) // MOST)
     ax.set_xticks(range(0, len(names), step), names[::step], rotation=35, ha="right", fontsize=8)
     return fig

@@ -112,7 +112,15 @@ def from_recipe(recipe: Recipe, model: Network, history: list[dict], steps_per_e
         detail = f"the gradient's norm is {np.median(norms):.3g} (the median epoch's), clipped to {recipe.clip_norm:g}"
         level = LIKELY if ratio > 10 or stuck else POSSIBLE
         fix = f"--clip-norm {float(f'{2 * np.median(norms):.1g}'):g} lets the usual step pass"
-        add("always clipped", "gradient", level, detail, fix, lines={"gradient norm": norms})
+        add(
+            "always clipped",
+            "gradient",
+            level,
+            detail,
+            fix,
+            lines={"gradient norm": norms},
+            of="norm of the gradient, before it is clipped",
+        )
     if not history and total < 30:
         add("too few steps", "optimisation", LIKELY, f"{total} steps in all", "--epochs 10 or more, or smaller batches")
     return found
