@@ -30,6 +30,7 @@ REMAINS = 0.05  # a larger share of the initial statistics does harm
 GAP = 0.05  # accuracy that is lost for a reason, on data that shows it
 OFF = 0.5  # standard deviations, or log variance ratio, by which a layer is called off
 
+FURTHER = "where accuracy is low, minires diagnose looks further"
 USUAL = {  # what people feed a network: x = (u / scale - mean) / std for pixels u in 0..255
     "x / 255": (255.0, (0.0,) * 3, (1.0,) * 3),
     "pixels in 0..255, not scaled": (1.0, (0.0,) * 3, (1.0,) * 3),
@@ -234,7 +235,11 @@ def _conclude(results, count, layers, updates, momentum, remains, untouched) -> 
     off = sum(layer.off > OFF for layer in layers)
     mend = "minires bn-doctor RUN --recalibrate OUT.h5 mends this network (in Python, recalibrate(model, batches))"
     if lost <= gap:
-        return Finding("running statistics", "ok", f"{numbers}: they do no harm; where accuracy is low, look elsewhere")
+        return Finding(
+            "running statistics",
+            "ok",
+            f"{numbers}: they do no harm; where accuracy is low, minires diagnose looks further",
+        )
     if anew - running <= gap:
         detail = f"{numbers}: only a batch's own statistics help: these images are unlike those of training"
         return Finding("other images", "fail", detail, "compare the preprocessing (input_drift) and the images")

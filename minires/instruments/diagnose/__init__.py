@@ -21,6 +21,7 @@ from minires.console import Shown
 from minires.data.dataset import Dataset
 from minires.instruments.diagnose import data as of_data
 from minires.instruments.diagnose import network as of_network
+from minires.instruments.diagnose import parameters as of_parameters
 from minires.instruments.diagnose import predictions as of_predictions
 from minires.instruments.diagnose import training as of_training
 from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause, ordered
@@ -137,9 +138,9 @@ def _looks(s: Subject):
 
 
 def _parameters(s):
-    found = [*of_network.weights(s.model), *of_network.hidden(s.model)]
-    found += of_network.fresh_statistics(s.model, s.recipe) if s.history or s.steps else []
-    return found + of_network.frozen(s.model, s.recipe)
+    found = [*of_parameters.weights(s.model), *of_parameters.hidden(s.model)]
+    found += of_parameters.fresh_statistics(s.model, s.recipe) if s.history or s.steps else []
+    return found + of_parameters.frozen(s.model, s.recipe)
 
 
 def _images(s, known):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause
-from minires.instruments.diagnose.network import redrawn
+from minires.instruments.diagnose.parameters import redrawn
 from minires.instruments.overfit import losses_on, undisturbed
 from minires.nn import BatchNorm, Conv2d, Dense, Dropout, Network
 from minires.train.recipe import USUAL, Recipe
