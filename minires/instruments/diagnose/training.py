@@ -152,7 +152,7 @@ def from_history(recipe: Recipe, history: list[dict], classes: int, steps_per_ep
         fix = "give --epochs as many as are to be trained from the start: the schedule is stretched over them"
         found.append(Cause("schedule over", "optimisation", LIKELY, detail, fix, lines | {"rates": rates}))
     done = len(loss) >= recipe.epochs
-    if len(held) and len(train) and train[-1] - held[-1] > 0.2 and train[-1] > 0.85:
+    if len(held) and len(train) and train[-1] - held[-1] > 0.2 and train[-1] > 0.9:
         rising = (
             f", their loss rose from {held_loss.min():.3g} to {held_loss[-1]:.3g}"
             if held_loss[-1] > 1.2 * held_loss.min()
@@ -162,7 +162,7 @@ def from_history(recipe: Recipe, history: list[dict], classes: int, steps_per_ep
         fix = "more images, augmentation (leave out --no-augment), --weight-decay, or trained weights (--weights FILE)"
         found.append(Cause("overfitting", "optimisation", LIKELY, detail, fix, lines))
     falling = (len(loss) > 1 and loss[-1] < 0.97 * loss[-2]) or len(loss) == 1
-    if done and len(loss) * steps_per_epoch < 60 and len(train) and train[-1] < 0.9:
+    if done and len(loss) * steps_per_epoch < 60 and loss[-1] > 0.5 * chance:
         detail = f"{len(loss) * steps_per_epoch} steps in all; the loss is {loss[-1]:.3g}"
         found.append(Cause("too few steps", "optimisation", LIKELY, detail, f"--epochs {4 * recipe.epochs}", lines))
     elif falling and loss[-1] > 0.35 * chance and len(train) and train[-1] < 0.9 and loss[-1] < 1.1 * chance:
@@ -170,7 +170,7 @@ def from_history(recipe: Recipe, history: list[dict], classes: int, steps_per_ep
         detail = f"after {steps} steps the loss is {loss[-1]:.3g}" + (
             f" and still falls (from {loss[-2]:.3g})" if len(loss) > 1 else ""
         )
-        level = LIKELY if done and steps < 300 else POSSIBLE
+        level = LIKELY if done and steps < 300 and loss[-1] > 0.5 * chance else POSSIBLE
         found.append(Cause("too few steps", "optimisation", level, detail, f"--epochs {4 * recipe.epochs}", lines))
     seconds, waited = column(history, "seconds"), column(history, "wait_seconds")
     if len(waited) and waited.sum() > 0.3 * seconds.sum() and seconds.sum() > 1:
