@@ -10,6 +10,7 @@ import minires
 from minires import cli
 from minires.data import ArrayDataset, write_signs
 from minires.errors import ConfigError
+from minires.instruments.diagnose import training
 from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause, ordered
 from minires.instruments.diagnose.data import best_order, in_words
 from minires.instruments.diagnose.picture import plot_diagnosis
@@ -95,6 +96,16 @@ def test_a_layer_by_itself():
     assert [c.name for c in found.causes] == ["wrong backward"]
     assert "counted twice" in found.causes[0].evidence
     assert minires.diagnose(minires.Conv2d("conv", 3, 4, 3, pad=1), inputs=x).causes == ()
+
+
+def test_more_threads_than_cores(hands, monkeypatch):
+    train, _, _ = hands
+    classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
+    assert minires.diagnose(classifier).ok
+    monkeypatch.setattr(training, "thread_count", lambda: 1000)
+    (cause,) = minires.diagnose(classifier).causes
+    assert (cause.name, cause.status) == ("too many threads", "fail")
+    assert "1000 threads on" in cause.evidence
 
 
 def test_what_is_neither(tmp_path):

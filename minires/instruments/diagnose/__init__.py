@@ -123,6 +123,7 @@ def _looks(s: Subject):
         yield "classes", _classes
         return
     yield "one batch", _batch
+    yield "threads", lambda s, known: of_training.threads()
     if s.history:
         yield (
             "curves",

@@ -2,10 +2,12 @@
 
 import copy
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
 
+from minires.backend import thread_count
 from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause
 from minires.instruments.diagnose.parameters import redrawn
 from minires.instruments.overfit import losses_on, undisturbed
@@ -178,6 +180,17 @@ def from_history(recipe: Recipe, history: list[dict], classes: int, steps_per_ep
         fix = "store them decoded and in their final size: minires data convert DATA OUT.h5 --size N"
         found.append(Cause("waits for data", "speed", LIKELY, detail, fix))
     return found
+
+
+def threads() -> list[Cause]:
+    """Whether more threads are asked for than there are cores to run them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = thread_count()  # of the kernels there are never more than cores
+    if asked <= cores:
+        return []
+    detail = f"the matrix products use {asked} threads on {cores} cores: they wait for each other"
+    fix = f"export OMP_NUM_THREADS={cores}"
+    return [Cause("too many threads", "speed", LIKELY, detail, fix)]
 
 
 def tried(model: Network, recipe: Recipe, x, labels, tick) -> list[Cause]:
