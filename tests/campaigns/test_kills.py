@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
     "blows",
     [
         "--kills 2 --full 1",
-        pytest.param("--kills 1 --stops 1 --readonly 1 --together 1", marks=pytest.mark.slow),
+        pytest.param("--kills 1 --stops 1 --readonly 1 --together 1", marks=on_demand),
         pytest.param("--kills 8 --stops 2 --full 4 --readonly 3 --together 1", marks=on_demand),
     ],
 )

@@ -89,6 +89,7 @@ def test_a_run_finds_its_data_from_anywhere_and_says_where_they_were(pictures, t
     for arguments in (["evaluate", run], resume):
         assert cli.main(arguments) == 2
         line = capsys.readouterr().err.splitlines()[-1]
-        assert f"{pictures / 'data'}: XX" in line
+        assert f"its manifest.json names {pictures / 'data'}" in line
+        assert "--data" in line
     assert cli.main(["evaluate", run, "--data", "moved"]) == 0
     assert cli.main([*resume, "--data", "moved"]) == 0

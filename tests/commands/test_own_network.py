@@ -7,13 +7,14 @@ import h5py
 import numpy as np
 import own_networks
 import pytest
+from demand import on_demand
 
 from minires import cli
 from minires.data import make_signs, write_signs
 from minires.nn.network import BUILDERS
 
 FILE = Path(own_networks.__file__)
-NAMES = ("vgg", "squeezenet", "senet")
+NAMES = ("vgg", *(pytest.param(name, marks=on_demand) for name in ("squeezenet", "senet")))
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,8 @@ def test_every_command_takes_it(name, capsys):
 
 
 def test_without_its_name_a_run_is_refused_in_one_line(capsys):
-    assert minires("train", "--arch", "nets.py:vgg", "--epochs", 1, "--size", 16, "--out", "run") == 0
+    write_signs("hands.h5", *make_signs(120, 30, size=16))
+    assert minires("train", "--data", "hands.h5", "--arch", "nets.py:vgg", "--epochs", 1, "--out", "run") == 0
     for command in (("evaluate", "run"), ("train", "--resume", "run", "--epochs", 2), ("gradcam", "run")):
         capsys.readouterr()
         assert minires(*command) == 2
@@ -84,7 +86,8 @@ def test_without_its_name_a_run_is_refused_in_one_line(capsys):
 
 
 def test_another_network_of_that_name_is_refused(capsys):
-    assert minires("train", "--arch", "nets.py:vgg", "--epochs", 1, "--size", 16, "--out", "run") == 0
+    write_signs("hands.h5", *make_signs(120, 30, size=16))
+    assert minires("train", "--data", "hands.h5", "--arch", "nets.py:vgg", "--epochs", 1, "--out", "run") == 0
     nets = Path("nets.py")
     nets.write_text(nets.read_text().replace('"dropout", 0.2', '"dropout", 0.3'))
     assert minires("evaluate", "run", "--arch", "nets.py:vgg") == 2
@@ -92,7 +95,8 @@ def test_another_network_of_that_name_is_refused(capsys):
 
 
 def test_the_files_of_a_run_hold_no_code():
-    assert minires("train", "--arch", "nets.py:senet", "--epochs", 1, "--size", 16, "--out", "run") == 0
+    write_signs("hands.h5", *make_signs(120, 30, size=16))
+    assert minires("train", "--data", "hands.h5", "--arch", "nets.py:senet", "--epochs", 1, "--out", "run") == 0
     with h5py.File("run/model.h5") as file:
         header = json.loads(file.attrs["minires"])
         assert set(file) == {"weights", "optimizer"}

@@ -201,4 +201,4 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         for i in range(3):
             Image.fromarray(train.images([i])[0]).save(other / name / f"{i}.png")
     assert cli.main(["landscape", runs[0], "--data", str(other), "--device", "cpu"]) == 2
-    assert "no test images of the classes 0, 1, 2, 3, 4, 5" in capsys.readouterr().err
+    assert "expected the classes 0, 1, 2, 3, 4, 5, got also 'cat', 'dog'" in capsys.readouterr().err

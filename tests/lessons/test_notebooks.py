@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from demand import on_demand
 from minires.lessons import harness, notebooks
 
 
@@ -24,9 +25,9 @@ def test_without_nbclient_it_says_what_to_install(tmp_path, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
-# of one form: the last three would take a minute each
+# of one form: a few stand for all
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [n for n in harness.numbers() if n < 15])
+@pytest.mark.parametrize("n", [n if n in (1, 5, 11) else pytest.param(n, marks=on_demand) for n in harness.numbers()])
 def test_it_runs_and_keeps_what_it_gave(n, tmp_path):
     for name in ("nbclient", "ipykernel"):
         pytest.importorskip(name, reason="no nbclient: pip install 'minires[notebooks]'")

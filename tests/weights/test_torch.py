@@ -119,7 +119,7 @@ def test_no_pickle_runs(torch, tmp_path):
     """Neither as .pth, old or new, nor inside .npz."""
     model, path = small(), tmp_path / "a.pth"
     path.write_bytes(pickle.dumps({"fc.weight": Danger()}))
-    refused(model, path, "PyTorch does not open it as plain weights")
+    refused(model, path, "it is a Python pickle")
     torch.save({"fc.weight": Danger()}, path)
     refused(model, path, "PyTorch does not open it as plain weights")
     np.savez(tmp_path / "a.npz", **{"fc.weight": np.array([Danger()], object)})

@@ -33,8 +33,8 @@ class Part:
     digests: list[bytes]
     low: np.ndarray  # (n,) the darkest and the lightest number of each image
     high: np.ndarray
-    ends: tuple[float, float]  # shares of the numbers: of 0 to 3 and 252 to 255, and in these of all but 0 and 255
     bad: list[str]
+    ends: tuple[float, float] = (0.0, 0.0)  # shares: of 0 to 3 and 252 to 255, and in these of all but 0 and 255
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -78,7 +78,7 @@ def sample(name: str, data: Dataset, seed: int = 0) -> Part:
     images = np.array(small, np.uint8).reshape(-1, SIDE, SIDE, 3)
     ends = counts[[0, 1, 2, 3, 252, 253, 254, 255]]
     shares = float(ends.sum() / max(counts.sum(), 1)), float(ends[1:-1].sum() / max(ends.sum(), 1))
-    return Part(name, data, kept, data.labels[kept], images, digests, np.array(low), np.array(high), shares, bad)
+    return Part(name, data, kept, data.labels[kept], images, digests, np.array(low), np.array(high), bad, shares)
 
 
 def features(images: np.ndarray) -> np.ndarray:
