@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from demand import on_demand
 from minires.benchmarks import floors
 from minires.benchmarks.floors import Floors, Work, work
 
@@ -44,7 +45,9 @@ def test_flops_counted_by_hand():
     assert work(model, 3, "training").flops == 3 * 2 * (3 * sum(forward) - forward[0])
 
 
-@pytest.mark.parametrize(("arch", "size"), [("resnet50", 64), ("resnet20", 32), ("resnet18", 64)])
+@pytest.mark.parametrize(
+    ("arch", "size"), [pytest.param("resnet50", 64, marks=on_demand), ("resnet20", 32), ("resnet18", 64)]
+)
 def test_flops_counted_by_pytorch(arch, size):
     """PyTorch's own counter watches the same network forward and backward."""
     torch = pytest.importorskip("torch")

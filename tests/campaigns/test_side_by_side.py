@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from demand import on_demand
 
 SECONDS = os.environ.get("MINIRES_SECONDS", "2")
 
 
-@pytest.mark.parametrize("kernels", ["auto", pytest.param("numpy", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kernels", ["auto", pytest.param("numpy", marks=on_demand)])
 def test_at_once_is_as_alone(kernels):
     command = [sys.executable, "-W", "ignore", Path(__file__).with_name("side_by_side.py"), "--seconds", SECONDS]
     environment = {**os.environ, "MINIRES_KERNELS": kernels, "MINIRES_THREADS": "2"}

@@ -20,16 +20,12 @@ from minires.instruments.style import picture_bytes
 CHOSEN = (
     "bytes of images in 0..1",
     "photos in two classes",
-    "labels one image late",
     "test labels from one",
     "Disc and disc",
-    "white on black",
     "layers in a dictionary",
     "images of another size",
-    "half precision overflows",
     "batch statistics in use",
     "a thousand classes",
-    "only the parameters were saved",
     "AdamW at 2",
 )
 SOUND = ("He's weights without normalisation", "a head of zeros", "group normalisation", "mildly unbalanced")
