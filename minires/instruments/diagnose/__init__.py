@@ -147,7 +147,6 @@ def _parameters(s):
 def _images(s, known):
     show = f"minires data show {s.again}" if s.again else "minires data show --data DATA"
     parts = [sample(name, part) for name, part in s.parts.items()]
-    s.samples = {part.name: part for part in parts}
     return of_data.rules(parts, show)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from minires.data.names import listed, natural_key
 from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause
-from minires.instruments.diagnose.images import Part, above_chance, cross_validated, ridge_said, transferred
+from minires.instruments.diagnose.images import Part, above_chance, cross_validated, ridge_said, taught
 from minires.instruments.look import differences
 
 CHANCE = 2.5  # standard deviations above it, below which labels and images have nothing to do with each other
@@ -187,8 +187,7 @@ def _leak(train, other, again):
 
 def _labels(train, others, again):
     """Whether labels belong to their images, in each part; whether the parts are of one kind."""
-    n = len(train.labels)
-    if n < ENOUGH or len(set(train.labels.tolist())) < 2:
+    if len(set(train.labels.tolist())) < 2:
         return
     train = balanced(train)
     n = len(train.labels)
@@ -220,11 +219,12 @@ def balanced(part: Part) -> Part:
 
 
 def _relabelled(train, other, usual, again):
-    said = transferred(train, other)
+    tell = taught(train)
+    said = tell(other)
     accuracy, chance, z = above_chance(said, other.labels)
     names = train.data.classes
     order, permuted = best_order(said, other.labels, len(names))
-    views = {what: (transferred(train, other.seen(view)) == other.labels).mean() for what, view in _VIEWS.items()}
+    views = {what: (tell(other.seen(view)) == other.labels).mean() for what, view in _VIEWS.items()}
     what = max(views, key=views.get)
     if views[what] > max(0.6 * usual, accuracy + 0.2, permuted - 0.1) and len(other.labels) >= 40:
         detail = f"the {other.name} images {what}: so changed back, what tells {usual:.0%} of the training images "

@@ -9,6 +9,7 @@ from minires import ops
 from minires.backend import blas_threads, get_xp, to_numpy
 from minires.errors import MiniresError
 from minires.instruments.audit import audit
+from minires.instruments.dead import DEAD
 from minires.instruments.diagnose import parameters
 from minires.instruments.diagnose.cause import LIKELY, POSSIBLE, SURE, Cause
 from minires.instruments.gradcheck import gradcheck
@@ -16,7 +17,7 @@ from minires.nn import BatchNorm, Conv2d, Dense, Dropout, GroupNorm, Module, ReL
 from minires.nn.probe import Probe, probe, untouched
 
 CHECKED = 1_500_000  # parameters up to which structure and gradients are checked: 10 s and less
-DEAD, HALF_DEAD = 0.99, 0.6  # shares of a layer's units
+HALF_DEAD = 0.6  # share of a layer's units
 SLOPES = (1e4, 1e6)  # of the gradient between the last and the first layer: a lot, and too much to learn
 _FORWARD = {  # what audit and gradient check say of a forward -> (cause, area)
     "misplaced ReLU": ("misrouted skip", "network"),
@@ -50,7 +51,7 @@ class _Units(Probe):
 
     def __init__(self, model):
         super().__init__(model)
-        self.dead, self.saturated, self.largest, self.raised = {}, {}, {}, None
+        self.dead, self.saturated, self.largest = {}, {}, {}
 
     def wrap_forward(self, module, forward):
         probed = super().wrap_forward(module, forward)

@@ -50,7 +50,6 @@ class Subject:
     inputs: np.ndarray | None = None
     again: str = ""
     causes: list[Cause] = field(default_factory=list)
-    samples: dict = field(default_factory=dict)  # of each part, once it was looked at
 
     @property
     def network(self) -> Network | None:
@@ -105,8 +104,7 @@ def _take(subject, what, model):
     if isinstance(what, Classifier):
         subject.classifier, subject.model = what, what.model
     elif isinstance(what, Module):
-        shape = next((d.shape for d in subject.parts.values()), None)
-        subject.model = as_network(what, shape) if shape and not isinstance(what, Network) else what
+        subject.model = what
     elif isinstance(what, Dataset | tuple | list):
         subject.parts["training"] = as_dataset(what)
     elif isinstance(what, str | os.PathLike):
