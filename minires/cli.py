@@ -9,9 +9,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
 
-from minires.errors import MiniresError
+from minires.errors import ConfigError, MiniresError
+from minires.fast.launched import guarded, launched
 from minires.files import refused
 
 
@@ -43,7 +45,7 @@ def parser():
 
     def command(parent, name, run, text, example):
         p = parent.add_parser(name, help=text, description=text, epilog=f"example: {example}")
-        p.set_defaults(run=run)
+        p.set_defaults(run=run, shared=False)  # whether several ranks do it together
         return p
 
     seen = (instruments, seeing, stepping, checks)
@@ -67,6 +69,8 @@ def parser():
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    if argv is None:
+        guarded()
     came = []
 
     def interrupt(number, frame):
@@ -81,13 +85,39 @@ def main(argv: list[str] | None = None) -> int:
                 from minires.fast import cpu
             with _on_signals(interrupt, last=argv is None):
                 cpu.enabled()  # a setting in the environment that cannot be ends every command
-                return args.run(args)
+                return args.run(args) if launched() is None else _as_rank(args)
     except BaseException as error:
         # what a signal breaks off may end by another error: a module's import by an ImportError
         status, line = (128 + came[-1], "") if came else _in_words(error)
         if line:
+            if (place := launched()) and place[0]:
+                time.sleep(1)  # what fails on all ranks the first one says, and its end is that of all
             _say("minires: " + line.replace("\n", "␊"))
         return status
+
+
+def _as_rank(args) -> int:
+    """Run a command as one of the processes that a launcher of MPI started."""
+    from minires.fast.communicator import speaking_through
+    from minires.fast.mpi import world
+    from minires.train import stops
+
+    ranks = world()
+    if ranks.size == 1:
+        return args.run(args)
+    if not args.shared:
+        raise ConfigError("this command runs alone: leave the launcher of MPI out (train, evaluate and predict share)")
+    if ranks.rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    with speaking_through(ranks):
+        try:
+            status = args.run(args)
+        except stops.Stopped as stopped:  # all have come to the same end, and the first one has saved
+            if stopped.at_once:
+                raise
+            status = 128 + stopped.signal
+    ranks.leave(status)
+    return status
 
 
 def _say(line: str) -> None:

@@ -46,5 +46,11 @@ class DivergedError(MiniresError, ArithmeticError):
     """A value that is not finite, in training or in a prediction."""
 
 
+class RankError(MiniresError, RuntimeError):
+    """Of several ranks that train together one is missing, or cannot go on."""
+
+    status = 1
+
+
 class DisagreementError(MiniresError):
     """The fast way does not compute what the layers say."""

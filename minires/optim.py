@@ -10,6 +10,7 @@ from typing import Any
 
 from minires.backend import Array, get_xp, row_chunks, to_numpy
 from minires.errors import CheckpointError, ConfigError, StateError
+from minires.fast import communicator
 from minires.fast.dispatch import compiled
 from minires.nn.module import Param
 from minires.ranges import check
@@ -84,7 +85,8 @@ class Optimizer:
         xp, dtype = get_xp(self.params[0].data), self.params[0].data.dtype
         self.weights, self.grads = xp.empty(size, dtype), xp.zeros(size, dtype)
         self.state = {slot: xp.zeros(size, dtype) for slot in self.slots}
-        self.steps = 0
+        self.parts = [slice(0, size)]  # of the buffer, a rank each, where its state is shared
+        self.part, self.steps = self.parts[0], 0
         for p, span in self._spans():
             self.weights[span] = p.data.ravel()
             if p.grad is not None:
@@ -106,6 +108,16 @@ class Optimizer:
             p.data = self.weights[span].reshape(p.data.shape)
             self._views.append(p.data)
 
+    def share_state(self) -> None:
+        """From now on each rank keeps the state of its part of the buffer, updates that, and gets the others' weights.
+
+        Before the first step. S. Rajbhandari et al., "ZeRO", arXiv:1910.02054, section 5.1 (stage 1).
+        """
+        size = self.weights.size
+        self.parts = communicator.shares(size)
+        self.part = communicator.share(size)
+        self.state = {slot: array[self.part].copy() for slot, array in self.state.items()}
+
     def check(self) -> None:
         """StateError where the parameters are no longer views of the buffer."""
         if any(p.data is not view for p, view in zip(self.params, self._views, strict=True)):
@@ -126,8 +138,13 @@ class Optimizer:
             rates = {"lr": lr * group.lr_scale, "scale": scale, "steps": self.steps - group.began}
             rest = slice(group.decayed.stop, group.span.stop)
             for span, decay in ((group.decayed, self.decay_of(group)), (rest, 0.0)):
-                state = {slot: array[span] for slot, array in self.state.items()}
-                self.update(self.weights[span], self.grads[span], state, decay=decay, **rates)
+                begin, end = max(span.start, self.part.start), min(span.stop, self.part.stop)
+                if begin < end:
+                    here = slice(begin - self.part.start, end - self.part.start)
+                    state = {slot: array[here] for slot, array in self.state.items()}
+                    self.update(self.weights[begin:end], self.grads[begin:end], state, decay=decay, **rates)
+        if len(self.parts) > 1:
+            communicator.current().all_gather_into(self.weights, self.parts)
         return norm
 
     def decay_of(self, group: Group) -> float:
@@ -147,22 +164,39 @@ class Optimizer:
         """Go on where `other`, of the same kind, stands: its steps, and its state of the parameters that both hold."""
         self.steps = other.steps
         theirs = {id(p): span for p, span in other._spans()}
+        before, whole = other._whole_state(), self._whole_state()
         for p, span in self._spans():
             if id(p) in theirs:
-                for slot, array in self.state.items():
-                    array[span] = other.state[slot][theirs[id(p)]]
+                for slot, array in whole.items():
+                    array[span] = before[slot][theirs[id(p)]]
+        self._keep(whole)
+
+    def _whole_state(self) -> dict:
+        """Slot -> array as long as the buffer; of a state that is shared a copy, and all ranks ask for it together."""
+        if len(self.parts) == 1:
+            return self.state
+        whole = {slot: get_xp(array).zeros_like(self.weights) for slot, array in self.state.items()}
+        for slot, array in whole.items():
+            array[self.part] = self.state[slot]
+            communicator.current().all_gather_into(array, self.parts)
+        return whole
+
+    def _keep(self, whole: dict) -> None:
+        """Of arrays as long as the buffer, what this rank keeps."""
+        for slot, array in self.state.items():
+            array[...] = get_xp(array).asarray(whole[slot][self.part])
 
     def named_state(self) -> dict:
         """Name -> NumPy array of every slot, for a checkpoint; the order is that of the buffer."""
-        return {slot: to_numpy(array) for slot, array in self.state.items()}
+        return {slot: to_numpy(array) for slot, array in self._whole_state().items()}
 
     def load_state(self, state: dict, steps: int) -> None:
         """Take up the state of `named_state`; CheckpointError where it does not fit."""
-        for slot, array in self.state.items():
-            if slot not in state or state[slot].shape != array.shape:
+        for slot in self.slots:
+            if slot not in state or state[slot].shape != self.weights.shape:
                 have = {k: v.shape for k, v in state.items()}
-                raise CheckpointError(f"optimiser state: expected {slot} {array.shape}, got {have or 'none'}")
-            array[...] = get_xp(array).asarray(state[slot])
+                raise CheckpointError(f"optimiser state: expected {slot} {self.weights.shape}, got {have or 'none'}")
+        self._keep(state)
         self.steps = steps
 
 

@@ -1,7 +1,7 @@
 """train, report, evaluate."""
 
 import argparse
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +10,14 @@ from minires.commands import common, starting
 from minires.commands.predicting import tell
 from minires.console import err, out
 from minires.errors import CheckpointError, ConfigError, DataError, MiniresError
+from minires.fast.communicator import ALONE, current, speaking_through
 from minires.nn import ARCHITECTURES
 
 # what may be given beside --resume: all else is in the run
-RESUMABLE = ("resume", "epochs", "data", "device", "recompute", "max_workspace", "by_layers", "check", "stall", "tf32")
+RESUMABLE = (
+    *("resume", "epochs", "data", "device", "recompute", "max_workspace", "by_layers", "check", "stall", "tf32"),
+    *("local_bn", "shard_optimizer"),
+)
 
 
 @contextmanager
@@ -61,9 +65,9 @@ def _train(args, folder, weights) -> int:
     recipe = Recipe(**{k: v for k, v in overrides.items() if v is not None})
     if args.no_augment:
         recipe = replace(recipe, augment=None)
-    source = common.source(args)
-    with locked(folder):
-        if (folder / "model.h5").exists():
+    source, first = common.source(args), current().rank == 0
+    with locked(folder) if first else nullcontext():
+        if first and (folder / "model.h5").exists():
             raise CheckpointError(
                 f"{folder}: already holds a run: choose another --out, or go on with --resume {folder}"
             )
@@ -78,7 +82,9 @@ def _train(args, folder, weights) -> int:
             f"{model.title}: {sum(model.parameter_count()):,} parameters\n"
             f"{len(parts.train.classes)} classes, {height}x{width} pixels\nrun folder: {folder}"
         )
-        run.begin(folder, classifier, source, parts, recipe, log=args.log, watch=args.watch)
+        if first:
+            with current().busy("writing the run's manifest"):
+                run.begin(folder, classifier, source, parts, recipe, log=args.log, watch=args.watch)
         held = {"validation": parts.validation, "out": folder, "reporter": reporter}
         progress = fit(classifier, parts.train, parts.test, recipe, **held, **_ways(args))
         return _finish(folder, classifier, parts, progress)
@@ -98,7 +104,7 @@ def _resume(args, folder) -> int:
         raise ConfigError(f"{option}: --resume goes on as the run began: leave it out, or start a run of its own")
     source = run.data_source(folder, args.data)
     reporter = _reporter(**run.seen(folder))
-    with locked(folder):
+    with locked(folder) if current().rank == 0 else nullcontext():
         parts = common.parts(source, out)
         ways = {"device": common.device(args), "validation": parts.validation, "reporter": reporter, **_ways(args)}
         classifier, progress = resume(folder, parts.train, parts.test, epochs=args.epochs, **ways)
@@ -109,7 +115,8 @@ def _ways(args) -> dict:
     """How the steps are computed."""
     most = None if args.max_workspace is None else args.max_workspace * 2**20
     ways = {"tf32": args.tf32, "recompute": args.recompute, "max_workspace": most, "stall": args.stall}
-    return ways | {"by_layers": args.by_layers, "check": args.check}
+    shared = {"local_bn": args.local_bn, "shard_optimizer": args.shard_optimizer}
+    return ways | {"by_layers": args.by_layers, "check": args.check} | shared
 
 
 def _reporter(log, watch):
@@ -151,6 +158,14 @@ def report(args) -> int:
 
 
 def _finish(folder, classifier, parts, progress) -> int:
+    """Measure once more and write the report; of several ranks the first one does, alone."""
+    if current().rank:
+        return 0
+    with current().busy("writing the report"), speaking_through(ALONE):
+        return _report(folder, classifier, parts, progress)
+
+
+def _report(folder, classifier, parts, progress) -> int:
     from minires import run
     from minires.instruments.watch import read_film
     from minires.train.scores import span
@@ -201,7 +216,7 @@ def register(commands, command) -> None:
         "Train a network; leaves a run folder with the model, its history and a report to look at.",
         "minires train --data photos/ --arch resnet50 --epochs 10 --out runs/photos",
     )
-    p.set_defaults(usual=lambda p=p: vars(p.parse_args([])))
+    p.set_defaults(usual=lambda p=p: vars(p.parse_args([])), shared=True)
     common.add_data(p, None)
     common.add_network(p)
     p.add_argument("--flip", action=argparse.BooleanOptionalAction, help="whether a mirrored image keeps its class")
@@ -256,6 +271,10 @@ def register(commands, command) -> None:
         metavar="SECONDS",
         help="without progress, before stderr is told what is waited for (default: 30)",
     )
+    text = "of several ranks (mpiexec): each normalises over its own share of a batch; faster, not what one rank does"
+    p.add_argument("--local-bn", action="store_true", help=text)
+    text = "of several ranks: each keeps a part of the optimiser's state, for less memory"
+    p.add_argument("--shard-optimizer", action="store_true", help=text)
     common.add_by_layers(p)
     p.add_argument(
         "--check",
@@ -280,6 +299,7 @@ def register(commands, command) -> None:
     p = command(
         commands, "evaluate", evaluate, "Measure a trained network on data.", "minires evaluate runs/photos --json"
     )
+    p.set_defaults(shared=True)
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
     common.add_own(p)
     common.add_data(p, None)

@@ -13,6 +13,7 @@ from minires.data.arrays import as_dataset
 from minires.data.augment import Augment, warp
 from minires.data.dataset import Dataset
 from minires.errors import DataError
+from minires.fast import communicator
 
 
 class Batches:
@@ -62,23 +63,27 @@ class Batches:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield (images (n, H, W, 3) uint8 on the device, labels (n,) int64, index (n,)) from batch `start` on.
+        """Yield (images (n, H, W, 3) uint8 on the device, labels (n,) int64, index (N,)) from batch `start` on.
+
+        Where several ranks train together, images and labels are this one's share of the batch, of which `index` has
+        the positions; of one with fewer images than ranks each has all.
 
         An error while a batch is prepared is raised here. Leaving the loop ends the thread, or leaves it behind where
         it hangs in reading.
         """
         order = self.order(epoch)
         parts = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
+        parts = [(index, index[communicator.share_of_batch(len(index))]) for index in parts]
         self.wait_seconds = 0.0
         if self.prefetch == 0:
-            for index in parts:
-                yield self._waited(self._prepare, epoch, index)
+            for part in parts:
+                yield self._waited(self._prepare, epoch, *part)
             return
         reader, ahead = Background("minires-batches"), deque()
         self.reader = reader.thread
         try:
-            for index in parts:
-                ahead.append(reader.submit(self._prepare, epoch, index))
+            for part in parts:
+                ahead.append(reader.submit(self._prepare, epoch, *part))
                 if len(ahead) > self.prefetch:
                     yield self._waited(ahead.popleft().result)
             while ahead:
@@ -86,14 +91,14 @@ class Batches:
         finally:
             reader.end(within=1.0)
 
-    def _prepare(self, epoch: int, index: np.ndarray) -> tuple:
-        """A batch, and what remains to be changed on the device."""
-        images, changes = self.dataset.images(index), None
+    def _prepare(self, epoch: int, index: np.ndarray, here: np.ndarray) -> tuple:
+        """A batch, or what of it is `here`, and what remains to be changed on the device."""
+        images, changes = self.dataset.images(here), None
         if self.augment is not None:
-            changes = self.augment.draw([(self.seed, epoch, i) for i in index], images.shape[1:3])
+            changes = self.augment.draw([(self.seed, epoch, i) for i in here], images.shape[1:3])
             if self.device == "cpu":
                 images, changes = warp(images, *changes), None
-        return images, changes, self.dataset.labels[index], index
+        return images, changes, self.dataset.labels[here], index
 
     def _waited(self, prepare, *arguments):
         began = time.perf_counter()

@@ -6,42 +6,88 @@ everywhere. Whoever trains alone speaks to nobody, at no cost: `Alone`. MPI Foru
 Standard", version 4.1, chapter 6; P. Goyal et al., arXiv:1706.02677, section 3.
 """
 
+import json
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
+from functools import wraps
 
 import numpy as np
 
 from minires import ops
 from minires.backend import get_xp
+from minires.errors import DisagreementError
 
 _here = threading.local()
 
 
-class Alone:
-    """The only rank. Others have the same attributes and methods; arrays of one shape and type on all ranks."""
+class Communicator:
+    """One rank of `size`; arrays have one shape and type on all ranks, and every rank makes the same calls in order.
 
-    rank, size = 0, 1
+    local_bn: whether each rank normalises with the statistics of its own share of a batch.
+    """
+
+    rank, size, local_bn = 0, 1, False
+    host = doing = ""  # where this rank is, and what it does now, in words
+    waiting, limit = False, 60.0  # whether it waits for others; seconds after which it says for whom
 
     def all_reduce(self, array):
-        """The sum of all ranks' arrays, in the order of the ranks, written into `array` and returned."""
-        return array
+        """The sum of all ranks' arrays, written into `array` and returned; the same bits on every rank."""
+        raise NotImplementedError
+
+    def start_all_reduce(self, array) -> Callable[[], None]:
+        """Begin `all_reduce`, go on meanwhile without touching `array`; call what is returned to wait for its end."""
+        self.all_reduce(array)
+        return lambda: None
 
     def all_gather(self, array):
         """All ranks' arrays, stacked in the order of the ranks: (size, *array.shape)."""
-        return get_xp(array).stack([array])
+        raise NotImplementedError
+
+    def all_gather_into(self, array, parts: list[slice]):
+        """Rank r has written array[parts[r]]: the others get it too, in place. MPI's Allgatherv."""
+        for root, part in enumerate(parts):
+            if part.stop > part.start:
+                self.broadcast(array[part], root)
+        return array
 
     def broadcast(self, array, root: int = 0):
         """The array of rank `root`, written into `array` and returned."""
-        return array
+        raise NotImplementedError
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
+        self.all_gather(np.zeros(1))
 
     def abort(self, error: BaseException) -> None:
         """End all ranks, since this one cannot go on; `error` goes on here."""
 
+    @contextmanager
+    def busy(self, what: str):
+        """Inside, this rank alone does what may take long: the others wait for it with patience."""
+        yield
 
-def current():
+
+class Alone(Communicator):
+    """The only rank, at no cost."""
+
+    def all_reduce(self, array):
+        return array
+
+    def all_gather(self, array):
+        return get_xp(array).stack([array])
+
+    def broadcast(self, array, root=0):
+        return array
+
+    def barrier(self):
+        pass
+
+
+ALONE = Alone()
+
+
+def current() -> Communicator:
     """The communicator of this thread."""
     return getattr(_here, "communicator", None) or ALONE
 
@@ -49,7 +95,7 @@ def current():
 @contextmanager
 def speaking_through(communicator):
     """Inside, this thread is a rank of `communicator`; what fails here ends the others too."""
-    before, _here.communicator = current(), communicator
+    before, _here.communicator = getattr(_here, "communicator", None), communicator
     try:
         yield communicator
     except BaseException as error:
@@ -59,42 +105,121 @@ def speaking_through(communicator):
         _here.communicator = before
 
 
+def collective(function):
+    """A door to what all ranks do together: where a launcher started this process, it is entered as one of its ranks.
+
+    A thread that speaks through a communicator already goes on with that one; other threads than the first are alone.
+    """
+
+    @wraps(function)
+    def run(*args, **options):
+        if getattr(_here, "communicator", None) is not None:
+            return function(*args, **options)
+        from minires.fast.mpi import world  # it builds on this
+
+        with speaking_through(world()):
+            return function(*args, **options)
+
+    return run
+
+
+def shares(count: int) -> list[slice]:
+    """Each rank's part of `count` things that follow one another; parts differ by one at most."""
+    size = current().size
+    return [slice(count * rank // size, count * (rank + 1) // size) for rank in range(size)]
+
+
 def share(count: int) -> slice:
-    """This rank's part of `count` images that follow one another; parts differ by one at most."""
+    """This rank's part."""
+    return shares(count)[current().rank]
+
+
+def share_of_batch(count: int) -> slice:
+    """This rank's part of a batch; where some rank would have nothing, each has all of it, see `on_batch`."""
+    return share(count) if count >= current().size else slice(None)
+
+
+def on_batch(count: int):
+    """Inside, this rank works on its `share_of_batch`: with the others, or alone where each has all of it."""
+    return speaking_through(current() if count >= current().size else ALONE)
+
+
+def gather_texts(text: str) -> list[str]:
+    """The texts of all ranks."""
+    ranks, data = current(), np.frombuffer(text.encode(), np.uint8)
+    lengths = ranks.all_gather(np.array([data.size]))[:, 0]
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: data.size] = data
+    return [bytes(row[:n]).decode() for row, n in zip(ranks.all_gather(padded), lengths, strict=True)]
+
+
+def check_agreement(facts: dict[str, object]) -> None:
+    """DisagreementError, on all ranks, where one has other facts than the first: it names both, and what differs."""
     ranks = current()
-    return slice(count * ranks.rank // ranks.size, count * (ranks.rank + 1) // ranks.size)
+    if ranks.size == 1:
+        return
+    first, *others = (json.loads(text) for text in gather_texts(json.dumps([ranks.host, facts], default=str)))
+    for rank, (host, theirs) in enumerate(others, 1):
+        for name, value in first[1].items():
+            if theirs.get(name) != value:
+                raise DisagreementError(
+                    f"rank {rank} on {host or 'this host'} has another {name} than rank 0, {theirs.get(name)} for "
+                    f"{value}: start all ranks with the same program, options and data"
+                )
 
 
-ALONE = Alone()
+# --- layers that look at more than one image --------------------------------------------------------------------------
 
 
-# --- batch normalisation over all ranks' shares ---------------------------------------------------------------------
+def synchronised() -> bool:
+    """Whether normalisation is over the shares of several ranks."""
+    return current().size > 1 and not current().local_bn
 
 
 def pooled(mean, var, m):
+    """What a layer normalises with, where a share has these statistics of m values: those of the batch, or its own."""
+    return over_all(mean, var, m) if synchronised() else (mean, var, m)
+
+
+def over_all(mean, var, m):
     """(mean, var, m) of a whole batch, each rank giving those of its share.
 
     var = sum of counts * (variances + (means - mean)^2) / sum of counts. T. Chan et al., see ops/norm.py.
     """
-    ranks = current()
-    if ranks.size == 1:
+    if current().size == 1:
         return mean, var, m
-    counts = ranks.all_gather(np.asarray(m))
-    means, variances, total = ranks.all_gather(mean), ranks.all_gather(var), int(counts.sum())
-    weights = get_xp(mean).asarray(counts / total, mean.dtype)[:, None]
-    mean = (weights * means).sum(axis=0)
-    return mean, (weights * (variances + (means - mean) ** 2)).sum(axis=0), total
+    xp = get_xp(mean)
+    told = xp.concatenate([xp.full(1, m, "f8"), mean.astype("f8"), var.astype("f8")])
+    counts, means, variances = xp.split(current().all_gather(told), [1, 1 + len(mean)], axis=1)
+    total = counts.sum()
+    weights = counts / total  # (ranks, 1)
+    whole = (weights * means).sum(axis=0)
+    spread = (weights * (variances + (means - whole) ** 2)).sum(axis=0)
+    return whole.astype(mean.dtype), spread.astype(var.dtype), int(total)
 
 
 def batchnorm_backward(m):
     """ops.batchnorm_backward where a whole batch has m values a channel; dgamma and dbeta are those of this share."""
-    ranks = current()
-    if ranks.size == 1:
+    if not synchronised():
         return ops.batchnorm_backward
 
     def backward(dy, x, gamma, mean, rstd):
         sums = ops.batchnorm_sums(dy, x, mean, rstd)
-        totals = [ranks.all_reduce(s.copy()) for s in sums]
-        return ops.batchnorm_dx(dy, x, gamma, mean, rstd, *totals, m), *sums
+        return ops.batchnorm_dx(dy, x, gamma, mean, rstd, *totals(*sums), m), *sums
 
     return backward
+
+
+def totals(*sums):
+    """The sums of all ranks, of arrays of one shape."""
+    return current().all_reduce(get_xp(sums[0]).stack(sums))
+
+
+def draw(rng, shape: tuple[int, ...]) -> np.ndarray:
+    """rng.random for this rank's images, the first axis of `shape`, as it would be drawn for those of all ranks."""
+    ranks = current()
+    if ranks.size == 1:
+        return rng.random(shape)
+    counts = ranks.all_gather(np.array([shape[0]]))[:, 0]
+    start = counts[: ranks.rank].sum()
+    return rng.random((counts.sum(), *shape[1:]))[start : start + shape[0]]

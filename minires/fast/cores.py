@@ -17,6 +17,15 @@ from minires.errors import ConfigError
 Bound = tuple[int, str]  # so many workers at most, and why
 
 
+_sharing = 1  # ranks on this host that a quota has to do for
+
+
+def share_host(ranks: int) -> None:
+    """So many ranks share this host's quota from now on; the cores of each are in its affinity mask."""
+    global _sharing
+    _sharing = ranks
+
+
 def usable_cores(root: str | os.PathLike = "/") -> int:
     """How many workers a loop should have, at least one. root: where /proc and /sys are.
 
@@ -73,7 +82,8 @@ def _quota(root: Path) -> Iterator[Bound]:
         # To the nearest. A stop costs no work, for the quota is spent all the same; but workers that spin while one of
         # them works alone spend it too. Two cores, two workers over one, with 0, 10 and 30 % of the work serial: 1.43,
         # 1.30 and 1.07 times as fast under 1.5 CPUs; under 1.25, 1.0 to 1.2, 1.07 and 0.96, not worth being stopped.
-        yield max(1, int(min(quotas) + 0.5)), f"a cgroup's quota of {min(quotas):.3g} CPUs"
+        share = f" among {_sharing} ranks" if _sharing > 1 else ""
+        yield max(1, int(min(quotas) / _sharing + 0.5)), f"a cgroup's quota of {min(quotas):.3g} CPUs{share}"
 
 
 def _cgroups(root: Path) -> Iterator[Path]:

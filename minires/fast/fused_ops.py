@@ -14,6 +14,7 @@ from minires.ops.norm import (
     batchnorm_forward,
     batchnorm_running,
     batchnorm_statistics,
+    batchnorm_sums,
 )
 
 
@@ -54,6 +55,13 @@ def norm_add_relu_backward(
         if out is not None:
             out[...] = value
     return dx, g if need_g else None, *sums
+
+
+@compiled
+def relu_norm_sums(dy, x, y, mean, rstd):
+    """(g, dgamma, dbeta): g = dy where y > 0, else 0, and the sums over it of `batchnorm_sums`."""
+    g = relu_backward(dy, y)
+    return g, *batchnorm_sums(g, x, mean, rstd)
 
 
 @compiled

@@ -9,12 +9,11 @@
 import math
 from contextlib import ExitStack
 
-import numpy as np
-
 from minires import ops
 from minires.backend import Array, device_of, get_xp, max_workspace
 from minires.errors import StateError
 from minires.fast import communicator, cpu, fuse
+from minires.fast.buckets import Buckets, telling
 from minires.fast.check import Agreement, check_training
 from minires.fast.checkpointing import checkpointed
 from minires.fast.training import Fused
@@ -43,7 +42,7 @@ class Step:
     ):
         self.model, self.optimizer, self.label_smoothing = model, optimizer, label_smoothing
         self.reason, self.recompute, self.max_workspace = reason, recompute, max_workspace
-        self.net, self.stay = self.network(model), ExitStack()
+        self.net, self.stay, self.buckets = self.network(model), ExitStack(), None
 
     def network(self, model: Module) -> Module:
         """What runs in the place of `model`, over its parameters."""
@@ -75,23 +74,31 @@ class Step:
         """
         check_mode(self.model)
         smoothing, ranks = self.label_smoothing, communicator.current()
+        if ranks.size > 1 and self.buckets is None:
+            self.share_gradients()
         logits = self.net.forward(x)
         loss, probs = ops.softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
         right = get_xp(logits).count_nonzero(probs.argmax(axis=1) == labels)
         part = 1.0  # of the batch that is here
         if ranks.size > 1:
-            part = len(x) / float(ranks.all_reduce(np.array(len(x), "f8")))
-            loss, right = ranks.all_reduce(get_xp(logits).stack([loss * part, right]).astype("f8"))
+            told = get_xp(logits).stack([loss * len(x), right, get_xp(logits).asarray(len(x))]).astype("f8")
+            loss, right, images = ranks.all_reduce(told)
+            loss, part = loss / images, len(x) / float(images)
         if device_of(x) == "cpu" and not math.isfinite(loss):
             return loss, right, math.nan
         dlogits = ops.softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing)
-        self.net.backward(dlogits if part == 1.0 else dlogits * part, need_dx=False)
-        ranks.all_reduce(self.optimizer.grads)
-        return loss, right, self.update(lr)
+        if ranks.size == 1:
+            self.net.backward(dlogits, need_dx=False)
+        else:
+            self.buckets.open(ranks)
+            self.net.backward(dlogits * part, need_dx=False)
+            self.buckets.close()
+        return loss, right, self.optimizer.step(lr)
 
-    def update(self, lr: float) -> Array:
-        """Let the optimiser change the weights; the gradient's norm."""
-        return self.optimizer.step(lr)
+    def share_gradients(self):
+        """From now on gradients are summed over the ranks as backward goes on."""
+        self.buckets = Buckets(self.optimizer)
+        self.net = telling(self.net, self.buckets)
 
 
 class FusedStep(Step):
@@ -101,6 +108,13 @@ class FusedStep(Step):
 
     def network(self, model: Module) -> Module:
         return Fused(model, recompute=self.recompute)
+
+    def share_gradients(self):
+        super().share_gradients()
+        for param in self.net.idle:
+            param.grad[...] = 0  # once: written after backward, it would meet its bucket's all-reduce
+        self.net.idle = []
+        self.net.rest = telling(self.net.rest, self.buckets)
 
 
 def check_mode(model: Module) -> None:
@@ -149,10 +163,8 @@ def make_step(
     resting = [module.name for module in model.modules() if not (module.training or module.frozen)]
     if not reason and resting:
         reason = f"{resting[0]} is in evaluation mode"
-    if not reason and communicator.current().size > 1:
-        reason = "the batch is shared with other ranks"
     if reason:
         return Step(model, optimizer, label_smoothing, reason=reason, **settings)
-    if device_of(optimizer.weights) != "cpu" and GpuStep.fits(optimizer):
+    if device_of(optimizer.weights) != "cpu" and GpuStep.fits(optimizer) and communicator.current().size == 1:
         return GpuStep(model, optimizer, label_smoothing, graph=graph, tf32=tf32, **settings)
     return FusedStep(model, optimizer, label_smoothing, **settings)

@@ -1,10 +1,18 @@
 """A network for training with each normalisation, add and ReLU brought together, over the same parameters."""
 
+from minires import ops
 from minires.backend import get_xp
 from minires.errors import StateError
+from minires.fast import communicator
 from minires.fast.checkpointing import Checkpointed
 from minires.fast.fuse import Fuser
-from minires.fast.fused_ops import conv2d_backward_add, norm_add_relu_backward, norm_add_relu_forward, norm_statistics
+from minires.fast.fused_ops import (
+    conv2d_backward_add,
+    norm_add_relu_backward,
+    norm_add_relu_forward,
+    norm_statistics,
+    relu_norm_sums,
+)
 from minires.nn.conv import Conv2d
 from minires.nn.module import Module, Param, Sequential, inference
 from minires.nn.norm import BatchNorm
@@ -41,20 +49,28 @@ class FusedNorm(Module):
         if norm.training == self.rests:
             now = "training" if norm.training else "evaluation"
             raise StateError(f"{norm.name} went into {now} mode: call .train(), or make the step anew")
-        mean, rstd = self._resting() if self.rests else self._statistics(x)
+        mean, rstd, m = self._resting() if self.rests else self._statistics(x)
         y = norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
-        self.save(x, y if self.relu else None, mean, rstd)
+        self.save(x, y if self.relu else None, mean, rstd, m)
         return y
 
     def _resting(self):
         var = self.norm.var.data
-        return self.norm.mean.data, 1 / get_xp(var).sqrt(var + self.norm.epsilon)
+        return self.norm.mean.data, 1 / get_xp(var).sqrt(var + self.norm.epsilon), None
 
     def _statistics(self, x):
+        """(mean, rstd, m), m where other ranks have a share of the m values."""
         norm, bias = self.norm, None if self.bias is None else self.bias.data
         settings = {"epsilon": norm.epsilon, "unbiased": norm.unbiased, "bias": bias}
         momentum = norm.momentum if norm.update_running_stats else 1.0  # they stay where they are
-        return norm_statistics(x, norm.mean.data, norm.var.data, momentum=momentum, **settings)
+        if not communicator.synchronised():
+            return *norm_statistics(x, norm.mean.data, norm.var.data, momentum=momentum, **settings), None
+        mean, var, m = communicator.pooled(*ops.batchnorm_statistics(x), x.size // x.shape[-1])
+        moved = mean if bias is None else mean + bias
+        settings = {"momentum": momentum, "unbiased": norm.unbiased}
+        running = ops.batchnorm_running(norm.mean.data, norm.var.data, moved, var, m, **settings)
+        norm.mean.data[...], norm.var.data[...] = running
+        return mean, 1 / get_xp(x).sqrt(var + norm.epsilon), m
 
     def backward(self, dy, need_dx=True):
         return self._backward(dy, False)[0]
@@ -64,11 +80,19 @@ class FusedNorm(Module):
         return self._backward(dy, True)
 
     def _backward(self, dy, need_g):
-        x, y, mean, rstd = self.saved()
+        x, y, mean, rstd, m = self.saved()
         gamma, beta = self.norm.gamma, self.norm.beta
-        options = {"relu": self.relu, "need_g": need_g, "dgamma": gamma.grad, "dbeta": beta.grad}
-        options["training"] = not self.rests
-        dx, g, dgamma, dbeta = norm_add_relu_backward(dy, x, y, gamma.data, mean, rstd, **options)
+        if m is None:
+            options = {"relu": self.relu, "need_g": need_g, "dgamma": gamma.grad, "dbeta": beta.grad}
+            options["training"] = not self.rests
+            dx, g, dgamma, dbeta = norm_add_relu_backward(dy, x, y, gamma.data, mean, rstd, **options)
+        else:
+            if self.relu:
+                g, *sums = relu_norm_sums(dy, x, y, mean, rstd)
+            else:
+                g, sums = dy, ops.batchnorm_sums(dy, x, mean, rstd)
+            dx = ops.batchnorm_dx(g, x, gamma.data, mean, rstd, *communicator.totals(*sums), m)
+            dgamma, dbeta = sums
         gamma.write_grad(dgamma)
         beta.write_grad(dbeta)
         return dx, g

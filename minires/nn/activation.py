@@ -6,6 +6,7 @@ from typing import Any
 from minires import ops
 from minires.backend import Array, get_xp
 from minires.errors import ConfigError
+from minires.fast import communicator
 from minires.nn.init import generator
 from minires.nn.module import Maths, Module
 
@@ -191,7 +192,7 @@ class Dropout(_Elementwise):
             self.save(None)
             return x
         xp = get_xp(x)
-        keep = xp.asarray(self.rng.random(self.mask_shape(x.shape)) >= self.rate).astype(x.dtype)
+        keep = xp.asarray(communicator.draw(self.rng, self.mask_shape(x.shape)) >= self.rate).astype(x.dtype)
         self.save(keep)
         return ops.dropout_forward(x, keep, self.rate)
 

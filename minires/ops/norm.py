@@ -110,6 +110,7 @@ def batchnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, rstd: Ar
     return y.reshape(shape)
 
 
+@compiled
 def batchnorm_sums(dy: Array, x: Array, mean: Array, rstd: Array) -> tuple[Array, Array]:
     """dgamma = sum dy * x_hat and dbeta = sum dy, a channel, where x_hat = (x - mean) * rstd; in float32 at least."""
     xp = get_xp(x)
@@ -122,6 +123,7 @@ def batchnorm_sums(dy: Array, x: Array, mean: Array, rstd: Array) -> tuple[Array
     return _fold(products, W) * rstd, _wide_sum(dy, W)
 
 
+@compiled
 def batchnorm_dx(
     dy: Array, x: Array, gamma: Array, mean: Array, rstd: Array, dgamma: Array, dbeta: Array, m: int
 ) -> Array:

@@ -14,6 +14,7 @@ from minires.data.arrays import as_dataset
 from minires.data.dataset import Dataset, chunks
 from minires.data.names import reordered
 from minires.errors import DataError, DivergedError
+from minires.fast import communicator
 from minires.fast.inference import Predictor
 from minires.nn import Module, Network, as_network, inference
 from minires.nn.probe import first_nonfinite
@@ -198,6 +199,7 @@ class Evaluation:
         }
 
 
+@communicator.collective
 def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers: bool = False) -> Evaluation:
     """Loss and accuracy on `dataset`, whose classes must be the classifier's. by_layers: see fast/inference.py.
 
@@ -224,6 +226,10 @@ def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers: bool = Fals
             f"{', '.join(classifier.classes)}: give data of the same classes"
         )
     predictor = Predictor(classifier.model, by_layers=by_layers)
-    parts = [classifier.logits(dataset.images(index), predictor) for index in chunks(len(dataset), EVAL_BATCH)]
-    loss, probs = _loss_and_probs(np.concatenate(parts), dataset.labels)
+    count, here = len(dataset), communicator.share(len(dataset))
+    logits = np.empty((count, len(classifier.classes)), classifier.model.params()[0].data.dtype)
+    for index in chunks(here.stop - here.start, EVAL_BATCH):
+        logits[index + here.start] = classifier.logits(dataset.images(index + here.start), predictor)
+    communicator.current().all_gather_into(logits, communicator.shares(count))
+    loss, probs = _loss_and_probs(logits, dataset.labels)
     return Evaluation(loss, float((probs.argmax(axis=1) == dataset.labels).mean()), probs, dataset.labels)

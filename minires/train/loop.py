@@ -8,6 +8,7 @@ and resuming gives, bit for bit on the CPU, the weights of a run that was never 
 import math
 import threading
 import time
+import zlib
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
@@ -16,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from minires.backend import device_of, get_xp, to_device
+from minires import __version__
+from minires.backend import device_of, get_xp, to_device, to_numpy
 from minires.background import Background
 from minires.data.arrays import as_dataset
 from minires.data.batches import Batches
-from minires.data.dataset import Dataset
+from minires.data.dataset import Dataset, facts_of
 from minires.errors import CheckpointError, ConfigError, DivergedError
 from minires.fast import communicator
 from minires.fast.check import IMAGES, Agreement
@@ -42,6 +44,7 @@ LOOK_EVERY = 10
 NEARLY = 2.0
 
 
+@communicator.collective
 def fit(
     classifier: Classifier,
     train: Dataset,
@@ -66,6 +69,9 @@ def fit(
     ways: how a step is computed, for make_step: `by_layers=True`, exactly the modules; `recompute=True`,
     `max_workspace=BYTES`, for less memory; on a GPU `graph=False`, `tf32=True`.
     check: before the first step, compare what will run with the layers as they stand, in float64 (fast/check.py).
+    Where a launcher of MPI started several ranks (fast/mpi.py), all call `fit` together, and it is one training:
+    `local_bn=True`, each rank normalises over its own share of a batch; `shard_optimizer=True`, each keeps a part of
+    the optimiser's state.
     stall: seconds without progress after which stderr is told what is waited for (watch.py).
     Raises DivergedError, naming the layer, when a value is not finite, DisagreementError where that comparison fails,
     CheckpointError where another training has the folder, stops.Stopped (a KeyboardInterrupt) after Ctrl-C or SIGTERM.
@@ -87,6 +93,7 @@ def fit(
         return run.go(anew=True)
 
 
+@communicator.collective
 def resume(
     out: Path,
     train: Dataset,
@@ -149,7 +156,8 @@ def reopen(out: Path, train: Dataset, model: Module | None = None) -> tuple[Chec
         if not checkpoint.training:
             raise CheckpointError(f"{path}: holds weights but no training state: start a new run")
         train = as_dataset(train, checkpoint.classifier.classes)
-        if checkpoint.training.get("data") != train.fingerprint():
+        first = communicator.current().rank == 0
+        if first and checkpoint.training.get("data") != _fingerprint(train):
             raise CheckpointError(f"{path}: was trained on other data than {train.source}: give the data of that run")
         try:
             recipe = Recipe(**checkpoint.training["recipe"])
@@ -157,8 +165,14 @@ def reopen(out: Path, train: Dataset, model: Module | None = None) -> tuple[Chec
         except (KeyError, TypeError) as error:
             problem = f"its training state is not of this version ({error})"
             raise CheckpointError(f"{path}: {problem}: start a new run") from None
-        folder.settle(Path(out), progress)
+        if first:
+            folder.settle(Path(out), progress)
     return checkpoint, recipe, progress
+
+
+def _fingerprint(dataset) -> str:
+    with communicator.current().busy(f"taking the fingerprint of {dataset.source}"):
+        return dataset.fingerprint()
 
 
 def _alone_in(out):
@@ -172,18 +186,23 @@ class _Run:
     def __init__(self, classifier, train, test, recipe, progress, out, reporter, check, stall, ways):
         if not 0 < stall < math.inf:
             raise ConfigError(f"stall: expected a number of seconds above 0, got {stall}")
+        self.ranks = communicator.current()
         self.classifier, self.model = classifier, classifier.model
         self.train, self.test, self.recipe, self.progress = train, test, recipe, progress
-        first = communicator.current().rank == 0  # of the ranks, one saves and speaks
+        first = self.ranks.rank == 0  # of the ranks, one saves and speaks
         self.out = Path(out) if out is not None and first else None
         self.reporter = reporter if reporter and first else Reporter()
         weights = self.model.params()[0].data
         self.device, there = device_of(weights), "gpu" if kernels.available(weights) else "cpu"
         self.batches = Batches(train, recipe.batch_size, seed=recipe.seed, augment=recipe.augment, device=there)
         self.schedule = recipe.make_schedule(len(self.batches))
+        self.sharded, local = (ways.pop(name, False) for name in ("shard_optimizer", "local_bn"))
+        if self.ranks.size > 1:
+            self.ranks.local_bn = local
         self.ways, self.checks, self.optimizer = ways, check, None
+        self.check_agreement()
         self.prepare()
-        self.fingerprint = train.fingerprint() if self.out else ""
+        self.fingerprint = _fingerprint(train) if self.out else ""
         self.pending = []  # (loss, right answers, gradient norm, images) still on the device
         self.x = None  # the latest batch
         self.snapshot, self.saving = Snapshot(), None
@@ -193,6 +212,8 @@ class _Run:
         """The optimiser and the step of what trains from this epoch on."""
         before, recipe, p = self.optimizer, self.recipe, self.progress
         self.optimizer = finetune.make_optimizer(self.model, recipe, p.epoch, len(self.batches))
+        if self.sharded and self.ranks.size > 1:
+            self.optimizer.share_state()
         self.train_step = make_step(self.model, self.optimizer, label_smoothing=recipe.label_smoothing, **self.ways)
         p.check = asdict(self.check() if self.checks else Agreement(skipped="not asked for"))
         if before:
@@ -204,6 +225,21 @@ class _Run:
         images, labels = (to_device(part, self.device) for part in (self.train.images(few), self.train.labels[few]))
         return self.train_step.check(self.classifier.preprocess(images, self.optimizer.weights.dtype), labels)
 
+    def check_agreement(self):
+        """Whether all ranks train the same network, on the same data, in the same way."""
+        state = b"".join(to_numpy(array).tobytes() for array in self.model.state().values())
+        facts = {
+            "version of minires": __version__,
+            **{f"recipe ({name})": value for name, value in asdict(self.recipe).items()},
+            **{f"setting ({name})": value for name, value in self.ways.items()},
+            "network": self.model.title,
+            "place in the run": self.progress.where,
+            "checksum of the weights": zlib.crc32(state),
+            "training data": facts_of(self.train),
+            "test data": self.test and facts_of(self.test),
+        }
+        communicator.check_agreement(facts)
+
     def save(self):
         """Save what is now, and wait for it."""
         self.watch_numbers()
@@ -212,9 +248,10 @@ class _Run:
 
     def save_aside(self, better):
         """Save what is now, while the next epoch trains. `better`: as the best one too."""
+        state = self.state() if self.out or self.sharded else {}
         if self.out:
             self.saved()  # one copy of the weights is enough
-            self.snapshot.take(self.classifier, **self.state())
+            self.snapshot.take(self.classifier, **state)
             self.saving = self.saver.submit(self.write, better, self.progress.where)
 
     def saved(self, wait=True):
@@ -277,13 +314,21 @@ class _Run:
         with ExitStack() as stack:
             stack.enter_context(self.reporter.running(self.recipe.epochs, len(self.batches), p))
             self.stop = stack.enter_context(stops.heard(patient=True))
-            watch = stack.enter_context(Watch(self.stall, self.stop, self.activities(), self.where))
-            self.doing = watch.doing
+            activities = self.activities()
+            watch = stack.enter_context(Watch(self.stall, self.stop, activities, self.where, self.ranks))
+
+            def doing(name):
+                watch.doing(name)
+                self.ranks.doing = activities[name][0]
+
+            self.doing = doing if self.ranks.size > 1 else watch.doing
+            if self.ranks.size > 1:
+                self.ranks.limit = 2 * self.stall
             try:
                 self.train_all(anew)
             except stops.Stopped as stopped:
                 stopped.told = True
-                self.reporter.interrupted(self.out, None if self.stop.count == 1 else self.kept)
+                self.reporter.interrupted(self.out, None if self.stop.count < 2 else self.kept)
                 raise
         return p
 
@@ -295,18 +340,38 @@ class _Run:
                 folder.settle(self.out, p)
             while p.epoch < self.recipe.epochs and not p.stopped:
                 self.run_epoch()
-                if not self.stop.signal:
+                if not self.stopping():
                     self.end_epoch()
-                if self.stop.signal:
+                if self.stopping():
+                    self.average_statistics()
                     self.save()
                     raise stops.Stopped(self.stop.signal)
+
+    def stopping(self) -> bool:
+        """Whether a stop was asked for: of any rank, and then all stop at the same batch."""
+        if self.ranks.size > 1:
+            self.stop.signal = int(self.ranks.all_gather(np.array(self.stop.signal)).max())
+        return bool(self.stop.signal)
+
+    def unless_stopped(self, function, *arguments):
+        """As Stop's; what all ranks do together none of them leaves in the middle."""
+        if self.ranks.size == 1:
+            return self.stop.unless_stopped(function, *arguments)
+        return function(*arguments)
+
+    def average_statistics(self):
+        """Running statistics of each rank's own shares become those of all ranks."""
+        if self.ranks.size > 1 and self.ranks.local_bn:
+            for buffer in self.model.buffers():
+                buffer.data[...] = self.ranks.all_reduce(buffer.data / self.ranks.size)
 
     def run_epoch(self):
         p = self.progress
         began, before = time.perf_counter(), p.seconds
         with self.train_step:
-            for images, labels, _ in self.batches_left():
-                self.step(images, labels)
+            for images, labels, index in self.batches_left():
+                with communicator.on_batch(len(index)):
+                    self.step(images, labels, len(index))
                 self.saved(wait=False)  # a full disk shows now, not after the epoch
                 p.batch += 1
                 p.seconds = before + time.perf_counter() - began
@@ -317,17 +382,16 @@ class _Run:
     def batches_left(self):
         """The epoch's batches that are left, until a stop is asked for."""
         batches = self.batches.epoch(self.progress.epoch, start=self.progress.batch)
-        while not self.stop.signal:
+        while not self.stopping():
             self.doing("data")
-            if (batch := self.stop.unless_stopped(next, batches, None)) is None:
+            if (batch := self.unless_stopped(next, batches, None)) is None:
                 return
             self.doing("step")
             yield batch
 
-    def step(self, images, labels):
-        """One step of training, of this rank's share. Nothing here waits for a GPU except `look`."""
-        count, here = len(images), communicator.share(len(images))
-        images, labels = (to_device(part[here], self.device) for part in (images, labels))
+    def step(self, images, labels, count):
+        """One step of training on this rank's share of `count` images. Nothing here waits for a GPU except `look`."""
+        images, labels = (to_device(part, self.device) for part in (images, labels))
         self.x = self.classifier.preprocess(images, self.optimizer.weights.dtype)
         self.reporter.batch(self.train_step, self.x, labels)
         metrics = self.train_step(self.x, labels, self.schedule(self.optimizer.steps))
@@ -359,7 +423,8 @@ class _Run:
     def diverged(self, what) -> DivergedError:
         p = self.progress
         self.saved()  # raises what failed instead; and what is said to be kept is then on disk
-        where = self.first_bad_gradient() or (self.x is not None and first_nonfinite(self.model, self.x))
+        with communicator.speaking_through(communicator.ALONE):
+            where = self.first_bad_gradient() or (self.x is not None and first_nonfinite(self.model, self.x))
         kept = f"; {self.out / 'model.h5'} still holds {self.kept}" if self.kept else ""
         return DivergedError(
             f"epoch {p.epoch + 1}, batch {min(p.batch + 1, len(self.batches))}: {what}"
@@ -377,9 +442,10 @@ class _Run:
         """Training images, augmented as in an epoch behind the last one."""
         count = -(-MOST // self.recipe.batch_size)
         self.doing("statistics")
-        for images, _, _ in islice(self.batches.epoch(self.recipe.epochs), count):
+        for images, _, index in islice(self.batches.epoch(self.recipe.epochs), count):
             self.doing("statistics")
-            yield self.classifier.preprocess(to_device(images, self.device), self.optimizer.weights.dtype)
+            with communicator.on_batch(len(index)):
+                yield self.classifier.preprocess(to_device(images, self.device), self.optimizer.weights.dtype)
 
     def evaluated(self):
         test = Ticking(self.test, self.doing)
@@ -402,13 +468,14 @@ class _Run:
             "wait_seconds": self.batches.wait_seconds,
         }
         better = True
+        self.average_statistics()
         self.watch_numbers()
         last = p.epoch + 1 == self.recipe.epochs
         anew = last and self.recipe.precise_bn and norms(self.model)
-        if anew and self.stop.unless_stopped(recalibrate, self.model, self.inputs()) is None:
+        if anew and self.unless_stopped(recalibrate, self.model, self.inputs()) is None:
             return
         if self.test is not None:
-            result = self.stop.unless_stopped(self.evaluated)
+            result = self.unless_stopped(self.evaluated)
             if result is None:
                 return
             if not math.isfinite(result.loss):

@@ -11,6 +11,7 @@ import numpy as np
 from minires import ops
 from minires.backend import get_xp
 from minires.errors import ConfigError
+from minires.fast import communicator
 from minires.nn import BatchNorm, Module
 
 MOST = 4096  # training images that are enough
@@ -33,8 +34,8 @@ def recalibrate(model: Module, batches) -> Module:
 
     def collect(norm, forward):
         def collecting(x):
-            m = x.size // x.shape[-1]
-            mean, var = (s.astype(np.float64) for s in ops.batchnorm_statistics(x))
+            mean, var, m = communicator.over_all(*ops.batchnorm_statistics(x), x.size // x.shape[-1])
+            mean, var = (s.astype(np.float64) for s in (mean, var))
             total = sums[norm]
             total[0], total[1], total[2] = total[0] + m, total[1] + m * mean, total[2] + m * (var + mean * mean)
             return forward(x)

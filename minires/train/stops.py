@@ -8,14 +8,14 @@ from contextlib import contextmanager
 class Stopped(KeyboardInterrupt):
     """Ctrl-C or SIGTERM ended what ran; `signal` says which, and a command's exit status is 128 more.
 
-    told: whether the reporter has said what that means for the run.
+    at_once: whether it came a second time. told: whether the reporter has said what that means for the run.
     """
 
     told = False
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, at_once: bool = False):
         super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.signal = number
+        self.signal, self.at_once = number, at_once
 
 
 class Stop:
@@ -28,7 +28,7 @@ class Stop:
     def __call__(self, number, frame):
         self.signal, self.count = number, self.count + 1
         if self.count > 1 or not self.patient:
-            raise Stopped(number)
+            raise Stopped(number, at_once=self.count > 1)
 
     def unless_stopped(self, function, *arguments):
         """What the function returns; None where a first signal came before or meanwhile, which is the end of it.

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from minires.fast.communicator import ALONE
 from minires.train.stops import Stop
 
 USUAL = 30.0  # seconds without a sign of progress
@@ -34,8 +35,8 @@ class Watch:
     thread. where: one that says where the run stands. Seconds in which the whole process was stopped do not count.
     """
 
-    def __init__(self, limit: float, stop: Stop, activities: dict, where):
-        self.limit, self.stop, self.activities, self.where = limit, stop, activities, where
+    def __init__(self, limit: float, stop: Stop, activities: dict, where, ranks=ALONE):
+        self.limit, self.stop, self.activities, self.where, self.ranks = limit, stop, activities, where, ranks
         self.tick = min(1.0, limit / 5)
         self.doing(next(iter(activities)))
         self.ended = threading.Event()
@@ -69,7 +70,7 @@ class Watch:
                 seen, quiet, asked, forced = now, 0.0, 0.0, 0.0
                 speak = limit = max(self.limit, SLOWER * longest.get(now[0], 0.0))
                 continue
-            quiet += passed
+            quiet += 0 if self.ranks.waiting else passed  # of the others it speaks itself
             if quiet >= speak:
                 speak *= 2
                 say(self.line(now, quiet))

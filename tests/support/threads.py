@@ -5,14 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from minires.fast.communicator import speaking_through
+from minires.fast.communicator import Communicator, speaking_through
 
 
-class Threads:
+class Threads(Communicator):
     """One rank of several threads that meet at a barrier."""
 
-    def __init__(self, rank, barrier, arrays):
+    def __init__(self, rank, barrier, arrays, local_bn):
         self.rank, self.size, self.arrays, self.meeting = rank, len(arrays), arrays, barrier
+        self.local_bn = local_bn
 
     def all_gather(self, array):
         self.arrays[self.rank] = array
@@ -36,12 +37,12 @@ class Threads:
         self.meeting.abort()
 
 
-def run(size, work):
+def run(size, work, *, local_bn=False):
     """[work(rank) for each rank], each in a thread of its own; the first error that is not an echo of another."""
     barrier, arrays = threading.Barrier(size), [None] * size
 
     def one(rank):
-        with speaking_through(Threads(rank, barrier, arrays)):
+        with speaking_through(Threads(rank, barrier, arrays, local_bn)):
             return work(rank)
 
     with ThreadPoolExecutor(size) as pool:

@@ -19,7 +19,7 @@ try:
 except ImportError:  # installed where there was no C compiler
     _kernels = None
 
-INTERFACE = 3  # of module.c
+INTERFACE = 4  # of module.c
 STALE = _kernels is not None and getattr(_kernels, "interface", None) != INTERFACE
 _kernels = None if STALE else _kernels
 
@@ -66,6 +66,12 @@ def _start() -> bool:
         _kernels.use(isa)
         _kernels.set_threads(workers)
     return wanted
+
+
+def use_given_cores() -> None:
+    """Ask again which cores there are, after the process was given others."""
+    if _State.enabled:
+        _kernels.set_threads(usable_cores())
 
 
 def description() -> str:

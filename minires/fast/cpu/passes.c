@@ -182,6 +182,35 @@ static void NAME(norm_add_relu_backward)(const union arg *a) {
     NAME(by_rows)(NAME(norm_backward_task), &c);
 }
 
+/* Its two halves, for whoever adds the sums of other ranks in between: dgamma and dbeta of the rows that are here, ... */
+static void NAME(norm_sums)(const union arg *a) {
+    enum { DY, X, Y, MEAN, RSTD, KEPT, DGAMMA, DBETA, ROWS_, C };
+    const T *rstd = a[RSTD].p;
+    struct NAME(sums) s = {.x = a[X].p, .g = a[DY].p, .y = a[Y].p, .centre = a[MEAN].p, .kept = a[KEPT].p,
+                           .C = a[C].i, .rows = a[ROWS_].i};
+    NAME(sum_up)(&s);
+    for (int k = 0; k < s.C; k++) {
+        ((T *)a[DBETA].p)[k] = s.parts[k];
+        ((T *)a[DGAMMA].p)[k] = s.parts[s.C + k] * rstd[k];
+    }
+}
+
+/* ... and dx from the sums over all m rows. */
+static void NAME(norm_dx)(const union arg *a) {
+    enum { DY, X, GAMMA, MEAN, RSTD, DGAMMA, DBETA, DX, ROWS_, C, M_ };
+    const T *gamma = a[GAMMA].p, *rstd = a[RSTD].p, *dgamma = a[DGAMMA].p, *dbeta = a[DBETA].p;
+    struct NAME(norm) c = {.x = a[X].p, .g = a[DY].p, .mean = a[MEAN].p, .to = a[DX].p, .C = a[C].i, .rows = a[ROWS_].i};
+    T *scale = scratch(0, sizeof(T) * 3 * c.C), *slope = scale + c.C, *mean = slope + c.C;
+    for (int k = 0; k < c.C; k++) {
+        double m = a[M_].f;
+        scale[k] = gamma[k] * rstd[k];
+        mean[k] = dbeta[k] / m;
+        slope[k] = dgamma[k] * rstd[k] / m;
+    }
+    c.scale = scale, c.beta = mean, c.slope = slope;
+    NAME(by_rows)(NAME(norm_backward_task), &c);
+}
+
 static void NAME(relu_backward_task)(void *job, ptrdiff_t task) {
     const struct NAME(norm) *c = job;
     ptrdiff_t at = task * 16384, end = at + 16384 < c->rows ? at + 16384 : c->rows;

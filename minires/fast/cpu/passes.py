@@ -54,6 +54,30 @@ def batchnorm_backward(dy, x, gamma, mean, rstd, *, training=True):
     return result if result is NotImplemented else (result[0], *result[2:])
 
 
+def relu_norm_sums(dy, x, y, mean, rstd):
+    if not fit((dy, x.shape), (y, x.shape), (mean, x.shape[-1:]), (rstd, x.shape[-1:])):
+        return NotImplemented
+    dy, x, g = whole(dy), whole(x), like(x) if y is not None else dy
+    dgamma, dbeta = (empty(x.shape[-1], x.dtype) for _ in range(2))
+    gate = (None, None) if y is None else (whole(y), g)
+    _kernels.norm_sums(dy, x, gate[0], whole(mean), whole(rstd), gate[1], dgamma, dbeta, *rows(x))
+    return g, dgamma, dbeta
+
+
+def batchnorm_sums(dy, x, mean, rstd):
+    result = relu_norm_sums(dy, x, None, mean, rstd)
+    return result if result is NotImplemented else result[1:]
+
+
+def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
+    if not fit(*((v, x.shape[-1:]) for v in (gamma, mean, rstd, dgamma, dbeta)), (dy, x.shape)):
+        return NotImplemented
+    dx = like(x)
+    arrays = map(whole, (dy, x, gamma, mean, rstd, dgamma, dbeta))
+    _kernels.norm_dx(*arrays, dx, *rows(x), float(m))
+    return dx
+
+
 def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
     return batchnorm_backward(dy, x, gamma, mean, rstd, training=False)
 

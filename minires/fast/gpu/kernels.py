@@ -271,17 +271,39 @@ def norm_add_relu_backward(
     dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None, training=True
 ):
     """As fused_ops.norm_add_relu_backward."""
-    xp, channels = get_xp(x), _Channels(x)
     (dy,) = _contiguous(dy)
-    dgamma, dbeta = (xp.empty(channels.C, x.dtype) if a is None else a for a in (dgamma, dbeta))
     gate = y if relu else NULL
+    dgamma, dbeta = _norm_sums(dy, x, gate, mean, rstd, dgamma, dbeta)
+    m = x.size // x.shape[-1] if training else np.inf  # what flows through the statistics is divided by it
+    dx, g = _norm_dx(dy, x, gate, gamma, mean, rstd, dgamma, dbeta, m, keep=need_g and relu)
+    return dx, dy if need_g and not relu else g, dgamma, dbeta
+
+
+def batchnorm_sums(dy, x, mean, rstd):
+    """As ops.batchnorm_sums."""
+    return _norm_sums(*_contiguous(dy, x), NULL, mean, rstd)
+
+
+def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
+    """As ops.batchnorm_dx."""
+    return _norm_dx(*_contiguous(dy, x), NULL, gamma, mean, rstd, dgamma, dbeta, m)[0]
+
+
+def _norm_sums(dy, x, gate, mean, rstd, dgamma=None, dbeta=None):
+    xp, channels = get_xp(x), _Channels(x)
+    dgamma, dbeta = (xp.empty(channels.C, x.dtype) if a is None else a for a in (dgamma, dbeta))
     partials = channels.partials("norm_sums", dy, x, gate, mean)
     channels.end("norm_sums_end", *partials, rstd, dgamma, dbeta, np.int32(channels.C))
-    keep = need_g and relu
+    return dgamma, dbeta
+
+
+def _norm_dx(dy, x, gate, gamma, mean, rstd, dgamma, dbeta, m, keep=False):
+    """(dx, g); keep: whether g, dy where the gate lets it through, is wanted."""
+    xp, channels = get_xp(x), _Channels(x)
     dx, g = (xp.empty(x.shape, x.dtype) if needed else NULL for needed in (True, keep))
-    m = x.dtype.type(channels.m if training else np.inf)  # what flows through the statistics is divided by it
-    channels.walk("norm_backward", dy, x, gate, gamma, mean, rstd, dgamma, dbeta, dx, g, *channels.sizes, m)
-    return dx, g if keep else dy if need_g else None, dgamma, dbeta
+    arrays = dy, x, gate, gamma, mean, rstd, dgamma, dbeta, dx, g
+    channels.walk("norm_backward", *arrays, *channels.sizes, x.dtype.type(m))
+    return dx, g if keep else None
 
 
 # --- max pooling ------------------------------------------------------------------------------------------------
