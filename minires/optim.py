@@ -113,7 +113,7 @@ class Optimizer:
 
         Before the first step. S. Rajbhandari et al., "ZeRO", arXiv:1910.02054, section 5.1 (stage 1).
         """
-        size = self.weights.size
+        size, self.ranks = self.weights.size, communicator.current()
         self.parts = communicator.shares(size)
         self.part = communicator.share(size)
         self.state = {slot: array[self.part].copy() for slot, array in self.state.items()}
@@ -144,7 +144,7 @@ class Optimizer:
                     state = {slot: array[here] for slot, array in self.state.items()}
                     self.update(self.weights[begin:end], self.grads[begin:end], state, decay=decay, **rates)
         if len(self.parts) > 1:
-            communicator.current().all_gather_into(self.weights, self.parts)
+            self.ranks.all_gather_into(self.weights, self.parts)
         return norm
 
     def decay_of(self, group: Group) -> float:
@@ -178,7 +178,7 @@ class Optimizer:
         whole = {slot: get_xp(array).zeros_like(self.weights) for slot, array in self.state.items()}
         for slot, array in whole.items():
             array[self.part] = self.state[slot]
-            communicator.current().all_gather_into(array, self.parts)
+            self.ranks.all_gather_into(array, self.parts)
         return whole
 
     def _keep(self, whole: dict) -> None:

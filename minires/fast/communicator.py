@@ -62,6 +62,9 @@ class Communicator:
     def abort(self, error: BaseException) -> None:
         """End all ranks, since this one cannot go on; `error` goes on here."""
 
+    def leave(self, status: int = 0) -> None:
+        """At the end of the process, where all ranks have come to theirs."""
+
     @contextmanager
     def busy(self, what: str):
         """Inside, this rank alone does what may take long: the others wait for it with patience."""

@@ -1,0 +1,104 @@
+"""Trainings that several ranks do together, and one alone: `mpiexec -n 3 python ranks.py FOLDER [CASE ...]`.
+
+Rank 0 leaves what came of each in FOLDER/CASE.npz; `trained(CASE)` is the same in this process. Data, and with it the
+number of images a rank, are such that shares differ in size and the last batch has fewer images than four ranks.
+"""
+
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # where mpiexec runs this file
+from stripes import RECIPE, TEST, classifier, stripes
+
+from minires import nn
+from minires.fast.communicator import current
+from minires.train import Classifier, fit
+from minires.train.precise_bn import norms
+
+TRAIN = stripes(66, 0)  # batches of 16, 16, 16, 16, 2
+LONG = replace(RECIPE, epochs=2, clip_norm=1.0, label_smoothing=0.1)
+
+
+def dropping():
+    """Dropout, whole branches that are dropped, group normalisation, GELU: what draws or normalises by the image."""
+    body = nn.Sequential(
+        nn.Conv2d("conv", 8, 8, 3, pad=1), nn.GroupNorm("gn", 8, 2), nn.StochasticDepth("depth", 0.3), name="body"
+    )
+    layers = nn.Conv2d("stem", 3, 8, 3, stride=2, pad=1), nn.BatchNorm("bn", 8, unbiased=True), nn.GELU("gelu")
+    head = nn.GlobalAvgPool2d("pool"), nn.Dropout("drop", 0.4), nn.Dense("fc", 8, 2)
+    return Classifier.for_data(
+        nn.Sequential(*layers, nn.Block("block", body, nn.Block.IDENTITY), *head, name="dropping"), TRAIN
+    )
+
+
+def concatenating():
+    """Two paths beside one another, squeeze and excitation behind them."""
+    paths = nn.Branches("paths", nn.Conv2d("one", 8, 4, 1), nn.Conv2d("three", 8, 4, 3, pad=1), join=nn.Concat("join"))
+    layers = nn.Conv2d("stem", 3, 8, 3, pad=1), nn.BatchNorm("bn", 8), nn.ReLU("relu"), paths
+    tail = nn.SqueezeExcite("se", 8, 4), nn.MaxPool2d("max", 2), nn.Flatten("flat"), nn.Dense("fc", 8 * 16, 2)
+    return Classifier.for_data(nn.Sequential(*layers, *tail, name="concatenating"), TRAIN)
+
+
+NETWORKS = {
+    "resnet": classifier,
+    "preact": lambda: classifier(preact=True),
+    "plain": lambda: classifier(skip=False),
+    "without": lambda: classifier(norm=False),
+    "padded": lambda: classifier(shortcut="A"),
+    "dropping": dropping,
+    "concatenating": concatenating,
+}
+THAWING = {"freeze": {"stem": 1}, "rates": {"head": 3.0}, "optimizer": "adam", "lr": 1e-3}
+# name -> (network, changes to the recipe, ways of `fit`)
+CASES = {
+    f"{network}-{optimizer}": (network, {"optimizer": optimizer, "lr": 1e-3}, {})
+    for network in NETWORKS
+    for optimizer in ("sgd", "adam", "adamw")
+}
+CASES |= {
+    "by-layers": ("resnet", {}, {"by_layers": True}),
+    "recompute": ("resnet", {}, {"recompute": True}),
+    "sharded": ("resnet", {"optimizer": "adamw", "lr": 1e-3}, {"shard_optimizer": True}),
+    "thawing": ("resnet", THAWING, {"shard_optimizer": True}),
+    "single": ("resnet", {}, {}),  # in float32
+    "local": ("resnet", {}, {"local_bn": True}),
+}
+
+
+def trained(case: str) -> dict[str, np.ndarray]:
+    """What came of a case: every weight, buffer and number of the history; with its own bits on every rank."""
+    network, changes, ways = CASES[case]
+    c = NETWORKS[network]()
+    if case != "single":
+        c.model.astype(np.float64)
+    progress = fit(c, TRAIN, TEST, replace(LONG, **changes), **ways)
+    state = {name: array.copy() for name, array in c.model.state().items()}
+    sums = current_sums(state)
+    keys = "train_loss", "train_accuracy", "grad_norm", "test_loss", "test_accuracy"
+    history = {key: np.array([row[key] for row in progress.history]) for key in keys}
+    return state | history | {"ranks": sums, "norms": np.array(len(norms(c.model)))}
+
+
+def current_sums(state):
+    """A checksum of each rank's weights."""
+    return current().all_gather(np.array([zlib.crc32(b"".join(array.tobytes() for array in state.values()))])).ravel()
+
+
+def main(folder, *cases):
+    from minires.fast.communicator import speaking_through
+    from minires.fast.mpi import world
+
+    with speaking_through(world()) as ranks:
+        for case in cases or CASES:
+            found = trained(case)
+            if ranks.rank == 0:
+                np.savez(Path(folder, f"{case}.npz"), **found)
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
