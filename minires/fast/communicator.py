@@ -159,8 +159,6 @@ def gather_texts(text: str) -> list[str]:
 def check_agreement(facts: dict[str, object]) -> None:
     """DisagreementError, on all ranks, where one has other facts than the first: it names both, and what differs."""
     ranks = current()
-    if ranks.size == 1:
-        return
     first, *others = (json.loads(text) for text in gather_texts(json.dumps([ranks.host, facts], default=str)))
     for rank, (host, theirs) in enumerate(others, 1):
         for name, value in first[1].items():
@@ -193,7 +191,8 @@ def over_all(mean, var, m):
         return mean, var, m
     xp = get_xp(mean)
     told = xp.concatenate([xp.full(1, m, "f8"), mean.astype("f8"), var.astype("f8")])
-    counts, means, variances = xp.split(current().all_gather(told), [1, 1 + len(mean)], axis=1)
+    of_all = current().all_gather(told)
+    counts, means, variances = of_all[:, :1], of_all[:, 1 : 1 + len(mean)], of_all[:, 1 + len(mean) :]
     total = counts.sum()
     weights = counts / total  # (ranks, 1)
     whole = (weights * means).sum(axis=0)

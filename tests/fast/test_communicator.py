@@ -8,6 +8,8 @@ import pytest
 import threads
 from stripes import RECIPE, TEST, TRAIN, assert_same, classifier, weights
 
+from minires.data import ArrayDataset
+from minires.errors import DisagreementError
 from minires.fast import communicator
 from minires.nn import BatchNorm, Conv2d
 from minires.train import fit, load_classifier
@@ -85,12 +87,47 @@ def test_normalisation_over_ranks_is_that_of_the_batch():
 def test_a_rank_that_fails_ends_the_others():
     def one(rank):
         c = classifier()
-        if rank == 1:
-            c.model.blocks()[1].branch.layers[0].w.data[...] = np.inf
-        fit(c, TRAIN, None, LONG, check=False)
+        before, calls = c.preprocess, []
 
-    with pytest.raises(ArithmeticError), np.errstate(all="ignore"):
+        def preprocess(*batch):
+            calls.append(batch)
+            if rank == 1 and len(calls) > 3:
+                raise ArithmeticError("of rank 1")
+            return before(*batch)
+
+        c.preprocess = preprocess
+        fit(c, TRAIN, None, LONG)
+
+    with pytest.raises(ArithmeticError, match="of rank 1"):
         threads.run(2, one)
+
+
+def other_weights(c, recipe):
+    c.model.blocks()[1].branch.layers[0].w.data += 1
+    return c, TRAIN, recipe
+
+
+def other_labels(c, recipe):
+    return c, ArrayDataset(TRAIN.images(range(72)), 1 - TRAIN.labels, TRAIN.classes), recipe
+
+
+DIFFERENCES = {
+    "checksum of the weights": other_weights,
+    "training data": other_labels,
+    r"recipe \(batch_size\)": lambda c, recipe: (c, TRAIN, replace(recipe, batch_size=8)),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENCES)
+def test_ranks_that_do_not_mean_the_same_training_are_told_before_it(what):
+    def one(rank):
+        c, train, recipe = (DIFFERENCES[what] if rank == 1 else lambda c, recipe: (c, TRAIN, recipe))(
+            classifier(), LONG
+        )
+        fit(c, train, None, recipe)
+
+    with pytest.raises(DisagreementError, match=f"rank 1 on this host has another {what} than rank 0"):
+        threads.run(3, one)
 
 
 def test_shares_cover_the_batch():

@@ -256,6 +256,12 @@ def test_normalisation_is_the_loops(shape, dtype, seed, add, relu):
     for need_g in (True, False):
         result = fused.norm_add_relu_backward(dy, x, y, gamma, mean, rstd, relu=relu, need_g=need_g)
         assert_same(result, (dx, g if need_g else None, dgamma, dbeta))
+    if relu:
+        assert_same(fused.relu_norm_sums(dy, x, y, mean, rstd), (g, dgamma, dbeta))
+    assert_same(ops.batchnorm_sums(g, x, mean, rstd), (dgamma, dbeta))
+    whole = dgamma + 1, dbeta - 1, 3 * (x.size // x.shape[-1])  # with those of other ranks
+    got, expected = (each.batchnorm_dx(g, x, gamma, mean, rstd, *whole) for each in (ops, naive))
+    assert_same(got, expected)
     resting = fused.norm_add_relu_backward(dy, x, y, gamma, mean, rstd, relu=relu, training=False)
     dx, *sums = naive.batchnorm_eval_backward(g, x, gamma, mean, rstd)
     assert_same(resting, (dx, g, *sums))
@@ -383,6 +389,8 @@ def calls(dtype):
         "statistics": lambda: ops.batchnorm_statistics(wide),
         "norm_add_relu": lambda: fused.norm_add_relu_forward(wide, gamma, beta, mean, rstd, dwide),
         "norm_add_relu_backward": lambda: fused.norm_add_relu_backward(dwide, wide, relued, gamma, mean, rstd),
+        "norm_sums": lambda: fused.relu_norm_sums(dwide, wide, relued, mean, rstd),
+        "norm_dx": lambda: ops.batchnorm_dx(dwide, wide, gamma, mean, rstd, beta, gamma, 7000),
         "relu_backward": lambda: ops.relu_backward(dwide, relued),
         "maxpool": lambda: ops.maxpool_forward(wide, **window),
         "maxpool_backward": lambda: ops.maxpool_backward(new_like(pooled), wide, pooled, **window),

@@ -232,9 +232,9 @@ def test_what_is_said_to_be_kept_after_a_stop_in_an_epoch(tmp_path, monkeypatch)
 
     step = loop._Run.step
 
-    def diverge(run, images, labels):
+    def diverge(run, *batch):
         run.model.params()[0].data.fill(np.nan)
-        step(run, images, labels)
+        step(run, *batch)
 
     monkeypatch.setattr(loop._Run, "step", diverge)
     with pytest.raises(DivergedError) as caught:
