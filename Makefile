@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test test-all lessons lint docs peers browser notebooks bench clean
+.PHONY: train test test-all lessons lint docs peers browser notebooks mpi bench clean
 
 train: .venv/core  ## train the full ResNet-50 on the built-in hand signs
 	$(BIN)/minires train $(ARGS)
@@ -33,6 +33,8 @@ peers: .venv/peers  ## PyTorch and Keras, for the parity tests and the benchmark
 browser: .venv/browser  ## what the pages' tests need, beside Debian's chromium
 
 notebooks: .venv/notebooks  ## what executes the lessons' notebooks
+
+mpi: .venv/mpi  ## what the tests of several processes need
 
 bench: .venv/peers  ## two minutes: the machine's limits, a step and an inference against PyTorch and Keras
 	$(BIN)/minires bench $(ARGS)
@@ -66,6 +68,10 @@ bench: .venv/peers  ## two minutes: the machine's limits, a step and an inferenc
 
 .venv/notebooks: .venv/test
 	$(PIP) --editable '.[test,notebooks]'
+	touch $@
+
+.venv/mpi: .venv/test
+	$(PIP) --editable '.[test,mpi]'
 	touch $@
 
 clean:

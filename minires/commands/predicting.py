@@ -4,7 +4,7 @@ import csv
 import os
 from collections import Counter
 from contextlib import contextmanager, nullcontext
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from rich.table import Column, Table
@@ -18,6 +18,7 @@ def predict(args) -> int:
     """As the images come, a batch at a time: of a folder of any size no more is held than what is to be printed."""
     import numpy as np
 
+    from minires.fast import communicator
     from minires.fast.inference import Predictor
     from minires.train.classifier import EVAL_BATCH
 
@@ -25,17 +26,20 @@ def predict(args) -> int:
     classes, top = classifier.classes, min(args.top or 1, len(classifier.classes))
     predictor = Predictor(classifier.model, by_layers=args.by_layers)
     images = _Images(args.images, classifier.model.input_shape[:2])
-    found, rows, counts = iter(images), [], Counter()
-    with _csv_file(args.csv, ["file", *_columns(top)]) if args.csv else nullcontext() as file:
-        while part := list(islice(found, EVAL_BATCH)):
-            probs = classifier.probs(np.stack([image for _, image in part]), predictor)
-            for (path, _), p in zip(part, probs, strict=True):
-                best = [(classes[k], float(p[k])) for k in np.argsort(-p, kind="stable")]
+    found, rows, counts = images.paths(), [], Counter()
+    writes = args.csv and communicator.current().rank == 0  # of several ranks the first one does
+    with _csv_file(args.csv, ["file", *_columns(top)]) if writes else nullcontext() as file:
+        while part := list(islice(found, EVAL_BATCH * communicator.current().size)):
+            here = list(images.read(part[communicator.share(len(part))]))
+            probs = classifier.probs(np.stack([image for _, image in here]), predictor).tolist() if here else []
+            told = [(path, p) for (path, _), p in zip(here, probs, strict=True)]
+            for path, p in chain(*communicator.gather(told)):
+                best = [(classes[k], p[k]) for k in np.argsort(-np.array(p), kind="stable")]
                 counts[best[0][0]] += 1
                 if file:
                     file.writerow([path, *(each for pair in best[:top] for each in pair)])
-                if args.json or not file:
-                    rows.append((path, best, dict(zip(classes, map(float, p), strict=True))))
+                if args.json or not args.csv:
+                    rows.append((path, best, dict(zip(classes, p, strict=True))))
         if not counts:
             raise DataError(f"{args.images[0]}: no image could be read there: give images, or a folder of some")
     if args.json:
@@ -48,38 +52,41 @@ def predict(args) -> int:
     if images.other:
         kinds = ", ".join(sorted(images.other))
         err.print(f"{images.other.total():,} other files were left out ({kinds})", style="dim")
-    if images.refused:
-        raise DataError(f"{images.refused:,} files could not be read, as said above: all others are done")
+    if refused := sum(communicator.gather(images.refused)):
+        raise DataError(f"{refused:,} files could not be read, as said above: all others are done")
     return 0
 
 
 class _Images:
-    """(path, image) of each file that is named, and of each image at any depth of a folder that is.
+    """Each file that is named, and each image at any depth of a folder that is.
 
     A file that is named has to be an image: DataError. Of a folder's, one that cannot be read is told of and `refused`.
     """
 
-    def __init__(self, paths, size):
-        self.paths, self.size = paths, size
+    def __init__(self, places, size):
+        self.places, self.size = places, size
         self.other, self.refused = Counter(), 0  # kinds of other files; images that could not be read
 
-    def __iter__(self):
+    def paths(self):
+        """(path, whether it was named itself) of each."""
+        for path in self.places:
+            if os.path.isdir(path):
+                yield from ((inner, False) for inner in self._files(path))
+            else:
+                yield str(path), True
+
+    def read(self, paths):
+        """(path, image) of those of `paths` that can be read."""
         from minires.data import read_image
 
-        for path in self.paths:
-            if not os.path.isdir(path):
-                yield str(path), read_image(path, self.size)
-                continue
-            for inner in self._files(path):
-                try:
-                    image = read_image(inner, self.size)
-                except SystemFailure:
+        for path, named in paths:
+            try:
+                yield path, read_image(path, self.size)
+            except DataError as error:
+                if named or isinstance(error, SystemFailure):
                     raise
-                except DataError as error:
-                    self.refused += 1
-                    err.print(f"left out: {error}", style="red")
-                    continue
-                yield inner, image
+                self.refused += 1
+                err.print(f"left out: {error}", style="red")
 
     def _files(self, folder):
         from minires.data.folder import natural_key
@@ -174,6 +181,7 @@ def register(commands, command) -> None:
         "Say what is on images: of files, or of all in a folder.",
         "minires predict runs/photos new/ --csv new.csv --top 3",
     )
+    p.set_defaults(shared=True)
     p.add_argument("run_folder", metavar="RUN", help="a run's folder or a checkpoint file")
     common.add_own(p)
     p.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder: all images in it, at any depth")

@@ -205,7 +205,7 @@ def evaluate(args) -> int:
         there = " or ".join(parts.named())
         raise DataError(f"{args.data or args.run_folder}: there is no {args.part} part: choose --part {there}")
     result = measure(classifier, dataset, by_layers=args.by_layers)
-    return tell(result, classifier.classes, dataset.source, args)
+    return 0 if current().rank else tell(result, classifier.classes, dataset.source, args)
 
 
 def register(commands, command) -> None:

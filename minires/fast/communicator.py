@@ -147,19 +147,20 @@ def on_batch(count: int):
     return speaking_through(current() if count >= current().size else ALONE)
 
 
-def gather_texts(text: str) -> list[str]:
-    """The texts of all ranks."""
-    ranks, data = current(), np.frombuffer(text.encode(), np.uint8)
+def gather(value) -> list:
+    """The values of all ranks, JSON data, in their order."""
+    if current().size == 1:
+        return [value]
+    ranks, data = current(), np.frombuffer(json.dumps(value, default=str).encode(), np.uint8)
     lengths = ranks.all_gather(np.array([data.size]))[:, 0]
     padded = np.zeros(lengths.max(), np.uint8)
     padded[: data.size] = data
-    return [bytes(row[:n]).decode() for row, n in zip(ranks.all_gather(padded), lengths, strict=True)]
+    return [json.loads(bytes(row[:n])) for row, n in zip(ranks.all_gather(padded), lengths, strict=True)]
 
 
 def check_agreement(facts: dict[str, object]) -> None:
     """DisagreementError, on all ranks, where one has other facts than the first: it names both, and what differs."""
-    ranks = current()
-    first, *others = (json.loads(text) for text in gather_texts(json.dumps([ranks.host, facts], default=str)))
+    first, *others = gather([current().host, facts])
     for rank, (host, theirs) in enumerate(others, 1):
         for name, value in first[1].items():
             if theirs.get(name) != value:

@@ -190,7 +190,7 @@ class _Run:
         self.classifier, self.model = classifier, classifier.model
         self.train, self.test, self.recipe, self.progress = train, test, recipe, progress
         first = self.ranks.rank == 0  # of the ranks, one saves and speaks
-        self.out = Path(out) if out is not None and first else None
+        self.out, self.kept_anywhere = Path(out) if out is not None and first else None, out is not None
         self.reporter = reporter if reporter and first else Reporter()
         weights = self.model.params()[0].data
         self.device, there = device_of(weights), "gpu" if kernels.available(weights) else "cpu"
@@ -250,7 +250,7 @@ class _Run:
 
     def save_aside(self, better):
         """Save what is now, while the next epoch trains. `better`: as the best one too."""
-        state = self.state() if self.out or self.sharded else {}
+        state = self.state() if self.kept_anywhere else {}
         if self.out:
             self.saved()  # one copy of the weights is enough
             self.snapshot.take(self.classifier, **state)
@@ -337,8 +337,9 @@ class _Run:
     def train_all(self, anew):
         p = self.progress
         with self.saving_aside():
-            if anew and self.out:  # a full disk or a forbidden folder shows now, not after the first epoch
+            if anew and self.kept_anywhere:  # a full disk or a forbidden folder shows now, not after the first epoch
                 self.save()
+            if anew and self.out:
                 folder.settle(self.out, p)
             while p.epoch < self.recipe.epochs and not p.stopped:
                 self.run_epoch()

@@ -1,24 +1,16 @@
 """Ranks that are processes train what one process trains: over MPI, in 1 to 4 of them, on however few cores."""
 
-import os
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ranks
+from mpiexec import mpiexec, needed
 
-pytest.importorskip("mpi4py", reason="needs 'minires[mpi]'")
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
+needed()
 SUPPORT = Path(ranks.__file__)
-
-
-def mpiexec(count, *command, timeout=300, **environment):
-    """A finished `mpiexec -n COUNT COMMAND`."""
-    settings = os.environ | {"MINIRES_THREADS": "1", "PYTHONFAULTHANDLER": "1"} | environment
-    command = [str(MPIEXEC), "-n", str(count), *map(str, command)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=settings)
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 4])
@@ -68,3 +60,42 @@ def test_normalisation_over_shares_is_another_training(together):
     assert len(set(found["local"]["ranks"].tolist())) == 1
     same = np.allclose(found["local"]["train_loss"], alone("local")["train_loss"], rtol=1e-9)
     assert same == (count == 1)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """(what four ranks stopped in the middle of an epoch, the weights and losses of four that went through)."""
+    folder = tmp_path_factory.mktemp("stopped")
+    done = mpiexec(4, sys.executable, SUPPORT, folder, "begin")
+    assert done.returncode == 0, done.stderr
+    return folder, _gone_on(4, folder)
+
+
+def _gone_on(count, folder):
+    work = folder.parent / f"{folder.name}-{count}"
+    shutil.copytree(folder, work, dirs_exist_ok=True)
+    done = mpiexec(count, sys.executable, SUPPORT, work, "go-on")
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(work / "go-on.npz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_what_four_ranks_began_any_number_goes_on_with(count, stopped):
+    """With the optimiser's state shared and a part that thaws: four to the same bits, others to rounding."""
+    folder, expected = stopped
+    found = _gone_on(count, folder)
+    for name, value in expected.items():
+        far = np.abs(found[name] - value).max(initial=0)
+        assert far <= (0 if count == 4 else 1e-10 * max(1.0, np.abs(value).max(initial=0))), name
+
+
+@pytest.mark.slow
+def test_a_stop_changes_nothing(stopped, tmp_path):
+    """Against one process that was never stopped."""
+    _, found = stopped
+    changes = ranks.THAWING | {"epochs": 3}
+    ranks.CASES["through"] = ("resnet", changes, {})
+    for name, value in ranks.trained("through").items():
+        if name in found:
+            assert np.abs(found[name] - value).max(initial=0) <= 1e-10 * max(1.0, np.abs(value).max(initial=0)), name

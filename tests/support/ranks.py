@@ -2,21 +2,24 @@
 
 Rank 0 leaves what came of each in FOLDER/CASE.npz; `trained(CASE)` is the same in this process. Data, and with it the
 number of images a rank, are such that shares differ in size and the last batch has fewer images than four ranks.
+
+The case `begin` trains into FOLDER/run and stops in the second epoch; `go-on` resumes that and trains to the end.
 """
 
 import sys
 import zlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # where mpiexec runs this file
-from stripes import RECIPE, TEST, classifier, stripes
+from stripes import RECIPE, TEST, StopAfter, classifier, stripes
 
 from minires import nn
 from minires.fast.communicator import current
-from minires.train import Classifier, fit
+from minires.train import Classifier, fit, resume
 from minires.train.precise_bn import norms
 
 TRAIN = stripes(66, 0)  # batches of 16, 16, 16, 16, 2
@@ -83,6 +86,27 @@ def trained(case: str) -> dict[str, np.ndarray]:
     return state | history | {"ranks": sums, "norms": np.array(len(norms(c.model)))}
 
 
+def begin(folder, case="thawing"):
+    """Stops in the middle of the second epoch, as if somebody pressed Ctrl-C at the first rank."""
+    network, changes, ways = CASES[case]
+    c = NETWORKS[network]()
+    c.model.astype(np.float64)
+    recipe = replace(LONG, **changes, epochs=3)
+    with suppress(KeyboardInterrupt):
+        fit(c, TRAIN, TEST, recipe, out=Path(folder, "run"), reporter=StopAfter(7), **ways)
+
+
+def go_on(folder, case="thawing"):
+    """The weights at the end of what `begin` began."""
+    c, progress = resume(Path(folder, "run"), TRAIN, TEST, model=wide(case), **CASES[case][2])
+    return c.model.state() | {"train_loss": np.array([row["train_loss"] for row in progress.history])}
+
+
+def wide(case):
+    model = NETWORKS[CASES[case][0]]().model
+    return model.astype(np.float64)
+
+
 def current_sums(state):
     """A checksum of each rank's weights."""
     return current().all_gather(np.array([zlib.crc32(b"".join(array.tobytes() for array in state.values()))])).ravel()
@@ -94,7 +118,10 @@ def main(folder, *cases):
 
     with speaking_through(world()) as ranks:
         for case in cases or CASES:
-            found = trained(case)
+            if case == "begin":
+                begin(folder)
+                continue
+            found = go_on(folder) if case == "go-on" else trained(case)
             if ranks.rank == 0:
                 np.savez(Path(folder, f"{case}.npz"), **found)
     ranks.leave()
