@@ -10,7 +10,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
+from itertools import pairwise
 
 # what the launchers of MPICH and Intel MPI, Slurm's PMIx, Open MPI and MVAPICH tell each process: its rank, how many
 _NAMES = (
@@ -46,11 +48,40 @@ def guarded() -> None:
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, frame: _pass_on(rank, number))
-    _, status, used = os.wait4(rank, 0)
+    status, used = _end_of(rank, place)
     if os.WIFSIGNALED(status):
-        sys.stderr.write(f"minires: {_epitaph(*place, os.WTERMSIG(status), used.ru_maxrss)}\n")
-        sys.stderr.flush()
-    os._exit(os.waitstatus_to_exitcode(status) % 256 if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+        _say(f"{place_of(*place)} was killed by {_cause(os.WTERMSIG(status), used.ru_maxrss)}")
+    os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+def _end_of(rank, place):
+    """(status, what it used) of the rank's process at its end; one that stays stopped is ended."""
+    stopped = None  # since when, and by which signal
+    while True:
+        pid, status, used = os.wait4(rank, os.WUNTRACED | os.WCONTINUED | (os.WNOHANG if stopped else 0))
+        if pid and (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+            return status, used
+        if pid:
+            stopped = (time.monotonic(), os.WSTOPSIG(status)) if os.WIFSTOPPED(status) else None
+        elif (seconds := time.monotonic() - stopped[0]) > _limit():
+            name = signal.Signals(stopped[1]).name
+            _say(f"{place_of(*place)} has been stopped ({name}) for {seconds:.0f} s")
+            os._exit(1)
+        else:
+            time.sleep(0.1)
+
+
+def _limit() -> float:
+    """Seconds that others wait for this rank: twice what --stall says."""
+    text = next((after for option, after in pairwise(sys.argv) if option == "--stall"), "")
+    with suppress(ValueError):
+        return 2 * float(text)
+    return 60.0
+
+
+def _say(line):
+    sys.stderr.write(f"minires: {line}: all end, the last save stands: go on with --resume, with any number of ranks\n")
+    sys.stderr.flush()
 
 
 def _pass_on(pid, number):
@@ -58,11 +89,9 @@ def _pass_on(pid, number):
         os.kill(pid, number)
 
 
-def _epitaph(rank, size, number, most) -> str:
-    name = signal.Signals(number).name
+def _cause(number, most) -> str:
     memory = f" with {most / 2**20:.1f} GiB" if sys.platform == "linux" else ""
-    why = ": by hand, or because memory ran out" if number == signal.SIGKILL else ""
-    return f"{place_of(rank, size)} was killed by {name}{memory}{why}; all ranks end, the last save stands"
+    return signal.Signals(number).name + memory + ": by hand, or because memory ran out" * (number == signal.SIGKILL)
 
 
 def place_of(rank: int, size: int, host: str = "") -> str:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from contextlib import contextmanager, suppress
 from functools import cache
 
@@ -40,7 +41,9 @@ def _import():
         import mpi4py
 
         mpi4py.rc.finalize = False  # `Mpi.leave` does, where all ranks come to their end
-        from mpi4py import MPI
+        with warnings.catch_warnings():  # of a launcher of another MPI, which `_world` has words for
+            warnings.simplefilter("ignore")
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(
@@ -152,7 +155,8 @@ class Mpi(Communicator):
         for _ in range(SPINS):
             if request.Test():
                 return
-        self.waiting, began, say_at = True, time.monotonic(), self.limit
+        self.waiting, began = True, time.monotonic()
+        look_at, say_at = self.limit + BEAT, self.limit + 4 * BEAT  # a guardian speaks first; who ends the run, once
         try:
             while not request.Test():
                 waited = time.monotonic() - began
@@ -160,22 +164,22 @@ class Mpi(Communicator):
                     os.sched_yield()
                     continue
                 time.sleep(NAP)
-                if waited > say_at:
-                    say_at *= 2
-                    self._late(call, waited)
+                if waited > look_at:
+                    look_at += BEAT
+                    self._late(call, waited, speak=waited > say_at)
+                    say_at *= 1 + (waited > say_at)
         finally:
             self.waiting = False
 
-    def _late(self, call, waited):
-        """Say who is missing; RankError where one of them does not move any more."""
+    def _late(self, call, waited, speak):
+        """RankError where one that is missing does not move any more; speak: else say who is missing."""
         now = time.monotonic()
         missing = {rank: sign for rank, sign in self.seen.items() if sign.calls < call}
         told = ", ".join(f"{self.named(rank)} ({sign.words(now)})" for rank, sign in missing.items())
         line = f"no progress for {waited:.0f} s: waiting for {told or 'the network, as all ranks have arrived'}"
-        if not missing or any(not sign.alone and now - sign.moved > self.limit for sign in missing.values()):
+        if not missing or any(now - sign.moved > self.limit for sign in missing.values()):
             raise RankError(f"{line}: all end, the last save stands: go on with --resume and the ranks that are left")
-        first = min(rank for rank in range(self.size) if rank not in missing)
-        if self.rank == first:
+        if speak and self.rank == min(rank for rank in range(self.size) if rank not in missing):
             _say(f"{self.named(self.rank)}: {line}")
 
     def named(self, rank) -> str:
@@ -238,8 +242,7 @@ class Mpi(Communicator):
         self.MPI.COMM_WORLD.Abort(status)
 
     def leave(self, status: int = 0) -> None:
-        """At the end of the process: wait for all, however long one of them still works alone."""
-        self.limit = float("inf")
+        """At the end of the process: wait for all, however long one of them is busy."""
         self.doing = "done"
         self.barrier()
         sys.stdout.flush()
@@ -265,7 +268,7 @@ class _Sign:
 
     def words(self, now) -> str:
         silent = now - self.heard
-        if silent > 10 * BEAT:
+        if silent > 4 * BEAT:
             return f"not heard of for {silent:.0f} s: stopped, killed or cut off; last {self.text}"
         return f"{self.text}, for {now - self.moved:.0f} s"
 

@@ -261,7 +261,8 @@ class _Run:
         if self.saving and (wait or self.saving.done()):
             if not self.saving.done():
                 self.doing("save")
-            self.saving.result()
+            with self.ranks.busy(f"saving to {self.out}"):
+                self.saving.result()
 
     def state(self) -> dict:
         training = {
