@@ -51,7 +51,7 @@ def guarded() -> None:
     status, used = _end_of(rank, place)
     if os.WIFSIGNALED(status):
         _say(f"{place_of(*place)} was killed by {_cause(os.WTERMSIG(status), used.ru_maxrss)}")
-    os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+    _leave(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
 
 
 def _end_of(rank, place):
@@ -66,9 +66,19 @@ def _end_of(rank, place):
         elif (seconds := time.monotonic() - stopped[0]) > _limit():
             name = signal.Signals(stopped[1]).name
             _say(f"{place_of(*place)} has been stopped ({name}) for {seconds:.0f} s")
-            os._exit(1)
+            _leave(1)
         else:
             time.sleep(0.1)
+
+
+def _leave(status):
+    """End, and where that is a failure all others too: while they start, MPICH's launcher would wait for ever."""
+    fd = os.environ.get("PMI_FD", "")
+    if status and fd.isdecimal():
+        with suppress(OSError):
+            os.write(int(fd), f"cmd=abort exitcode={status}\n".encode())  # PMI 1, to the launcher
+            time.sleep(5)
+    os._exit(status)
 
 
 def _limit() -> float:
