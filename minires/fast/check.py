@@ -16,10 +16,12 @@ from minires.backend import blas_threads, get_xp, to_numpy
 from minires.errors import DisagreementError
 from minires.fast.communicator import ALONE, speaking_through
 from minires.fast.cpu import as_read
-from minires.fast.fuse import own_methods
+from minires.fast.fuse import WRITTEN, own_methods
+from minires.nn.activation import Dropout
 from minires.nn.blocks import Block
 from minires.nn.conv import Conv2d
-from minires.nn.module import Module, Sequential, inference
+from minires.nn.module import Composite, Module, Sequential, inference
+from minires.nn.norm import BatchNorm
 
 TOLERANCE = 1e-8
 IMAGES = 3
@@ -111,6 +113,46 @@ def check_inference(model: Module, make_net, x, *, whole=False) -> Agreement:
                 raise DisagreementError(f"{place}: its output differs from that of the layers by {far:.1e}: {ADVICE}")
         x, worst = y, max(worst, far)
     return Agreement(count, worst, seconds=round(time.perf_counter() - start, 3))
+
+
+def check_shares(model: Sequential, x) -> None:
+    """Whether every layer treats images one by one, but for those that ask the other ranks: each rank has a share.
+
+    The first IMAGES of x go through what is not the library's own, together and one by one. DisagreementError, naming
+    the layer, where that is not the same.
+    """
+    own = [m for m in model.modules() if type(m) not in WRITTEN and type(m).forward is not Composite.forward]
+    if not own or own_methods(model):
+        return
+    try:
+        (twin,) = _twins(model, 1)
+    except TypeError:
+        return
+    for module in twin.modules():
+        module.training &= not isinstance(module, BatchNorm | Dropout)
+        module.save_for_backward = False
+    with speaking_through(ALONE), as_read(), blas_threads(1):
+        if name := _mixing(twin, x[:IMAGES].astype("f8")):
+            raise DisagreementError(
+                f"{name}: what it gives for an image depends on the others of the batch, and each rank has a share "
+                "only: train with one rank, or let it ask the others as BatchNorm does (minires/fast/communicator.py)"
+            )
+
+
+def _mixing(module, x) -> str:
+    """The innermost part whose output for an image depends on the others of x; "" where there is none."""
+
+    def forward(part):
+        together = part.forward(x)
+        return together, np.concatenate([to_numpy(part.forward(x[i : i + 1])) for i in range(len(x))])
+
+    if _same(*forward(module)):
+        return ""
+    for layer in getattr(module, "layers", []):
+        if name := _mixing(layer, x):
+            return name
+        x = layer.forward(x)
+    return module.name
 
 
 def _pieces(layers):

@@ -25,7 +25,7 @@ from minires.data.batches import Batches
 from minires.data.dataset import Dataset, facts_of
 from minires.errors import CheckpointError, ConfigError, DivergedError
 from minires.fast import communicator
-from minires.fast.check import IMAGES, Agreement
+from minires.fast.check import IMAGES, Agreement, check_shares
 from minires.fast.gpu import kernels
 from minires.fast.step import make_step
 from minires.nn import Module
@@ -223,7 +223,10 @@ class _Run:
         """Whether the step does what the layers say; while the optimiser's state still takes no memory."""
         few = np.arange(min(IMAGES, len(self.train)))
         images, labels = (to_device(part, self.device) for part in (self.train.images(few), self.train.labels[few]))
-        return self.train_step.check(self.classifier.preprocess(images, self.optimizer.weights.dtype), labels)
+        x = self.classifier.preprocess(images, self.optimizer.weights.dtype)
+        if self.ranks.size > 1:
+            check_shares(self.model, x)
+        return self.train_step.check(x, labels)
 
     def check_agreement(self):
         """Whether all ranks train the same network, on the same data, in the same way."""

@@ -11,7 +11,7 @@ from stripes import RECIPE, TEST, TRAIN, assert_same, classifier, weights
 from minires.data import ArrayDataset
 from minires.errors import DisagreementError
 from minires.fast import communicator
-from minires.nn import BatchNorm, Conv2d
+from minires.nn import BatchNorm, Conv2d, Module
 from minires.train import fit, load_classifier
 
 LONG = replace(RECIPE, epochs=2, batch_size=16, clip_norm=1.0, label_smoothing=0.1)
@@ -128,6 +128,47 @@ def test_ranks_that_do_not_mean_the_same_training_are_told_before_it(what):
 
     with pytest.raises(DisagreementError, match=f"rank 1 on this host has another {what} than rank 0"):
         threads.run(3, one)
+
+
+class Centred(Module):
+    """Subtracts the mean of the batch."""
+
+    def forward(self, x):
+        return x - x.mean(axis=0) if self.training else x
+
+    def backward(self, dy, need_dx=True):
+        return dy - dy.mean(axis=0)
+
+    def output_shape(self, shape):
+        return shape
+
+
+class Halved(Centred):
+    """Treats images one by one."""
+
+    def forward(self, x):
+        return x / 2
+
+    def backward(self, dy, need_dx=True):
+        return dy / 2
+
+
+@pytest.mark.parametrize("kind", [Centred, Halved])
+def test_a_layer_of_ones_own_that_mixes_images_is_named(kind):
+    """Each rank would centre its own share, in silence."""
+
+    def one(rank):
+        c = classifier()
+        c.model.layers.insert(4, kind("mine"))
+        fit(c, TRAIN, None, LONG)
+        return weights(c)
+
+    if kind is Centred:
+        with pytest.raises(DisagreementError, match="mine: what it gives for an image depends on the others"):
+            threads.run(2, one)
+    else:
+        first, second = threads.run(2, one)
+        assert_same(first, second)
 
 
 def test_shares_cover_the_batch():
