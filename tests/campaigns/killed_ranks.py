@@ -103,9 +103,10 @@ def main():
                 place = attempt(blow, rng, data, Path(folder, str(number)), span, expected)
             except Failed as problem:
                 failed.append(f"try {number}, {blow.name}: {problem}")
-                place = "failed"
+                place = f"failed: {problem}"
             at, _, seconds = place.partition(", ended after ")
-            places[f"{blow.name} {'in training' if at.startswith('epoch') else at}"] += 1
+            kind = "in training" if at.startswith("epoch") else at.partition(":")[0]
+            places[f"{blow.name} {kind}"] += 1
             if seconds:
                 slowest[blow.name] = max(slowest[blow.name], int(seconds.split()[0]))
             print(f"{number + 1}/{len(blows)} {blow.name}: {place}", file=sys.stderr, flush=True)
