@@ -321,6 +321,7 @@ def check(result: dict) -> list[Claim]:
     stale = late(result, "scaled", "linear")
     gains = {
         f"loss, {many} ranks less one: same rate": (same[:, -1] - same[:, 0], 0.4, None),
+        f"loss, {few} ranks less one: same rate": (same[:, 1] - same[:, 0], -0.3, 0.35),
         f"loss, {few} ranks less one: linear": (linear[:, 1] - linear[:, 0], -0.3, 0.3),
         f"share of what {many} ranks lose that linear brings back": (regained, 0.4, 1),
         f"loss, {many} ranks: linear, cold less warm": (linear[:, -1] - warm[:, -1], None, None),

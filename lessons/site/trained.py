@@ -349,8 +349,6 @@ def machines(lesson: ModuleType, results: list[dict]) -> Explorer:
                 (f"loss at the end, {seeds(result)}", with_range(ends, two_digits)),
                 ("by running statistics", with_range(running, two_digits)),
                 ("test accuracy", with_range(right, two_digits)),
-                ("steps", f"{steps:,}"),
-                ("rate", number(rate)),
             ],
             command=command(lesson.LESSON, knobs),
             show=drawn[n, way],
