@@ -36,9 +36,9 @@ LESSON = Lesson(
     the same step. It is exactly one step of a batch of N b images, if batch normalisation (BN) takes its mean and
     variance from the images of all ranks. For that each tells, a channel, two numbers on the way forward and two on
     the way back; the gradient is then one process's, to rounding. Often each rank normalises alone, which saves the
-    talk. Then it is another gradient: by ranks of two images, that of 64 images is about as far from one process's as
-    this is long; by ranks of 32 it is half that far. That is no noise, the images are the same ones: it is another
-    function that they descend (lesson 15).
+    talk (`minires train --local-bn`). Then it is another gradient: by ranks of two images, that of 64 images is about
+    as far from one process's as this is long; by ranks of 32 it is half that far. That is no noise, the images are the
+    same ones: it is another function that they descend (lesson 15).
 
     What do more images bring? Less noise. The gradient g of B images scatters around that of all images, G:
 
@@ -82,7 +82,7 @@ LESSON = Lesson(
         "C. Peng et al., arXiv:1711.07240, section 3.3 (normalisation across devices)",
         "E. Hoffer et al., arXiv:1705.08741, section 4 (the root, and the normalisation of small shares)",
     ),
-    shows=(communicator.pooled, communicator.batchnorm_backward),
+    shows=(communicator.over_all, communicator.batchnorm_backward),
     quick={"seeds": 1},
 )
 WIDTHS, TESTS = (8, 16, 32), 240
