@@ -62,8 +62,8 @@ LESSON = Lesson(
     presumes a rate with room above it.
 
     Normalised alone, two images a rank learn less, with every seed; with sixteen the difference is small, and not of
-    one sign. The running statistics, one rank's then, are not to blame: they do about as well as new ones.
-    They do worst where steps are few and long, in 16 ranks at the linear rate: they lag behind the weights (lesson 12).
+    one sign. The running statistics, one rank's then, are not to blame: they do about as well as new ones. They do
+    worst where steps are few and long, in 16 ranks at the linear rate: they lag behind the weights (lesson 12).
 
     What this does not show: time, and what a network of another size bears. P. Goyal and others scaled a ResNet-50 from
     256 images to 8192 for 90 epochs; this is eight epochs of a small one. It all runs in one process, which computes
