@@ -19,4 +19,5 @@ HEADLINES = {
     15: "BN: an image's answer|final loss: GN less BN",
     16: "Adam 0.003, BN: first update|final loss, cold less warm: Adam 0.03",
     17: "new classes: accuracy, all free less|weights: change of the last block",
+    18: "gradient less one process's: alone, 2 |share of what 16 ranks lose",
 }

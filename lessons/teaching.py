@@ -149,6 +149,13 @@ LESSONS = {
         "fine-tuning moves last parts most, all parts little, and the statistics of BN too",
         "small changes of weights are taken for small changes of what they compute: compare left and middle.",
     ),
+    18: Unit(
+        50,
+        3,
+        "lessons 15 and 16; variance of a mean",
+        "what ranks must tell each other to be one process, what their noise is, and where the linear rule ends",
+        "'N machines, N times the rate, and a warm-up': read the pink bars. The steps are fewer, not only longer.",
+    ),
 }
 
 EXERCISES = {
@@ -266,11 +273,11 @@ WEEKS = (
     ("What depth costs, what a block is worth", (8, 9), (6, 10)),
     ("Paths, and the highway", (10, 11), (4,)),
     ("The whole network, and how fast", (13, 14), (1, 2)),
-    ("Without batches, the first steps, the next task", (15, 16, 17), ()),
+    ("Without batches, the first steps, the next task, many machines", (15, 16, 17, 18), ()),
 )
 
 USE = """
-Seven weeks of two lessons and one to two exercises each, and one of three lessons for those who want more. In class:
+Seven weeks of two lessons and one to two exercises each, and one of four lessons for those who want more. In class:
 show the question and the picture's axes, let everybody write down a prediction, run the lesson, compare. At home: the
 lesson's own exercise and those of the week. Minutes are a student's time, estimated, the talk included; the seconds
 of a lesson are measured (`minires lesson all --keep` on two AVX2 cores of an AMD EPYC). A lesson's numbers differ in

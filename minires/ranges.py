@@ -76,7 +76,7 @@ RANGES = {
     "split_seed": SEED,
     "test_fraction": SHARE,
     # instruments, benchmarks, lessons
-    **dict.fromkeys(("span", "seconds", "stall", "lowest", "highest", "target"), POSITIVE),
+    **dict.fromkeys(("span", "seconds", "stall", "lowest", "highest", "target", "high"), POSITIVE),
     **dict.fromkeys(("images", "points", "patch", "stride", "number", "max_workspace"), COUNT),
     **dict.fromkeys(("batch", "steps", "rounds", "watch", "top"), COUNT),
     "warmup": NATURAL,

@@ -73,4 +73,5 @@ GRIDS = {
     15: Grid(trained.without_batches),
     16: Grid(trained.warm_up),
     17: Grid(trained.finetuning),
+    18: Grid(trained.machines),
 }

@@ -247,7 +247,7 @@ def _embedded(data: dict) -> str:
 
 
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
-NUMBERS += ("Thirteen", "Fourteen", "Fifteen", "Sixteen", "Seventeen")
+NUMBERS += ("Thirteen", "Fourteen", "Fifteen", "Sixteen", "Seventeen", "Eighteen")
 
 
 def gallery(entries: Sequence[tuple[Lesson, list[Claim], Picture]]) -> str:

@@ -311,3 +311,51 @@ def warm_up(lesson: ModuleType, results: list[dict]) -> Explorer:
                 ],
             )
     return page
+
+
+def machines(lesson: ModuleType, results: list[dict]) -> Explorer:
+    """Lesson 18: what is learnt in as many epochs by more ranks, by how the rate follows their number."""
+    (result,) = results
+    knobs, ways, ranks = result["knobs"], tuple(lesson.WAYS), lesson.RANKS
+    controls = (
+        slider("ranks", "Ranks", ranks, [f"{n} rank{'s' * (n > 1)}" for n in ranks], ranks[-1]),
+        Control("way", "Rate", ways, ways, ways[0]),
+    )
+    places = [(math.log2(n), str(n)) for n in ranks]
+    charts = (
+        Chart("Training loss", "epoch", "mean of the epoch's steps", False),
+        Chart("At the end", "ranks", "training loss, statistics estimated anew", False, places),
+    )
+    page = Explorer(controls, charts, {"this": "this rate", "faint": "the other rates"})
+    epochs, at, drawn = np.arange(knobs["epochs"]) + 1, [place for place, _ in places], {}
+    for way in ways:
+        losses, ends = (lesson.final(result, "scaled", way, key) for key in ("losses", "loss"))
+        end = page.curve(1, way, at, ends.mean(axis=0), *band(ends))
+        for i, n in enumerate(ranks):
+            curve = page.curve(0, f"{n}|{way}", epochs, losses[:, i].mean(axis=0), *band(losses[:, i]))
+            drawn[n, way] = [curve, end]
+    for n, way in drawn:
+        i, batch = ranks.index(n), n * knobs["images"]
+        steps = knobs["count"] // batch * knobs["epochs"]
+        ends, running, right = (
+            lesson.final(result, "scaled", way, key)[:, i] for key in ("loss", "running", "accuracy")
+        )
+        rate = knobs["lr"] * n ** lesson.WAYS[way][0]
+        page.cell(
+            (n, way),
+            says=f"{n} rank{'s' * (n > 1)}, {batch} images a step: {steps:,} steps at {number(rate)} end at a loss of "
+            f"{ends.mean():.2f}.",
+            numbers=[
+                (f"loss at the end, {seeds(result)}", with_range(ends, two_digits)),
+                ("by running statistics", with_range(running, two_digits)),
+                ("test accuracy", with_range(right, two_digits)),
+            ],
+            command=command(lesson.LESSON, knobs),
+            show=drawn[n, way],
+            faint=[[drawn[n, other][k] for other in ways if other != way] for k in range(2)],
+            marks=[
+                [knobs["epochs"], float(lesson.final(result, "scaled", way, "losses")[:, i, -1].mean())],
+                [at[i], float(ends.mean())],
+            ],
+        )
+    return page

@@ -38,8 +38,8 @@ def measured(n) -> dict:
     return json.loads(json.dumps(module.measure(**knobs_of(module)), allow_nan=False))
 
 
-def test_there_are_seventeen():
-    assert harness.numbers() == list(range(1, 18))
+def test_there_are_eighteen():
+    assert harness.numbers() == list(range(1, 19))
 
 
 @every_lesson
@@ -130,7 +130,7 @@ def test_the_readme_has_the_table_of_what_is_kept():
 
 
 @pytest.mark.parametrize(
-    "n", [pytest.param(n, marks=[pytest.mark.slow] * (n in (8, 13, 15, 16, 17))) for n in harness.numbers()]
+    "n", [pytest.param(n, marks=[pytest.mark.slow] * (n in (8, 13, 15, 16, 17, 18))) for n in harness.numbers()]
 )
 def test_the_picture_is_drawn_and_says_where_it_is_from(n, tmp_path):
     fig = harness.load(n).plot(measured(n))

@@ -328,7 +328,7 @@ def test_formulas_are_drawn_with_their_words():
 def test_every_lessons_text_can_be_set(module):
     lesson = module.LESSON
     for text in (lesson.idea, lesson.look_for, lesson.wrong_if, lesson.exercise, lesson.question):
-        drawn = prose(text, range(1, 18))
+        drawn = prose(text, range(1, 19))
         assert "$" not in re.sub("<code>.*?</code>", "", drawn)
         Page(drawn)
 
