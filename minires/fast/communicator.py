@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 
 import numpy as np
 
@@ -142,9 +142,22 @@ def share_of_batch(count: int) -> slice:
     return share(count) if count >= current().size else slice(None)
 
 
+@contextmanager
 def on_batch(count: int):
     """Inside, this rank works on its `share_of_batch`: with the others, or alone where each has all of it."""
-    return speaking_through(current() if count >= current().size else ALONE)
+    before, _here.batch = getattr(_here, "batch", None), count
+    try:
+        with speaking_through(current() if count >= current().size else ALONE):
+            yield
+    finally:
+        _here.batch = before
+
+
+def share_sizes(here: int) -> list[int]:
+    """How many images of a batch each rank has, where this one has so many: as `on_batch` says, or by asking."""
+    if batch := getattr(_here, "batch", None):
+        return [part.stop - part.start for part in shares(batch)]
+    return current().all_gather(np.array([here]))[:, 0].tolist()
 
 
 def gather(value) -> list:
@@ -178,27 +191,31 @@ def synchronised() -> bool:
     return current().size > 1 and not current().local_bn
 
 
-def pooled(mean, var, m):
+def pooled(mean, var, m, images):
     """What a layer normalises with, where a share has these statistics of m values: those of the batch, or its own."""
-    return over_all(mean, var, m) if synchronised() else (mean, var, m)
+    return over_all(mean, var, m, images) if synchronised() else (mean, var, m)
 
 
-def over_all(mean, var, m):
-    """(mean, var, m) of a whole batch, each rank giving those of its share.
+def over_all(mean, var, m, images):
+    """(mean, var, m) of a whole batch, each rank giving those of its share, of m values in so many images.
 
     var = sum of counts * (variances + (means - mean)^2) / sum of counts. T. Chan et al., see ops/norm.py.
     """
-    if current().size == 1:
+    ranks, xp = current(), get_xp(mean)
+    if ranks.size == 1:
         return mean, var, m
-    xp = get_xp(mean)
-    told = xp.concatenate([xp.full(1, m, "f8"), mean.astype("f8"), var.astype("f8")])
-    of_all = current().all_gather(told)
-    counts, means, variances = of_all[:, :1], of_all[:, 1 : 1 + len(mean)], of_all[:, 1 + len(mean) :]
-    total = counts.sum()
-    weights = counts / total  # (ranks, 1)
+    sizes = share_sizes(images)
+    weights = _weights(xp, tuple(sizes))  # (ranks, 1)
+    of_all = ranks.all_gather(xp.concatenate([mean.astype("f8"), var.astype("f8")]))
+    means, variances = of_all[:, : len(mean)], of_all[:, len(mean) :]
     whole = (weights * means).sum(axis=0)
     spread = (weights * (variances + (means - whole) ** 2)).sum(axis=0)
-    return whole.astype(mean.dtype), spread.astype(var.dtype), int(total)
+    return whole.astype(mean.dtype), spread.astype(var.dtype), m * sum(sizes) // sizes[ranks.rank]
+
+
+@cache
+def _weights(xp, sizes):
+    return xp.asarray(np.array(sizes)[:, None] / sum(sizes))
 
 
 def batchnorm_backward(m):
@@ -223,6 +240,6 @@ def draw(rng, shape: tuple[int, ...]) -> np.ndarray:
     ranks = current()
     if ranks.size == 1:
         return rng.random(shape)
-    counts = ranks.all_gather(np.array([shape[0]]))[:, 0]
-    start = counts[: ranks.rank].sum()
-    return rng.random((counts.sum(), *shape[1:]))[start : start + shape[0]]
+    sizes = share_sizes(shape[0])
+    start = sum(sizes[: ranks.rank])
+    return rng.random((sum(sizes), *shape[1:]))[start : start + shape[0]]

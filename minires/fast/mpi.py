@@ -18,7 +18,7 @@ from functools import cache
 
 import numpy as np
 
-from minires.backend import blas_threads
+from minires.backend import blas_threads, device_of, get_xp
 from minires.errors import ConfigError, MiniresError, RankError
 from minires.fast import cores
 from minires.fast.communicator import ALONE, Communicator
@@ -80,7 +80,7 @@ class Mpi(Communicator):
         self.MPI, self.comm, self.beats = MPI, comm.Dup(), comm.Dup()
         self.rank, self.size, self.host = comm.Get_rank(), comm.Get_size(), socket.gethostname()
         self.hosts = comm.allgather(self.host)
-        self.calls, self.alone, self.begun = 0, False, time.monotonic()
+        self.nccl, self.calls, self.alone, self.begun = None, 0, False, time.monotonic()
         self.seen = {rank: _Sign(self.begun) for rank in range(self.size) if rank != self.rank}
         self._take_cores(comm.Split_type(MPI.COMM_TYPE_SHARED))
         self.ended = threading.Event()
@@ -100,7 +100,15 @@ class Mpi(Communicator):
                     with suppress(OSError):
                         os.sched_setaffinity(int(task), mask)
         use_given_cores()
+        self._take_gpu(here)
         blas_threads(cores.usable_cores()).__enter__()  # for good
+
+    def _take_gpu(self, here):
+        """A GPU of our own on this host, unless the launcher has given us some; CuPy is not loaded yet."""
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if here.Get_size() > 1 and all(other == given for other in here.allgather(given)):
+            devices, local = (given or "").split(","), here.Get_rank()
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[local % len(devices)] if given else str(local)
 
     # --- the verbs --------------------------------------------------------------------------------------------------
 
@@ -108,7 +116,19 @@ class Mpi(Communicator):
         self.start_all_reduce(array)()
         return array
 
+    def _between_gpus(self, array):
+        """NCCL for an array on a GPU, made at the first one; None on the CPU."""
+        if device_of(array) == "cpu":
+            return None
+        if self.nccl is None:
+            from minires.fast.gpu.nccl import Nccl
+
+            self.nccl = Nccl(get_xp(array), self.rank, self.size, self.comm.bcast)
+        return self.nccl
+
     def start_all_reduce(self, array):
+        if nccl := self._between_gpus(array):
+            return nccl.start_all_reduce(array)
         if array.flags.c_contiguous:
             return self._waiter(self.comm.Iallreduce(self.MPI.IN_PLACE, array))
         whole = np.ascontiguousarray(array)
@@ -121,12 +141,16 @@ class Mpi(Communicator):
         return wait_and_copy
 
     def all_gather(self, array):
+        if nccl := self._between_gpus(array):
+            return nccl.all_gather(array)
         array = np.ascontiguousarray(array)
         gathered = np.empty((self.size, *array.shape), array.dtype)
         self._waiter(self.comm.Iallgather(array, gathered))()
         return gathered
 
     def all_gather_into(self, array, parts):
+        if self._between_gpus(array):
+            return super().all_gather_into(array, parts)  # NCCL's has parts of one size
         inner = array[0].size if array.ndim > 1 else 1
         counts = [(part.stop - part.start) * inner for part in parts]
         starts = [part.start * inner for part in parts]
@@ -135,6 +159,8 @@ class Mpi(Communicator):
         return array
 
     def broadcast(self, array, root=0):
+        if nccl := self._between_gpus(array):
+            return nccl.broadcast(array, root)
         whole = np.ascontiguousarray(array)
         self._waiter(self.comm.Ibcast(whole, root))()
         if whole is not array:
@@ -204,6 +230,16 @@ class Mpi(Communicator):
                 calls, moves, alone = inbox[:24].view("i8").tolist()
                 text = bytes(inbox[24:]).rstrip(b"\0").decode(errors="replace")
                 self.seen[status.Get_source()].note(time.monotonic(), calls, moves, bool(alone), text)
+            if self.nccl:  # then the host waits for the device, which says nothing of who is missing
+                self._mourn()
+
+    def _mourn(self):
+        """End all ranks where one has not been heard of for too long."""
+        now = time.monotonic()
+        lost = [rank for rank, sign in self.seen.items() if now - sign.heard > self.limit]
+        if lost:
+            told = ", ".join(f"{self.named(rank)} ({self.seen[rank].words(now)})" for rank in lost)
+            self.abort(RankError(f"no sign of {told}: all end, the last save stands: go on with --resume"))
 
     @property
     def doing(self):

@@ -81,9 +81,8 @@ class Step:
         right = get_xp(logits).count_nonzero(probs.argmax(axis=1) == labels)
         part = 1.0  # of the batch that is here
         if ranks.size > 1:
-            told = get_xp(logits).stack([loss * len(x), right, get_xp(logits).asarray(len(x))]).astype("f8")
-            loss, right, images = ranks.all_reduce(told)
-            loss, part = loss / images, len(x) / float(images)
+            part = len(x) / sum(communicator.share_sizes(len(x)))
+            loss, right = ranks.all_reduce(get_xp(logits).stack([loss * part, right]).astype("f8"))
         if device_of(x) == "cpu" and not math.isfinite(loss):
             return loss, right, math.nan
         dlogits = ops.softmax_cross_entropy_backward(probs, labels, label_smoothing=smoothing)

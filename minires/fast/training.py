@@ -65,7 +65,7 @@ class FusedNorm(Module):
         momentum = norm.momentum if norm.update_running_stats else 1.0  # they stay where they are
         if not communicator.synchronised():
             return *norm_statistics(x, norm.mean.data, norm.var.data, momentum=momentum, **settings), None
-        mean, var, m = communicator.pooled(*ops.batchnorm_statistics(x), x.size // x.shape[-1])
+        mean, var, m = communicator.pooled(*ops.batchnorm_statistics(x), x.size // x.shape[-1], len(x))
         moved = mean if bias is None else mean + bias
         settings = {"momentum": momentum, "unbiased": norm.unbiased}
         running = ops.batchnorm_running(norm.mean.data, norm.var.data, moved, var, m, **settings)

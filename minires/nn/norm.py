@@ -90,7 +90,7 @@ class BatchNorm(_Norm):
     def forward(self, x: Array) -> Array:
         self.check_input(x)
         if self.training:
-            mean, var, m = communicator.pooled(*ops.batchnorm_statistics(x), x.size // x.shape[-1])
+            mean, var, m = communicator.pooled(*ops.batchnorm_statistics(x), x.size // x.shape[-1], len(x))
             if self.update_running_stats:
                 settings = {"momentum": self.momentum, "unbiased": self.unbiased}
                 running = ops.batchnorm_running(self.mean.data, self.var.data, mean, var, m, **settings)

@@ -235,6 +235,7 @@ class _Run:
         state = b"".join(to_numpy(array).tobytes() for array in self.model.state().values())
         facts = {
             "version of minires": __version__,
+            "device": self.device,
             **{f"recipe ({name})": value for name, value in asdict(self.recipe).items()},
             **{f"setting ({name})": value for name, value in self.ways.items()},
             "network": self.model.title,

@@ -34,7 +34,7 @@ def recalibrate(model: Module, batches) -> Module:
 
     def collect(norm, forward):
         def collecting(x):
-            mean, var, m = communicator.over_all(*ops.batchnorm_statistics(x), x.size // x.shape[-1])
+            mean, var, m = communicator.over_all(*ops.batchnorm_statistics(x), x.size // x.shape[-1], len(x))
             mean, var = (s.astype(np.float64) for s in (mean, var))
             total = sums[norm]
             total[0], total[1], total[2] = total[0] + m, total[1] + m * mean, total[2] + m * (var + mean * mean)
