@@ -21,6 +21,7 @@ _NAMES = (
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
     ("PMIX_RANK", "SLURM_NTASKS"),
 )
+HEARD = 0.3  # seconds for what was said last to get through the launcher, before it ends all
 _DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -75,6 +76,7 @@ def _leave(status):
     """End, and where that is a failure all others too: while they start, MPICH's launcher would wait for ever."""
     fd = os.environ.get("PMI_FD", "")
     if status and fd.isdecimal():
+        time.sleep(HEARD)
         with suppress(OSError):
             os.write(int(fd), f"cmd=abort exitcode={status}\n".encode())  # PMI 1, to the launcher
             time.sleep(5)

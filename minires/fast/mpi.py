@@ -23,14 +23,14 @@ from minires.errors import ConfigError, MiniresError, RankError
 from minires.fast import cores
 from minires.fast.communicator import ALONE, Communicator
 from minires.fast.cpu.engine import use_given_cores
-from minires.fast.launched import launched, place_of
+from minires.fast.launched import HEARD, launched, place_of
 
 SPINS = 300  # times that a waiting rank asks before it lets others have the core
 PATIENCE = 0.005  # seconds after which it sleeps between two looks
 NAP = 0.0002
 BEAT = 0.5  # seconds between two signs of life; more where there are many ranks
 TEXT = 160  # bytes of what a rank says that it does
-GRACE = 0.3  # seconds by which each rank lets those before it speak first
+GRACE = 0.7  # seconds by which each rank lets those before it speak first
 
 
 @cache
@@ -274,6 +274,7 @@ class Mpi(Communicator):
         self._end_all(getattr(error, "status", 1))
 
     def _end_all(self, status):
+        time.sleep(HEARD)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPI's own words would follow
         self.MPI.COMM_WORLD.Abort(status)
 
@@ -283,7 +284,6 @@ class Mpi(Communicator):
         self.barrier()
         sys.stdout.flush()
         if status:  # the launcher would take any but 0 for a fault that it has to tell of
-            time.sleep(GRACE * (self.rank > 0))
             self._end_all(status)
         self.ended.set()
         self.heart.join()
