@@ -14,7 +14,7 @@ from minires.data import make_signs, write_signs
 from minires.nn.network import BUILDERS
 
 FILE = Path(own_networks.__file__)
-NAMES = ("vgg", *(pytest.param(name, marks=on_demand) for name in ("squeezenet", "senet")))
+NAMES = [pytest.param(name, marks=on_demand) for name in ("vgg", "squeezenet", "senet")]
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demand import on_demand
 
 import minires
 from minires import guides
@@ -33,7 +34,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", guides.GUIDES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=on_demand) if n == "own_data" else n for n in guides.GUIDES])
 def test_every_block_of_a_guide_runs(name, here, capsys):
     names = {}
     for language, file, text in BLOCK.findall(guides.text(name)):
