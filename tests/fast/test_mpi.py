@@ -1,5 +1,7 @@
 """Ranks that are processes train what one process trains: over MPI, in 1 to 4 of them, on however few cores."""
 
+import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -99,3 +101,37 @@ def test_a_stop_changes_nothing(stopped, tmp_path):
     for name, value in ranks.trained("through").items():
         if name in found:
             assert np.abs(found[name] - value).max(initial=0) <= 1e-10 * max(1.0, np.abs(value).max(initial=0)), name
+
+
+CORES = """
+import json, os
+from minires.fast import cores, cpu
+from minires.fast.communicator import gather, speaking_through
+from minires.fast.mpi import world
+
+cpu.enabled()
+with speaking_through(world()) as ranks:
+    found = gather([sorted(os.sched_getaffinity(0)), cores.usable_cores(), cpu.threads()])
+if not ranks.rank:
+    print(json.dumps(found))
+ranks.leave()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity masks")
+@pytest.mark.parametrize("bound", [(), ("-bind-to", "core:1")])
+@pytest.mark.parametrize("count", [2, 3])
+def test_ranks_share_the_cores_of_their_host(count, bound, tmp_path):
+    """Each core has as few ranks as can be, and a rank a thread a core; bound by the launcher or not."""
+    (tmp_path / "cores.py").write_text(CORES)
+    everything = sorted(os.sched_getaffinity(0))
+    done = mpiexec(count, *bound, sys.executable, tmp_path / "cores.py", MINIRES_THREADS="")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    uses = [sum(core in mask for mask, *_ in found) for core in everything]
+    if not bound:
+        assert max(uses) <= -(-count // len(everything))
+        assert sorted({core for mask, *_ in found for core in mask}) == everything[: max(count, len(everything))]
+    for mask, usable, threads in found:
+        assert usable <= len(mask)
+        assert threads == usable
