@@ -23,7 +23,9 @@ class Batches:
     set): the same whatever the batch size, the thread, or the batch to start from. Up to `prefetch` batches
     are prepared ahead (0: none, in the caller's thread). On the device "gpu" a CUDA kernel changes the images,
     to the same bytes: one thread of the CPU cannot keep a GPU busy. Mirroring is left out where the data set's
-    classes do not allow it. `wait_seconds` is the time the latest epoch's consumer waited for batches so far.
+    classes do not allow it. Images that lie packed, too many to be kept unpacked, come in an order that unpacks each
+    piece once (data/packed.py), and inside a batch by the piece; of all others each permutation is as likely.
+    `wait_seconds` is the time the latest epoch's consumer waited for batches so far.
 
     Raises DataError for a batch size below 1 or a negative seed or prefetch.
     """
@@ -60,7 +62,13 @@ class Batches:
         """Positions (N,) in the order in which the epoch visits them."""
         if not self.shuffle:
             return np.arange(len(self.dataset))
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+        rng, layout = np.random.default_rng([self.seed, epoch]), self._layout()
+        return layout.order(rng) if layout else rng.permutation(len(self.dataset))
+
+    def _layout(self):
+        """How the images lie, where the order heeds it."""
+        layout = self.dataset.layout if self.shuffle else None
+        return layout if layout and layout.matters else None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (images (n, H, W, 3) uint8 on the device, labels (n,) int64, index (N,)) from batch `start` on.
@@ -71,9 +79,10 @@ class Batches:
         An error while a batch is prepared is raised here. Leaving the loop ends the thread, or leaves it behind where
         it hangs in reading.
         """
-        order = self.order(epoch)
-        parts = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
-        parts = [(index, index[communicator.share_of_batch(len(index))]) for index in parts]
+        order, layout = self.order(epoch), self._layout()
+        parts = (order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self)))
+        parts = map(layout.together, parts) if layout else parts
+        parts = ((index, index[communicator.share_of_batch(len(index))]) for index in parts)
         self.wait_seconds = 0.0
         if self.prefetch == 0:
             for part in parts:

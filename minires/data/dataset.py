@@ -6,12 +6,14 @@ A data set is labels in memory and images on demand: uint8, NHWC, RGB.
 import hashlib
 import operator
 import zlib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from minires.data.packed import Layout
 from minires.errors import DataError
 from minires.ranges import RANGES
 
@@ -26,6 +28,7 @@ class Dataset:
     source   where the images come from, for people to read
     shape    (H, W, 3) of every image
     flip_ok  whether a mirrored image keeps its class
+    layout   how images lie that are read several at a time; None where any order is as good
     """
 
     labels: np.ndarray
@@ -33,6 +36,7 @@ class Dataset:
     source: str
     shape: tuple[int, int, int]
     flip_ok: bool
+    layout: Layout | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,6 +51,10 @@ class Dataset:
     def paths(self) -> list[Path] | None:
         """The file of each image, in order; None where images have no files of their own."""
         return None
+
+    def read_from(self) -> Iterable[Path] | None:
+        """The files that the images are read from, and maybe further ones beside them; None where nobody knows."""
+        return self.paths()
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of class names, shape, labels and all pixels in order, read in chunks.
@@ -94,6 +102,7 @@ class Subset(Dataset):
         self.labels = dataset.labels[self.index]
         self.classes, self.source = dataset.classes, source or dataset.source
         self.shape, self.flip_ok = dataset.shape, dataset.flip_ok
+        self.layout = dataset.layout and dataset.layout.of(self.index)
 
     def images(self, index):
         return self.dataset.images(self.index[np.asarray(index, dtype=np.intp)])
@@ -101,6 +110,9 @@ class Subset(Dataset):
     def paths(self):
         paths = self.dataset.paths()
         return paths and [paths[i] for i in self.index]
+
+    def read_from(self):
+        return self.dataset.read_from()
 
 
 class Renumbered(Dataset):
@@ -110,12 +122,16 @@ class Renumbered(Dataset):
         self.dataset, self.classes = dataset, tuple(classes)
         self.labels = np.array([self.classes.index(name) for name in dataset.classes], np.int64)[dataset.labels]
         self.source, self.shape, self.flip_ok = dataset.source, dataset.shape, dataset.flip_ok
+        self.layout = dataset.layout
 
     def images(self, index):
         return self.dataset.images(index)
 
     def paths(self):
         return self.dataset.paths()
+
+    def read_from(self):
+        return self.dataset.read_from()
 
 
 class Resized(Dataset):
@@ -126,9 +142,13 @@ class Resized(Dataset):
         self.labels, self.classes = dataset.labels, dataset.classes
         self.source, self.flip_ok = dataset.source, dataset.flip_ok
         self.shape = (*size, 3)
+        self.layout = dataset.layout
 
     def paths(self):
         return self.dataset.paths()
+
+    def read_from(self):
+        return self.dataset.read_from()
 
     def images(self, index):
         height, width, _ = self.shape

@@ -78,6 +78,8 @@ class Joined:
 
     def __getitem__(self, index):
         index = np.asarray(index, dtype=np.intp)
+        if len(index) and not 0 <= index.min() <= index.max() < len(self):
+            raise DataError(f"no image at position {index.max()}, there are {len(self):,}")
         which = np.searchsorted(self.ends, index, side="right")
         out = np.empty((len(index), *self.shape[1:]), self.dtype)
         for i in np.unique(which):

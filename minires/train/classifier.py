@@ -22,6 +22,7 @@ from minires.ops import softmax_cross_entropy_forward
 from minires.train import scores
 
 EVAL_BATCH = 64  # images a forward pass in evaluation; the result does not depend on it
+_FEW = 2**16  # images whose probabilities are computed at a time, in float64
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Preprocess:
     def measure(cls, dataset: Dataset) -> "Preprocess":
         """The mean and standard deviation of each channel over the whole data set, or pair (images, labels)."""
         dataset = as_dataset(dataset)
-        count, total, squares = 0, 0.0, 0.0
-        for index in chunks(len(dataset)):
-            pixels = dataset.images(index).reshape(-1, dataset.shape[2]) / 255
-            count += len(pixels)
-            total = total + pixels.sum(axis=0)
-            squares = squares + (pixels**2).sum(axis=0)
-        mean = total / count
+        total = squares = np.zeros(dataset.shape[2], np.int64)
+        for index in chunks(len(dataset)):  # sums of whole numbers, exact: along whole images, then by channel
+            pixels = dataset.images(index).reshape(len(index), -1)
+            total = total + _by_channel(pixels, dataset.shape[2])
+            squares = squares + _by_channel(pixels.astype(np.uint16) ** 2, dataset.shape[2])
+        count = len(dataset) * dataset.shape[0] * dataset.shape[1]
+        mean, squares = total / (255 * count), squares / 255**2
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
         return cls(tuple(map(float, mean.round(6))), tuple(map(float, std.round(6))))
 
@@ -50,6 +51,11 @@ class Preprocess:
         xp = get_xp(images)
         mean, std = xp.asarray(self.mean, dtype), xp.asarray(self.std, dtype)
         return images.astype(dtype) * (1 / (255 * std)) - mean / std
+
+
+def _by_channel(numbers: np.ndarray, channels: int) -> np.ndarray:
+    """Sums (C,) of few images' numbers (n, H W C), each below 2^16."""
+    return numbers.sum(axis=0, dtype=np.uint32).reshape(-1, channels).sum(axis=0, dtype=np.int64)
 
 
 def predict_logits(model: Network, x: Array, *, by_layers: bool = False) -> Array:
@@ -231,5 +237,8 @@ def evaluate(classifier: Classifier, dataset: Dataset, *, by_layers: bool = Fals
     for index in chunks(here.stop - here.start, EVAL_BATCH):
         logits[index + here.start] = classifier.logits(dataset.images(index + here.start), predictor)
     communicator.current().all_gather_into(logits, communicator.shares(count))
-    loss, probs = _loss_and_probs(logits, dataset.labels)
+    loss, probs = 0.0, logits  # in place, a part after the other
+    for index in chunks(count, _FEW):
+        mean, probs[index] = _loss_and_probs(logits[index], dataset.labels[index])
+        loss += mean * (len(index) / count)
     return Evaluation(loss, float((probs.argmax(axis=1) == dataset.labels).mean()), probs, dataset.labels)
