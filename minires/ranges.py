@@ -75,6 +75,7 @@ RANGES = {
     "size": _whole(1, 65_535),
     "split_seed": SEED,
     "test_fraction": SHARE,
+    "shards": _whole(1, 100_000),
     # instruments, benchmarks, lessons
     **dict.fromkeys(("span", "seconds", "stall", "lowest", "highest", "target", "high"), POSITIVE),
     **dict.fromkeys(("images", "points", "patch", "stride", "number", "max_workspace"), COUNT),

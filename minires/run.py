@@ -20,7 +20,7 @@ import minires
 from minires.backend import choose_device, device_of, thread_count, to_device
 from minires.data.dataset import Dataset
 from minires.data.hdf5 import atomic_hdf5, open_hdf5
-from minires.data.source import Parts, load_parts
+from minires.data.source import Parts, is_there, load_parts
 from minires.errors import CheckpointError, DataError
 from minires.fast import cpu
 from minires.files import write_text
@@ -232,12 +232,12 @@ def data_source(out: Path, spec: str | None = None) -> DataSource:
         raise CheckpointError(
             f"{out}: its manifest.json does not say what its data are: name them with --data"
         ) from None
-    if spec is None and source.spec != "builtin" and not Path(source.spec).exists():
+    if spec is None and not is_there(source.spec):
         raise DataError(
             f"{out}: its manifest.json names {named['spec']} as the run's data, and no such file or folder is "
             f"{'there' if os.path.isabs(named['spec']) else f'in {os.getcwd()}'}: say with --data where they are"
         )
-    if source.spec != "builtin" and not Path(source.spec).exists():
+    if not is_there(source.spec):
         raise DataError(f"{spec}: no such file or folder: say with --data where the data of {out} are")
     return source
 

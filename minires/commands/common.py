@@ -132,7 +132,9 @@ def block_options(args) -> dict:
 
 def add_data(p, default):
     """The options that say which images to use; `source` reads them."""
-    text = "builtin, a folder of images, a table (.csv), HDF5, CIFAR, idx, .npz, .npy or .mat (default: %(default)s)"
+    text = (
+        "builtin, a folder of images, a table (.csv), tars, HDF5, CIFAR, idx, .npz, .npy, .mat (default: %(default)s)"
+    )
     p.add_argument("--data", default=default, metavar="DATA", help=text if default else text.rpartition(" (")[0])
     p.add_argument(
         "--size",

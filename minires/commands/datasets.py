@@ -67,8 +67,9 @@ def data_convert(args) -> int:
     from minires.data import convert
 
     options = {"size": args.size, "seed": args.split_seed, "test_fraction": args.test_fraction, "flip_ok": args.flip}
+    options |= {"compression": args.compression, "shards": args.shards or 0}
     convert(args.data, args.file, **options, tell=lambda line: err.print(line, style="dim"))
-    out.print(f"wrote {args.file}")
+    out.print(f"wrote {args.file}{f' in {args.shards} files' if args.shards else ''}")
     return 0
 
 
@@ -96,7 +97,7 @@ def register(commands, command) -> None:
     common.add_picture(p, "samples.png")
     p.add_argument("--json", action="store_true")
 
-    text = "Turn data of any kind that is read into one sealed HDF5 file: folder, table, CIFAR, idx, .npz, .npy, .mat."
+    text = "Turn data of any kind that is read into sealed HDF5: folder, table, tars, CIFAR, idx, .npz, .npy, .mat."
     p = command(data, "convert", data_convert, text, "minires data convert photos/ photos.h5 --size 64")
     p.add_argument("data", metavar="DATA")
     p.add_argument("file", metavar="OUT.h5")
@@ -104,6 +105,10 @@ def register(commands, command) -> None:
     p.add_argument("--split-seed", type=int, default=0)
     p.add_argument("--test-fraction", type=float, default=0.15)
     p.add_argument("--flip", action=argparse.BooleanOptionalAction, help="whether a mirrored image keeps its class")
+    text = "in so many files, OUT-000-of-010.h5 ...; the same command again goes on where it was ended"
+    p.add_argument("--shards", type=int, metavar="N", help=text)
+    text = "gzip (default), lzf: in chunks of whole images; none: one after the other"
+    p.add_argument("--compression", default="gzip", choices=("none", "gzip", "lzf"), help=text)
 
     text = "Download the Sign Language Digits photographs (2,062 images, ten classes)."
     p = command(data, "fetch", data_fetch, text, "minires data fetch digits data/")

@@ -24,11 +24,37 @@ from minires.ranges import check
 _HIDDEN = (".", "__MACOSX")
 
 
-class ImageFiles(Dataset):
+class Pictures(Dataset):
+    """Images that are decoded when they are read, one by one, by `decoded`.
+
+    They stay in memory up to `cache_bytes`, so that a small set is decoded once.
+    """
+
+    def __init__(self, cache_bytes: int = 256 * 2**20):
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_limit = cache_bytes // int(np.prod(self.shape))
+
+    def decoded(self, position: int) -> np.ndarray:
+        """The image (H, W, 3) at a position; a damaged one is named."""
+        raise NotImplementedError
+
+    def images(self, index):
+        out = np.empty((len(index), *self.shape), np.uint8)
+        for row, position in zip(out, map(int, index), strict=True):
+            pixels = self._cache.get(position)
+            if pixels is None:
+                pixels = self.decoded(position)
+                # an epoch reads every image once, so keeping the first ones serves as well as the latest
+                if len(self._cache) < self._cache_limit:
+                    self._cache[position] = pixels
+            row[:] = pixels
+        return out
+
+
+class ImageFiles(Pictures):
     """Image files below `root`, resized to `size` (side or (H, W)) when read; `files`: (path relative to it, class).
 
-    Decoded images stay in memory up to `cache_bytes`, so that a small set is decoded once. A damaged image is named
-    when it is read; DataError for a class that is not among `classes`.
+    DataError for a class that is not among `classes`.
     """
 
     def __init__(self, root: Path, files, size=64, *, classes, name="", flip_ok=False, cache_bytes: int = 256 * 2**20):
@@ -43,23 +69,16 @@ class ImageFiles(Dataset):
             )
         self.files = tuple(file for file, _ in files)
         self.labels = check_labels([position[label] for _, label in files], len(files), self.classes, self.source)
-        self._cache: dict[int, np.ndarray] = {}
-        self._cache_limit = cache_bytes // int(np.prod(self.shape))
+        super().__init__(cache_bytes)
 
     def paths(self):
-        return [self.root / file for file in self.files]
+        return list(self.read_from())
 
-    def images(self, index):
-        out = np.empty((len(index), *self.shape), np.uint8)
-        for row, position in zip(out, map(int, index), strict=True):
-            pixels = self._cache.get(position)
-            if pixels is None:
-                pixels = read_image(self.root / self.files[position], self.shape[:2])
-                # an epoch reads every image once, so keeping the first ones serves as well as the latest
-                if len(self._cache) < self._cache_limit:
-                    self._cache[position] = pixels
-            row[:] = pixels
-        return out
+    def read_from(self):
+        return (self.root / file for file in self.files)
+
+    def decoded(self, position):
+        return read_image(self.root / self.files[position], self.shape[:2])
 
 
 class ImageFolder(ImageFiles):
@@ -95,7 +114,7 @@ class ImageFolder(ImageFiles):
         options = {"flip_ok": flip_ok, "cache_bytes": cache_bytes}
         super().__init__(root, files, size, classes=found if classes is None else classes, **options)
         missing = [name for name in self.classes if name not in by_class]
-        notes = [f"left out: {_counted(self.skipped)}"] if self.skipped else []
+        notes = [f"left out: {counted(self.skipped)}"] if self.skipped else []
         notes += [f"none of {', '.join(missing)}"] if missing else []
         if notes:
             self.source += f" ({'; '.join(notes)})"
@@ -279,7 +298,7 @@ def class_in(name: str) -> str:
     return said.strip()
 
 
-def _counted(kinds: Counter) -> str:
+def counted(kinds: Counter) -> str:
     """'3 .heic, 1 .txt': the commonest first."""
     return ", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items(), key=lambda each: (-each[1], each[0])))
 
@@ -304,7 +323,7 @@ def _scan(root: Path) -> tuple[dict[str, list[str]], list[str], Counter]:
             else:
                 skipped[Path(name).suffix or "without an ending"] += 1
     if not images:
-        found = f" ({_counted(skipped)})" if skipped else ""
+        found = f" ({counted(skipped)})" if skipped else ""
         raise DataError(
             f"{root}: expected images ({', '.join(sorted(EXTENSIONS))}), got none among {skipped.total()} files"
             f"{found}: put one folder a class here"

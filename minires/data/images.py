@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from minires.data.dataset import as_size
-from minires.data.kinds import described
+from minires.data.kinds import HEAD, described, of_head
 from minires.errors import DataError
 
 EXTENSIONS = frozenset(
@@ -55,6 +55,21 @@ def read_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
         if Path(path).stat().st_size > MAX_BYTES:
             raise DataError(_too_large(path, f"a file of more than {MAX_BYTES:,} bytes"))
         content = Path(path).read_bytes()
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected an image, but there is no such file: check the path") from None
+    except (OSError, ValueError) as error:
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{path}: expected an image, but it cannot be decoded ({problem}): replace or remove it"
+        ) from None
+    return decode_image(content, path, size)
+
+
+def decode_image(content: bytes, path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
+    """`read_image` of the bytes of a file; path: its name, for the errors."""
+    try:
         scan = _jpeg_scan(content)
         if content.startswith(_PNG):
             with Image.open(io.BytesIO(content)) as image:
@@ -82,12 +97,10 @@ def read_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
             return np.array(rgb)
     except DataError:
         raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: expected an image, but there is no such file: check the path") from None
     except Image.DecompressionBombError:
         raise DataError(_too_large(path, f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels")) from None
     except UnidentifiedImageError:
-        what, remedy = described(Path(path))
+        what, remedy = described(Path(path)) if os.path.isfile(path) else of_head(content[:HEAD])
         raise DataError(f"{path}: expected an image, but it is {what}: {remedy}") from None
     except Exception as error:  # on damaged files Pillow's decoders raise almost anything
         problem = " ".join(str(error).split()) or type(error).__name__

@@ -271,7 +271,8 @@ def write_signs(
         files = {path: stack.enter_context(atomic_hdf5(path)) for path in dict.fromkeys(paths.values())}
         for name, part in parts.items():
             _write_part(files[paths[name]], name, part, COMPRESSIONS[compression])
-            files[paths[name]].attrs["made_from"] = made_from
+            if made_from:
+                files[paths[name]].attrs["made_from"] = made_from
     return tuple(files)
 
 

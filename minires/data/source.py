@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minires.data import arrays, cifar, folder, idx, mat, signs, synthetic, table
+from minires.data import arrays, cifar, folder, idx, mat, sharding, signs, synthetic, table, tars
 from minires.data.dataset import Dataset, Renumbered, Resized, Subset, as_size
-from minires.data.names import listed, reordered
-from minires.errors import DataError
+from minires.data.names import listed, natural_key, reordered
+from minires.errors import ConfigError, DataError
+from minires.ranges import check
 
 _SETS = ("npy", "idx", "cifar")  # of several files each
 _DEPTH = 4  # folders in one another that hold nothing else
@@ -65,6 +66,8 @@ def load_parts(
            a table of `file,label` (.csv), or a folder that holds one
            HDF5 in the SIGNS layout, one file or a train/test pair; CIFAR-10 and -100; MNIST's idx; .npz, .npy, .mat;
            of those in several files the folder, or any of the files
+           tar files of images and labels, as WebDataset has them: "train-{000..099}.tar", a folder of them, or one
+           HDF5 in several files: signs-000-of-010.h5 ..., the folder, any of them, or "signs-{000..009}.h5", "*.h5"
     size   side or (height, width) in pixels; None keeps what is stored (image files: 64)
     seed, test_fraction  how data without parts are split: that share of each class for the test; whole: not at all,
            all is the test part
@@ -121,7 +124,11 @@ def _found(spec, size, classes) -> tuple[dict[str | None, Dataset], list[str]]:
     """({part: data}, lines); the part None is of data that are not split."""
     if str(spec) == "builtin":
         return dict(zip(("train", "test"), synthetic.make_signs(), strict=True)), []
+    if sharding.is_pattern(spec):
+        return _several(sharding.matching(spec), spec, size, classes)
     path = Path(spec).expanduser()
+    if files := sharding.family(path):
+        return _several(files, path, size, classes)
     if not path.exists():
         raise DataError(f"{spec}: no such file or folder: give 'builtin', a file of data (.h5, .npz ...) or a folder")
     if path.is_dir():
@@ -131,17 +138,44 @@ def _found(spec, size, classes) -> tuple[dict[str | None, Dataset], list[str]]:
     if not path.is_file():
         raise DataError(f"{spec}: expected a file or a folder, got a device or a pipe: give the data themselves")
     kind = _kind(path)
-    if kind in ("npz", "mat"):
-        return _of_kind(kind, [path], path, classes), []
+    if kind in ("npz", "mat", "tar"):
+        return _of_kind(kind, [path], path, size, classes), []
     if kind in _SETS:  # the labels, or the other parts, lie beside it
         beside = [file for file in _files(path.parent) if _kind(file) == kind]
-        return _of_kind(kind, beside, path.parent, classes, like=path), []
+        return _of_kind(kind, beside, path.parent, size, classes, like=path), []
     if path.suffix.lower() in table.SUFFIXES:
         return table.load_tables([path], size or 64, classes), []
     return signs.read_signs(path), []
 
 
+def _several(files: list[Path], spec, size, classes) -> tuple[dict[str | None, Dataset], list[str]]:
+    """The data of files that are named together."""
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"{spec}: expected files, but {path} is none: correct the pattern")
+    kinds = {_kind(path) for path in files}
+    if kinds == {"tar"}:
+        return tars.load_tars(files, spec, size, classes), []
+    if kinds <= {"hdf5", None}:  # what minires wrote begins with its seal
+        return signs.read_shards(files, str(spec)), [f"{files[0]} and {len(files) - 1} more are what is read of {spec}"]
+    raise DataError(
+        f"{spec}: expected tar files or HDF5 in the SIGNS layout, all of one kind, got "
+        f"{listed(sorted(kind or 'others' for kind in kinds))}: name files of one kind"
+    )
+
+
+def is_there(spec: str) -> bool:
+    """Whether there is something of this name to load."""
+    path = Path(spec)
+    return spec == "builtin" or path.exists() or sharding.is_pattern(spec) or bool(sharding.family(path))
+
+
 def _in_folder(path: Path, size, classes, depth: int = 0) -> tuple[dict[str | None, Dataset], list[str]]:
+    if found := sharding.families(path):
+        if len(found) > 1:
+            named = listed(files[0].name for files in found)
+            raise DataError(f"{path}: several data sets, each in several files ({named} ...): give one of their files")
+        return _several(found[0], path, size, classes)
     if (pair := signs.find_in(path)) is not None:
         return signs.read_signs(pair), []
     if tables := table.tables_in(path):
@@ -156,7 +190,7 @@ def _in_folder(path: Path, size, classes, depth: int = 0) -> tuple[dict[str | No
             f"{path}: expected data of one kind, got files of {' and '.join(kinds)}: give the file that is meant"
         )
     for kind, files in kinds.items():
-        return _of_kind(kind, files, path, classes), []
+        return _of_kind(kind, files, path, size, classes), []
     inner = folder.wrapped(path, classes)
     if inner is None or depth == _DEPTH:
         return folder.load_folder(path, size=size or 64, classes=classes)
@@ -169,7 +203,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _kind(path: Path) -> str | None:
-    """What a file is by its first bytes: hdf5, idx, npy, npz, mat or cifar; None for all else."""
+    """What a file is by its first bytes: hdf5, idx, npy, npz, mat, cifar or tar; None for all else."""
     with path.open("rb") as raw:
         head = raw.read(10)
     if head.startswith(b"PK\x03\x04"):
@@ -178,11 +212,15 @@ def _kind(path: Path) -> str | None:
         return "hdf5"
     if head.startswith(b"\x93NUMPY"):
         return "npy"
-    tests = {"idx": idx.is_idx, "mat": mat.is_mat, "cifar": cifar.is_batch}
+    tests = {"tar": tars.is_tar, "idx": idx.is_idx, "mat": mat.is_mat, "cifar": cifar.is_batch}
     return next((kind for kind, test in tests.items() if test(path)), None)
 
 
-def _of_kind(kind: str, files: list[Path], where: Path, classes, like: Path | None = None) -> dict[str | None, Dataset]:
+def _of_kind(
+    kind: str, files: list[Path], where: Path, size, classes, like: Path | None = None
+) -> dict[str | None, Dataset]:
+    if kind == "tar":
+        return tars.load_tars(sorted(files, key=lambda path: natural_key(path.name)), where, size, classes)
     if kind == "idx":
         return idx.load_idx(files, where, classes, like)
     if kind == "cifar":
@@ -217,18 +255,31 @@ def convert(
     seed: int = 0,
     test_fraction: float = 0.15,
     flip_ok: bool | None = None,
+    compression: str = "gzip",
+    shards: int = 0,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Convert whatever `load_parts` reads to one HDF5 file in the SIGNS layout; returns its path.
+    """Convert whatever `load_parts` reads to HDF5 in the SIGNS layout; returns `out`, by which it is loaded again.
 
-    Images are read and written in chunks, so they may be larger than memory; `out` appears only when it is complete.
-    tell: called with each line on what was taken for what. Raises DataError as `load_parts` and `write_signs` do.
+    Images are read and written in chunks, so they may be larger than memory; a file appears only when it is complete.
+    compression: "gzip" or "lzf", in chunks of whole images; "none": one image after the other.
+    shards: in so many files, out-000-of-010.h5 ..., an equal share of each part in every one; those that are there,
+    whole and made from the same data, are kept: what was ended in the middle goes on there.
+    tell: called with each line on what was taken for what. Raises DataError as `load_parts` and `write_signs` do,
+    ConfigError for another compression, and for more files than images.
     """
     out = Path(out)
     if out.suffix.lower() not in (".h5", ".hdf5"):
         raise DataError(f"{out}: expected a file name that ends in .h5 or .hdf5: add the ending")
+    if compression not in signs.COMPRESSIONS:
+        raise ConfigError(f"compression: expected {', '.join(signs.COMPRESSIONS)}, got {compression!r}")
+    if shards:
+        check(shards=shards)
     parts = load_parts(source, size=size, seed=seed, test_fraction=test_fraction, flip_ok=flip_ok)
     for line in parts.notes:
         tell(line)
-    signs.write_signs(out, parts.train, parts.test, parts.validation)
+    named = parts.named()
+    if (most := max(map(len, named.values()))) < shards:
+        raise ConfigError(f"shards: expected at most as many files as images, {most:,}, got {shards:,}")
+    sharding.write(out, named, shards, compression, sharding.stamp(named) if shards else "", tell)
     return out

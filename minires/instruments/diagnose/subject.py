@@ -12,6 +12,7 @@ import numpy as np
 from minires.data import Parts, load_parts
 from minires.data.arrays import as_dataset
 from minires.data.dataset import Dataset
+from minires.data.source import is_there
 from minires.errors import CheckpointError, ConfigError, MiniresError, ShapeError
 from minires.instruments.diagnose.cause import POSSIBLE, SURE, Cause
 from minires.instruments.doctor_file import RUN_FILES
@@ -116,7 +117,7 @@ def _take(subject, what, model):
 
 
 def _path(subject, path, model):
-    if path != "builtin" and not path.exists():
+    if not is_there(str(path)):
         raise ConfigError(f"{path}: no such file or folder: give a run, data, weights, or a network's name")
     if path != "builtin" and path.is_dir() and any((path / name).exists() for name in (*RUN_FILES, "manifest.json")):
         _run(subject, path, model)
