@@ -80,8 +80,10 @@ def _some_of(known):
 
 
 def _add_network(p) -> None:
-    p.add_argument("--arch", default="resnet50", choices=common.ARCHITECTURES, metavar="NAME", help="default: resnet50")
-    p.add_argument("--batch", type=int, default=32, metavar="N", help="images (default: 32)")
+    p.add_argument(
+        "--arch", default="resnet50", choices=common.ARCHITECTURES, metavar="NAME", help="default: %(default)s"
+    )
+    p.add_argument("--batch", type=int, default=32, metavar="N", help="images (default: %(default)s)")
     p.add_argument("--size", type=int, default=64, metavar="PIXELS", help="side of an image (default: 64)")
 
 
@@ -190,6 +192,18 @@ def register(commands, command) -> None:
     text = "The share of a training run that waits for the next batch of images."
     p = command(kinds, "waiting", _run("waiting"), text, "minires bench waiting")
     p.add_argument("--images", type=int, default=1080, metavar="N", help="built-in signs (default: 1080)")
+    _add_common(p, default=argparse.SUPPRESS)
+
+    text = "Data larger than memory: peak memory, images a second and waiting, by the number of images."
+    p = command(kinds, "large-data", _run("large_data"), text, "minires bench large-data --images 50000 1000000")
+    text = "training images, one or several numbers (default: 50000)"
+    p.add_argument("--images", type=int, nargs="+", default=[50_000], metavar="N", help=text)
+    _add_network(p)
+    p.set_defaults(arch="resnet8", batch=128)
+    p.add_argument("--steps", type=int, default=300, metavar="N", help="steps of training (default: 300)")
+    p.add_argument(
+        "--folder", metavar="DIR", help="where the files are made and kept (default: made anew, and removed)"
+    )
     _add_common(p, default=argparse.SUPPRESS)
 
     p = command(
