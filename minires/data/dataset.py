@@ -162,7 +162,13 @@ def facts_of(dataset: Dataset, looks: int = 8) -> dict:
     """What tells two data sets apart without reading them: classes, shape, a checksum of the labels and some images."""
     some = np.linspace(0, len(dataset) - 1, min(looks, len(dataset))).astype(int)
     sums = zlib.crc32(dataset.labels.tobytes()), zlib.crc32(dataset.images(some).tobytes())
-    return {"images": len(dataset), "shape": dataset.shape, "classes": dataset.classes, "checksums": sums}
+    facts = {"images": len(dataset), "shape": dataset.shape, "classes": dataset.classes, "checksums": sums}
+    return facts | {"read in the order of": order_of(dataset)}
+
+
+def order_of(dataset: Dataset) -> str:
+    """What an epoch's order depends on beside seed and epoch: on how images lie that are packed and many, else ""."""
+    return str(dataset.layout) if dataset.layout and dataset.layout.matters else ""
 
 
 def chunks(count: int, size: int = _CHUNK):

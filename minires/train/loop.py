@@ -22,7 +22,7 @@ from minires.backend import device_of, get_xp, to_device, to_numpy
 from minires.background import Background
 from minires.data.arrays import as_dataset
 from minires.data.batches import Batches
-from minires.data.dataset import Dataset, facts_of
+from minires.data.dataset import Dataset, facts_of, order_of
 from minires.errors import CheckpointError, ConfigError, DivergedError
 from minires.fast import communicator
 from minires.fast.check import IMAGES, Agreement, check_shares
@@ -157,8 +157,10 @@ def reopen(out: Path, train: Dataset, model: Module | None = None) -> tuple[Chec
             raise CheckpointError(f"{path}: holds weights but no training state: start a new run")
         train = as_dataset(train, checkpoint.classifier.classes)
         first = communicator.current().rank == 0
-        if first and checkpoint.training.get("data") != _fingerprint(train):
-            raise CheckpointError(f"{path}: was trained on other data than {train.source}: give the data of that run")
+        if first and (told := checkpoint.training.get("data")) != (now := _fingerprint(train)):
+            same = str(told).partition(" ")[0] == now.partition(" ")[0]
+            other = "data that were packed in another way" if same else "other data"
+            raise CheckpointError(f"{path}: was trained on {other} than {train.source}: give the data of that run")
         try:
             recipe = Recipe(**checkpoint.training["recipe"])
             progress = Progress(**checkpoint.training["progress"])
@@ -171,8 +173,9 @@ def reopen(out: Path, train: Dataset, model: Module | None = None) -> tuple[Chec
 
 
 def _fingerprint(dataset) -> str:
+    """Of what a run is a function of: the data, and where it matters how they lie, which decides their order."""
     with communicator.current().busy(f"taking the fingerprint of {dataset.source}"):
-        return dataset.fingerprint()
+        return " ".join(filter(None, (dataset.fingerprint(), order_of(dataset))))
 
 
 def _alone_in(out):
