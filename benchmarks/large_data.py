@@ -50,7 +50,8 @@ class Drawn(Dataset):
             for image, shift in zip(images, rng.integers(0, self.shape[0], (len(labels), 2)), strict=True):
                 image[:] = np.roll(image, shift, axis=(0, 1))
             images += rng.integers(0, 40, (len(labels), 1, 1, 1), dtype=np.uint8)
-            images += np.frombuffer(rng.bytes(images.size), np.uint8).reshape(images.shape) & 3
+            grain = np.frombuffer(rng.bytes(images.size), np.uint8).reshape(images.shape)
+            images += grain & (grain >> 2) & (grain >> 4) & 3  # packs as smooth photographs do, to a half
             self._block = block, images
         return self._block[1]
 

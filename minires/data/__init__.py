@@ -2,8 +2,11 @@
 
 dataset.py    the interface `Dataset`
 source.py     `load`: what a name stands for, by content; its parts; converted to HDF5
+sharding.py   a data set in several files: patterns, names that belong together, conversion that goes on
 synthetic.py  the built-in hand signs, drawn when asked for
-signs.py      the course's SIGNS layout in HDF5, read and written
+signs.py      the course's SIGNS layout in HDF5, in one file or several, read and written
+packed.py     images in compressed chunks: decoded by the chunk, in an order that needs each once an epoch
+tars.py       tar files of images and labels, as WebDataset has them
 folder.py     image folders, whole or in parts; table.py: a CSV of files and classes
 images.py     one image file of any usual kind to RGB
 arrays.py     NumPy pairs, .npz and .npy; idx.py: MNIST's; mat.py: MATLAB's; cifar.py, pickled.py: CIFAR's

@@ -26,7 +26,7 @@ from minires.errors import DataError
 _WHAT = "a tar of images and their classes"
 _FIELDS = ("label", "cls", "class", "target")  # of a .json, the first that is there
 _MOST = 2**20  # bytes of a label
-_SAID = "as WebDataset has it: NAME.jpg, and NAME.cls with its class or NAME.json with its label"
+_SAID = "write NAME.jpg, and NAME.cls with its class or NAME.json with its label"
 
 
 class TarImages(Pictures):
@@ -112,10 +112,13 @@ def _index(path: Path) -> tuple[dict[str, tuple[int, int, str]], Counter]:
     """({name: (start, length, label)} of the images of a tar in their order, how many other members of each kind)."""
     images, labels, skipped = {}, {}, Counter()
     with path.open("rb") as raw:
-        head = raw.read(tarfile.BLOCKSIZE)
-        if len(head) < tarfile.BLOCKSIZE or (head[257:262] != b"ustar" and head[:2] == b"\x1f\x8b"):
+        try:
+            tarfile.TarInfo.frombuf(raw.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+        except tarfile.EOFHeaderError:
+            pass  # there is nothing in it
+        except tarfile.HeaderError:
             what, remedy = described(path)
-            raise DataError(f"{path}: expected {_WHAT}, but it is {what}: {remedy}")
+            raise DataError(f"{path}: expected {_WHAT}, but it is {what}: {remedy}") from None
         raw.seek(0)
         with understood(path, _WHAT), tarfile.open(fileobj=raw, mode="r:") as tar:
             while (member := tar.next()) is not None:
