@@ -1,6 +1,8 @@
 """Checkpoints that are damaged, or made to mislead: refused in one line, before they cost memory."""
 
 import json
+import os
+import shutil
 
 import h5py
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from data_helpers import assert_one_line
 from stripes import classifier
 
+from minires import seal as seal_of
 from minires.errors import CheckpointError, DataError
 from minires.seal import BLANK, seal, sealed
 from minires.train import load_classifier, save_checkpoint
@@ -153,3 +156,26 @@ def test_a_seal_is_of_every_byte(tmp_path, at):
     path.write_bytes(content)
     with pytest.raises(DataError, match="damaged"):
         sealed(path)
+
+
+def test_a_whole_file_is_read_through_once_but_never_after_a_change(tmp_path, path, monkeypatch):
+    """A data set of many gigabytes is opened several times; what was written a moment ago may still change unseen."""
+    file, reads = tmp_path / "copy.h5", []
+    shutil.copyfile(path, file)
+    digits = seal_of._digits
+    monkeypatch.setattr(seal_of, "_digits", lambda *args: reads.append(1) or digits(*args))
+    assert sealed(file)
+    assert sealed(file)
+    assert len(reads) == 2  # too new to be sure
+    past = file.stat().st_mtime_ns - 10 * 10**9
+    os.utime(file, ns=(past, past))
+    assert sealed(file)
+    assert sealed(file)
+    assert len(reads) == 3
+    with file.open("rb+") as raw:
+        raw.seek(3000)
+        byte = raw.read(1)
+        raw.seek(3000)
+        raw.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(DataError, match="checksum"):
+        sealed(file)
