@@ -44,7 +44,8 @@ def read(path) -> list[dict]:
 
 def markdown(records) -> str:
     """Every table that these records can make, each below its command, date and machine."""
-    kinds = {"step": steps, "scaling": scalings, "breakdown": breakdowns, "waiting": waits, "gpu-vs-cpu": gpu}
+    kinds = {"step": steps, "scaling": scalings, "breakdown": breakdowns, "waiting": waits, "large-data": large}
+    kinds |= {"gpu-vs-cpu": gpu}
     parts = []
     for benchmark, make in kinds.items():
         runs = {}
@@ -232,6 +233,22 @@ def waits(records) -> str:
         for r in records
     ]
     return table(["training on built-in signs", "epoch s", "waited s", "share"], rows)
+
+
+def large(records) -> str:
+    """What is done with data larger than memory, by the number of images."""
+    rows = [
+        (
+            f"{r['train_images']:,}",
+            r["what"],
+            f"{r['seconds']:.1f}",
+            f"{r['images_per_second']:,.0f}",
+            "" if r["wait_share"] is None else f"{r['wait_share']:.2%}",
+            f"{r['above_network_mib']:.0f}",
+        )
+        for r in records
+    ]
+    return table(["training images", "what", "s", "images/s", "waited", "peak MiB above the network's"], rows)
 
 
 def gpu(records) -> str:

@@ -84,8 +84,7 @@ def family(path: Path) -> list[Path]:
     if found is None:  # as it was typed for `convert`
         if path.exists() or path.suffix.lower() not in (".h5", ".hdf5") or not path.parent.is_dir():
             return []
-        alike = [file for file in families(path.parent) if file[0].name.startswith(f"{path.stem}-0")]
-        return alike[0] if len(alike) == 1 else []
+        return one_of(families(path.parent, path.stem), path)
     stem, width, count, ending = found[1], len(found[2]), int(found[3]), found[4]
     if not 0 < count <= MOST:
         return []
@@ -99,11 +98,19 @@ def family(path: Path) -> list[Path]:
     return files
 
 
-def families(folder: Path) -> list[list[Path]]:
-    """The files of each data set in `folder` that is in several, by their names."""
+def families(folder: Path, stem: str = "") -> list[list[Path]]:
+    """The files of each data set in `folder` that is in several, by their names; stem: of those called so."""
     shards = [found for path in folder.iterdir() if (found := _SHARD.fullmatch(path.name))]
-    kinds = {(found[1], found[3], found[4]): folder / found[0] for found in shards}
+    kinds = {(found[1], found[3], found[4]): folder / found[0] for found in shards if stem in ("", found[1])}
     return [family(kinds[kind]) for kind in sorted(kinds)]
+
+
+def one_of(found: list[list[Path]], where: Path) -> list[Path]:
+    """The only one of `families`; [] of none, DataError of several."""
+    if len(found) > 1:
+        named = listed(files[0].name for files in found)
+        raise DataError(f"{where}: several data sets, each in several files ({named} ...): give one of their files")
+    return found[0] if found else []
 
 
 def names(out: Path, count: int) -> list[Path]:

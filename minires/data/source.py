@@ -171,11 +171,8 @@ def is_there(spec: str) -> bool:
 
 
 def _in_folder(path: Path, size, classes, depth: int = 0) -> tuple[dict[str | None, Dataset], list[str]]:
-    if found := sharding.families(path):
-        if len(found) > 1:
-            named = listed(files[0].name for files in found)
-            raise DataError(f"{path}: several data sets, each in several files ({named} ...): give one of their files")
-        return _several(found[0], path, size, classes)
+    if files := sharding.one_of(sharding.families(path), path):
+        return _several(files, path, size, classes)
     if (pair := signs.find_in(path)) is not None:
         return signs.read_signs(pair), []
     if tables := table.tables_in(path):

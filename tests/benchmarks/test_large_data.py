@@ -34,3 +34,5 @@ def test_a_small_run(tmp_path, capsys):
             assert 0 <= record["wait_share"] < 1
             assert record["images"] == 16 * 3
     assert len(list(folder.iterdir())) == 2
+    assert cli.main(["bench", "table", str(path)]) == 0
+    assert "| 900 | evaluation |" in " ".join(capsys.readouterr().out.split())

@@ -125,6 +125,8 @@ def test_chunks_hold_whole_images(tmp_path):
 def test_a_missing_file_is_named(photos, tmp_path):
     convert(photos, tmp_path / "out.h5", size=9, shards=3)
     (tmp_path / "out-001-of-003.h5").unlink()
+    convert(photos, tmp_path / "other.h5", size=9, shards=2)
+    assert fingerprints(tmp_path / "other.h5") == fingerprints(photos, size=9)
     for spec in (tmp_path, tmp_path / "out-000-of-003.h5", tmp_path / "out.h5"):
         with pytest.raises(DataError) as error:
             load_parts(spec)
@@ -134,9 +136,10 @@ def test_a_missing_file_is_named(photos, tmp_path):
 def test_two_sets_in_one_folder_are_not_mixed(photos, tmp_path):
     for shards in (2, 3):
         convert(photos, tmp_path / "out.h5", size=9, shards=shards)
-    with pytest.raises(DataError) as error:
-        load_parts(tmp_path)
-    assert_one_line(error, tmp_path, "several data sets", "out-000-of-002.h5", "out-000-of-003.h5")
+    for spec in (tmp_path, tmp_path / "out.h5"):
+        with pytest.raises(DataError) as error:
+            load_parts(spec)
+        assert_one_line(error, spec, "several data sets", "out-000-of-002.h5", "out-000-of-003.h5")
     assert fingerprints(tmp_path / "out-001-of-003.h5") == fingerprints(photos, size=9)
 
 
