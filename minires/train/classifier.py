@@ -37,10 +37,12 @@ class Preprocess:
         """The mean and standard deviation of each channel over the whole data set, or pair (images, labels)."""
         dataset = as_dataset(dataset)
         total = squares = np.zeros(dataset.shape[2], np.int64)
-        for index in chunks(len(dataset)):  # sums of whole numbers, exact: along whole images, then by channel
-            pixels = dataset.images(index).reshape(len(index), -1)
+        here = communicator.share(len(dataset))
+        for index in chunks(here.stop - here.start):  # exact sums of whole numbers: by images, then by channel
+            pixels = dataset.images(index + here.start).reshape(len(index), -1)
             total = total + _by_channel(pixels, dataset.shape[2])
             squares = squares + _by_channel(pixels.astype(np.uint16) ** 2, dataset.shape[2])
+        total, squares = communicator.current().all_reduce(np.stack([total, squares]))
         count = len(dataset) * dataset.shape[0] * dataset.shape[1]
         mean, squares = total / (255 * count), squares / 255**2
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
