@@ -29,6 +29,7 @@ class Communicator:
 
     rank, size, local_bn = 0, 1, False
     host = doing = ""  # where this rank is, and what it does now, in words
+    spent = 0.0  # seconds in calls of others so far, waiting for them among it
     waiting, limit = False, 60.0  # whether it waits for others; seconds after which it says for whom
 
     def all_reduce(self, array):

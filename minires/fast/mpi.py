@@ -31,6 +31,7 @@ NAP = 0.0002
 BEAT = 0.5  # seconds between two signs of life; more where there are many ranks
 TEXT = 160  # bytes of what a rank says that it does
 GRACE = 0.7  # seconds by which each rank lets those before it speak first
+LAST_WORDS = 0.1  # seconds in which the launcher passes on what a rank said, before it hears that all end
 
 
 @cache
@@ -81,11 +82,15 @@ class Mpi(Communicator):
         self.rank, self.size, self.host = comm.Get_rank(), comm.Get_size(), socket.gethostname()
         self.hosts = comm.allgather(self.host)
         self.nccl, self.calls, self.alone, self.begun = None, 0, False, time.monotonic()
-        self.seen = {rank: _Sign(self.begun) for rank in range(self.size) if rank != self.rank}
+        self.period = BEAT * max(1, self.size / 32)  # seconds between two signs of life
+        self.seen = {rank: _Sign(self.begun, self.period) for rank in range(self.size) if rank != self.rank}
         self._take_cores(comm.Split_type(MPI.COMM_TYPE_SHARED))
         self.ended = threading.Event()
         self.heart = threading.Thread(target=self._beat, name="minires-heart", daemon=True)
+        self.mover = threading.Thread(target=self._move, name="minires-mover", daemon=True)
+        self.open, self.moving = 0, threading.Event()
         self.heart.start()
+        self.mover.start()
 
     def _take_cores(self, here):
         """Of the cores of this host a share of our own, unless the launcher has bound us to some."""
@@ -113,7 +118,13 @@ class Mpi(Communicator):
     # --- the verbs --------------------------------------------------------------------------------------------------
 
     def all_reduce(self, array):
-        self.start_all_reduce(array)()
+        if nccl := self._between_gpus(array):
+            nccl.start_all_reduce(array)()
+            return array
+        whole = np.ascontiguousarray(array)
+        self._begin(self.comm.Iallreduce, self.MPI.IN_PLACE, whole)()
+        if whole is not array:
+            array[...] = whole
         return array
 
     def _between_gpus(self, array):
@@ -129,23 +140,26 @@ class Mpi(Communicator):
     def start_all_reduce(self, array):
         if nccl := self._between_gpus(array):
             return nccl.start_all_reduce(array)
-        if array.flags.c_contiguous:
-            return self._waiter(self.comm.Iallreduce(self.MPI.IN_PLACE, array))
-        whole = np.ascontiguousarray(array)
-        wait = self._waiter(self.comm.Iallreduce(self.MPI.IN_PLACE, whole))
+        if not array.flags.c_contiguous:
+            return super().start_all_reduce(array)
+        wait = self._begin(self.comm.Iallreduce, self.MPI.IN_PLACE, array)
+        self.open += 1
+        self.moving.set()
 
-        def wait_and_copy():
+        def wait_for_all():
             wait()
-            array[...] = whole
+            self.open -= 1
+            if not self.open:
+                self.moving.clear()
 
-        return wait_and_copy
+        return wait_for_all
 
     def all_gather(self, array):
         if nccl := self._between_gpus(array):
             return nccl.all_gather(array)
         array = np.ascontiguousarray(array)
         gathered = np.empty((self.size, *array.shape), array.dtype)
-        self._waiter(self.comm.Iallgather(array, gathered))()
+        self._begin(self.comm.Iallgather, array, gathered)()
         return gathered
 
     def all_gather_into(self, array, parts):
@@ -155,29 +169,43 @@ class Mpi(Communicator):
         counts = [(part.stop - part.start) * inner for part in parts]
         starts = [part.start * inner for part in parts]
         kind = self.MPI._typedict[array.dtype.char]
-        self._waiter(self.comm.Iallgatherv(self.MPI.IN_PLACE, [array, counts, starts, kind]))()
+        self._begin(self.comm.Iallgatherv, self.MPI.IN_PLACE, [array, counts, starts, kind])()
         return array
 
     def broadcast(self, array, root=0):
         if nccl := self._between_gpus(array):
             return nccl.broadcast(array, root)
         whole = np.ascontiguousarray(array)
-        self._waiter(self.comm.Ibcast(whole, root))()
+        self._begin(self.comm.Ibcast, whole, root)()
         if whole is not array:
             array[...] = whole
         return array
 
     def barrier(self):
-        self._waiter(self.comm.Ibarrier())()
+        self._begin(self.comm.Ibarrier)()
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
-    def _waiter(self, request):
+    def _begin(self, verb, *arguments):
+        with self._spending():
+            request = verb(*arguments)
         self.calls += 1
         call = self.calls
         return lambda: self._wait(request, call)
 
+    @contextmanager
+    def _spending(self):
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent += time.perf_counter() - began
+
     def _wait(self, request, call):
+        with self._spending():
+            self._come(request, call)
+
+    def _come(self, request, call):
         for _ in range(SPINS):
             if request.Test():
                 return
@@ -201,6 +229,8 @@ class Mpi(Communicator):
         """RankError where one that is missing does not move any more; speak: else say who is missing."""
         now = time.monotonic()
         missing = {rank: sign for rank, sign in self.seen.items() if sign.calls < call}
+        lost = {rank: sign for rank, sign in missing.items() if sign.silent(now)}  # for them the others wait as well
+        missing = lost or missing
         told = ", ".join(f"{self.named(rank)} ({sign.words(now)})" for rank, sign in missing.items())
         line = f"no progress for {waited:.0f} s: waiting for {told or 'the network, as all ranks have arrived'}"
         if not missing or any(now - sign.moved > self.limit for sign in missing.values()):
@@ -214,9 +244,8 @@ class Mpi(Communicator):
 
     def _beat(self):
         """Tell the others of this rank, and note what they tell."""
-        period, sent = BEAT * max(1, self.size / 32), {}
-        inbox = np.empty(24 + TEXT, np.uint8)
-        while not self.ended.wait(period):
+        sent, inbox = {}, np.empty(24 + TEXT, np.uint8)
+        while not self.ended.wait(self.period):
             told = np.zeros(24 + TEXT, np.uint8)
             text = self.doing.encode()[:TEXT]
             told[:24] = np.array([self.calls, self.moves, self.alone], "i8").view(np.uint8)
@@ -240,6 +269,18 @@ class Mpi(Communicator):
         if lost:
             told = ", ".join(f"{self.named(rank)} ({self.seen[rank].words(now)})" for rank in lost)
             self.abort(RankError(f"no sign of {told}: all end, the last save stands: go on with --resume"))
+
+    def _move(self):
+        """Call MPI once in a while as long as sums go on beside other work: it moves data when it is called."""
+        never = self.beats.Irecv(np.empty(1), self.rank, tag=1)
+        while True:
+            self.moving.wait()
+            if self.ended.is_set():
+                break
+            never.Test()
+            time.sleep(NAP)
+        never.Cancel()
+        never.Wait()
 
     @property
     def doing(self):
@@ -271,6 +312,7 @@ class Mpi(Communicator):
         if not isinstance(error, MiniresError | MemoryError | OSError):
             traceback.print_exception(error)
         _say(f"{self.named(self.rank)}: {error if str(error) else type(error).__name__}")
+        time.sleep(LAST_WORDS)
         self._end_all(getattr(error, "status", 1))
 
     def _end_all(self, status):
@@ -286,14 +328,17 @@ class Mpi(Communicator):
         if status:  # the launcher would take any but 0 for a fault that it has to tell of
             self._end_all(status)
         self.ended.set()
+        self.moving.set()
         self.heart.join()
+        self.mover.join()
         self.MPI.Finalize()
 
 
 class _Sign:
     """What was last heard of a rank."""
 
-    def __init__(self, now):
+    def __init__(self, now, period):
+        self.period = period
         self.calls, self.moves, self.alone, self.text = 0, 0, False, "starting"
         self.heard = self.moved = now
 
@@ -302,10 +347,12 @@ class _Sign:
             self.moved = now
         self.calls, self.moves, self.alone, self.text, self.heard = calls, moves, alone, text, now
 
+    def silent(self, now) -> bool:
+        return now - self.heard > 4 * self.period
+
     def words(self, now) -> str:
-        silent = now - self.heard
-        if silent > 4 * BEAT:
-            return f"not heard of for {silent:.0f} s: stopped, killed or cut off; last {self.text}"
+        if self.silent(now):
+            return f"not heard of for {now - self.heard:.0f} s: stopped, killed or cut off; last {self.text}"
         return f"{self.text}, for {now - self.moved:.0f} s"
 
 

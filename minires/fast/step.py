@@ -13,7 +13,7 @@ from minires import ops
 from minires.backend import Array, device_of, get_xp, max_workspace
 from minires.errors import StateError
 from minires.fast import communicator, cpu, fuse
-from minires.fast.buckets import Buckets, telling
+from minires.fast.buckets import BUCKET, Buckets, telling
 from minires.fast.check import Agreement, check_training
 from minires.fast.checkpointing import checkpointed
 from minires.fast.training import Fused
@@ -94,9 +94,9 @@ class Step:
             self.buckets.close()
         return loss, right, self.optimizer.step(lr)
 
-    def share_gradients(self):
-        """From now on gradients are summed over the ranks as backward goes on."""
-        self.buckets = Buckets(self.optimizer)
+    def share_gradients(self, bucket: int = BUCKET):
+        """From now on gradients are summed over the ranks as backward goes on, in buckets of so many bytes."""
+        self.buckets = Buckets(self.optimizer, bucket)
         self.net = telling(self.net, self.buckets)
 
 
@@ -108,8 +108,8 @@ class FusedStep(Step):
     def network(self, model: Module) -> Module:
         return Fused(model, recompute=self.recompute)
 
-    def share_gradients(self):
-        super().share_gradients()
+    def share_gradients(self, bucket=BUCKET):
+        super().share_gradients(bucket)
         for param in self.net.idle:
             param.grad[...] = 0  # once: written after backward, it would meet its bucket's all-reduce
         self.net.idle = []
