@@ -30,7 +30,7 @@ COLORS |= {"ours_threads": SKY, "torch_fused_adam": PINK, "torch_compile": ORANG
 
 def draw(records, folder) -> list[Path]:
     """Write every picture that these records can make; their paths."""
-    from minires.benchmarks import gpu_plots
+    from minires.benchmarks import gpu_plots, scale_plots
 
     kinds = {
         "bars.png": ("step", plot_bars),
@@ -39,6 +39,7 @@ def draw(records, folder) -> list[Path]:
         "scaling.png": ("scaling", plot_scaling),
         "crossover.png": ("gpu-vs-cpu", gpu_plots.plot_crossover),
         "gpu-bars.png": ("gpu-vs-cpu", gpu_plots.plot_bars),
+        "scale-out.png": ("scale-out", scale_plots.plot),
     }
     paths = []
     for name, (benchmark, plot) in kinds.items():
@@ -46,10 +47,10 @@ def draw(records, folder) -> list[Path]:
         # what took turns in one run can be compared; the rest are single measurements, of which the last counts
         if plot is plot_bars:
             chosen = [r for run in fullest(chosen).values() for r in run.values()]
-        elif benchmark != "breakdown":
+        elif benchmark not in ("breakdown", "scale-out"):
             chosen = latest(chosen)
         for case, group in plot.cases(chosen).items():
-            if benchmark == "breakdown":  # the ops of one run belong together
+            if benchmark in ("breakdown", "scale-out"):  # the rows of one run belong together
                 group = [r for r in group if r["date"] == max(r["date"] for r in group)]
             where = Path(folder) / (f"{case}-{name}" if case else name)
             if picture := plot(group):

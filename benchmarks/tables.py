@@ -45,7 +45,7 @@ def read(path) -> list[dict]:
 def markdown(records) -> str:
     """Every table that these records can make, each below its command, date and machine."""
     kinds = {"step": steps, "scaling": scalings, "breakdown": breakdowns, "waiting": waits, "large-data": large}
-    kinds |= {"gpu-vs-cpu": gpu}
+    kinds |= {"gpu-vs-cpu": gpu, "scale-out": scale_outs}
     parts = []
     for benchmark, make in kinds.items():
         runs = {}
@@ -219,6 +219,13 @@ def breakdowns(records) -> str:
         if seconds > 0.01 * whole
     ]
     return table([f"a step, {case_of(records[0])}: op", "calls", "ms", "share"], rows)
+
+
+def scale_outs(records) -> str:
+    """Its tables, each below its title."""
+    from minires.benchmarks import scale_out
+
+    return "\n\n".join(f"{title}:\n\n{table(columns, rows)}" for title, columns, rows in scale_out.tables(records))
 
 
 def waits(records) -> str:

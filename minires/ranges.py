@@ -86,6 +86,8 @@ RANGES = {
     **dict.fromkeys(("width", "channels", "block", "batches"), COUNT),
     "scales": FINITE,
     "threads": _whole(1, 1024),
+    "ranks": _whole(1, 1024),
+    "gbit": POSITIVE,
 }
 
 

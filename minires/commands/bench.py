@@ -79,10 +79,21 @@ def _some_of(known):
     return names
 
 
-def _add_network(p) -> None:
-    p.add_argument(
-        "--arch", default="resnet50", choices=common.ARCHITECTURES, metavar="NAME", help="default: %(default)s"
-    )
+def _numbers(kind):
+    """An argument type: numbers, separated by commas."""
+
+    def numbers(text: str) -> list:
+        try:
+            return [kind(part) for part in text.split(",")]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected numbers, such as 1,2, not {text!r}") from None
+
+    return numbers
+
+
+def _add_network(p, arch="resnet50") -> None:
+    text = "default: %(default)s"
+    p.add_argument("--arch", default=arch, choices=common.ARCHITECTURES, metavar="NAME", help=text)
     p.add_argument("--batch", type=int, default=32, metavar="N", help="images (default: %(default)s)")
     p.add_argument("--size", type=int, default=64, metavar="PIXELS", help="side of an image (default: 64)")
 
@@ -173,6 +184,23 @@ def register(commands, command) -> None:
     p.add_argument("--seconds", type=float, default=6.0, metavar="S", help="or so long at a point (default: 6)")
     _add_common(p, default=argparse.SUPPRESS)
     _add_isa(p)
+
+    p = command(
+        kinds,
+        "scale-out",
+        _run("scale_out"),
+        "A training step by ranks of MPI: strong and weak scaling, communication, and a model of many hosts.",
+        "minires bench scale-out --ranks 1,2 --gbit 0.2,0.5,1 --out pictures/",
+    )
+    _add_network(p, "resnet18")
+    text = "how many take turns (default: 1,2)"
+    p.add_argument("--ranks", type=_numbers(int), default=[1, 2], metavar="N,N", help=text)
+    text = "as root: also hosts that are network namespaces, with links of such Gbit/s, to check the model against"
+    p.add_argument("--gbit", type=_numbers(float), default=[], metavar="X,X", help=text)
+    p.add_argument("--buckets", action="store_true", help="also sweep minires.fast.buckets.BUCKET")
+    p.add_argument("--steps", type=int, default=5, metavar="N", help="steps of each in a round (default: 5)")
+    p.add_argument("--rounds", type=int, default=3, metavar="N", help="jobs of each number of ranks (default: 3)")
+    _add_common(p, default=argparse.SUPPRESS)
 
     p = command(
         kinds,

@@ -1,0 +1,127 @@
+"""What one rank of `minires bench scale-out` does: mpiexec starts it, rank 0 prints what all took, a line of JSON each.
+
+Steps are those of `fit` (make_step with Adam), on random images. Beside them every rank makes the same steps at the same
+time alone, in turn with the others, so that what they take of each other's caches, and other programs of all, is not
+taken for communication.
+"""
+
+import json
+import statistics
+import sys
+import time
+
+import numpy as np
+
+from minires import make_step
+from minires.benchmarks.contenders import CLASSES, network
+from minires.fast import buckets, communicator
+from minires.fast.mpi import world
+from minires.optim import Adam
+
+WARMUP = 2
+
+
+class Variant:
+    """One way of a step of this rank: over so many images, with the others or alone.
+
+    Beside its time it notes what of it was communication, and the window: the seconds of backward's own work after the
+    first bucket's all-reduce was begun.
+    """
+
+    def __init__(self, options, images, ranks, **settings):
+        rng = np.random.default_rng(ranks.rank)
+        self.images, self.ranks, self.settings, self.rows = images, ranks, settings, []
+        model = network(options).train()
+        self.x = rng.standard_normal((images, options["size"], options["size"], 3)).astype(np.float32)
+        self.labels = rng.integers(0, CLASSES, images)
+        self.step, self.first, self.window = make_step(model, Adam(model.params())), None, 0.0
+        if ranks.size > 1:
+            self.step.share_gradients(settings["bucket"])
+            made = self.step.buckets
+            self.begin, self.close = made._begin, made.close
+            made._begin, made.close = self._begin, self._close
+
+    def _now(self):
+        """A clock that stands while this rank communicates."""
+        return time.perf_counter() - self.ranks.spent
+
+    def _begin(self, bucket):
+        self.begin(bucket)
+        self.first = self.first or self._now()
+
+    def _close(self):
+        self.window = self._now() - (self.first or self._now())
+        self.close()
+        self.first = None
+
+    def __call__(self):
+        self.ranks.local_bn = self.settings.get("bn") == "local"
+        with communicator.speaking_through(self.ranks), self.step as step:
+            began, before = time.perf_counter(), self.ranks.spent
+            step(self.x, self.labels, 1e-4)
+            self.rows.append((time.perf_counter() - began, self.ranks.spent - before, self.window))
+
+    def row(self, ranks) -> dict:
+        """The medians; of the slowest rank's seconds, since the others wait for it, and of all ranks' communication."""
+        seconds, spent, window = ranks.all_gather(np.array(self.rows[WARMUP:])).transpose(2, 0, 1)
+        told = {"seconds": seconds.max(axis=0), "spent": spent.mean(axis=0), "window": window.mean(axis=0)}
+        return self.settings | {"images": self.images} | {key: float(np.median(v)) for key, v in told.items()}
+
+
+def variants(options) -> list[Variant]:
+    """All that take turns in this job."""
+    ranks, batch = communicator.current(), options["batch"]
+    shares, made = {"strong": batch // ranks.size, "weak": batch}, []
+    for scaling in options["scalings"]:
+        made.append(Variant(options, shares[scaling], communicator.Alone(), kind="alone", scaling=scaling))
+        for bn in options["bn"] if ranks.size > 1 else ():
+            settings = {"kind": "step", "scaling": scaling, "bn": bn, "bucket": buckets.BUCKET}
+            made.append(Variant(options, shares[scaling], ranks, **settings))
+    for bucket in options["buckets"] if ranks.size > 1 else ():
+        settings = {"kind": "bucket", "scaling": "strong", "bn": "local", "bucket": bucket}
+        made.append(Variant(options, shares["strong"], ranks, **settings))
+    return made
+
+
+def transfers(verb, sizes, seconds=0.1) -> list[dict]:
+    """The median time of all_reduce or all_gather of float32 of so many bytes a rank."""
+    ranks, rows = communicator.current(), []
+    for size in sizes:
+        array, taken = np.ones(max(1, size // 4), np.float32), []
+        call = getattr(ranks, verb)
+        call(array)
+        began = time.perf_counter()
+        call(array)
+        count = int(np.clip(seconds / (time.perf_counter() - began), 3, 100))
+        for _ in range(ranks.broadcast(np.array([count]))[0]):
+            array.fill(1)
+            began = time.perf_counter()
+            call(array)
+            taken.append(time.perf_counter() - began)
+        rows.append({"kind": verb, "bytes": array.nbytes, "seconds": statistics.median(taken)})
+    return rows
+
+
+def measure(options) -> list[dict]:
+    """Every row of this job; options: of scale_out.job."""
+    ranks, made = communicator.current(), variants(options)
+    for _ in range(WARMUP + options["steps"]):
+        for variant in made:
+            ranks.barrier()
+            variant()
+    rows = [variant.row(ranks) for variant in made]
+    for verb in ("all_reduce", "all_gather") if ranks.size > 1 else ():
+        rows += transfers(verb, options["sizes"])
+    return rows
+
+
+def main(options) -> None:
+    with communicator.speaking_through(world()) as ranks:
+        rows = measure(json.loads(options))
+        for row in rows if ranks.rank == 0 else ():
+            print(json.dumps(row), flush=True)  # a launcher cuts long lines
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
