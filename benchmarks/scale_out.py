@@ -4,9 +4,9 @@
 
 Strong scaling shares one batch among the ranks, weak scaling gives each a batch of its own; batch normalisation is
 exact (over the whole batch) or local. In each round every number of ranks has its turn, a job of mpiexec's with one
-thread a rank (scale_rank.py). With --gbit, as root, the same between hosts that are network namespaces (hosts.py): over links
-without a limit, to which scale_model.py is fitted, and over limited ones, whose steps it then predicts from the rate
-alone: the error is told.
+thread a rank (scale_rank.py). With --gbit, as root, the same between hosts that are network namespaces (hosts.py): over
+links without a limit, to which scale_model.py is fitted, and over limited ones, whose steps it then predicts from the
+rate and from what the same ranks compute alone in between: the error is told.
 """
 
 import json
@@ -101,7 +101,7 @@ def run(options) -> list:
     return records
 
 
-# --- what the records say ----------------------------------------------------------------------------------------------
+# --- what the records say ---------------------------------------------------------------------------------------------
 
 
 def chosen(records, **wanted) -> list[dict]:

@@ -14,7 +14,7 @@ LINES = {"local": "-", "exact": (0, (4, 2))}
 def plot(records):
     """Left the predicted efficiency by hosts, right the checks; the left alone where nothing was checked."""
     o, checks = records[0]["options"], scale_out.checks(records)
-    title = "Ranks on many hosts: a model, not a measurement"
+    title = "Many hosts: what a model predicts, and where it was checked"
     fig, axes = figure(title, panels=1 + bool(checks), height=4.4, **origin(records))
     _predicted(axes[0], records, o)
     if checks:
@@ -30,7 +30,7 @@ def _predicted(ax, records, o):
     ax.set_xscale("log", base=2)
     ax.set_xticks(hosts, [f"{p:,}" for p in hosts], rotation=45)
     ax.minorticks_off()
-    ax.set(xlabel="hosts of one rank", ylabel="% of a host alone, a host", ylim=(0, 105))
+    ax.set(xlabel="hosts, one rank each", ylabel="efficiency: % of one host alone", ylim=(0, 105))
     ways = [Line2D([], [], color=INK, linestyle=LINES[bn], label=f"{bn} batch norm") for bn in LINES]
     heading = f"predicted: {o['arch']}, {o['batch']} images of {o['size']}x{o['size']} a host"
     legend(ax, heading, columns=3, extra=ways)
@@ -43,9 +43,8 @@ def _checked(ax, checks):
         ax.plot([times[0], max(times[1:])], [y, y], color=MUTED, linewidth=1)
         for value, marker, color, face in zip(times, "|os", (MUTED, BLUE, ORANGE), (MUTED, BLUE, "none"), strict=True):
             ax.plot(value, y, marker=marker, color=color, markerfacecolor=face, markersize=8, linestyle="")
-        ax.annotate(
-            f"{c['error']:+.0%}", (max(times), y), (8, 0), textcoords="offset points", va="center", fontsize=TEXT - 2
-        )
+        style = {"textcoords": "offset points", "va": "center", "fontsize": TEXT - 2, "color": INK}
+        ax.annotate(f"{c['error']:+.0%}", (max(times), y), (8, 0), **style)
     ax.set_yticks(range(len(rows)), [f"{c['ranks']} hosts, {c['gbit']:g} Gbit/s, {c['bn']}" for c in rows])
     ax.tick_params(axis="y", labelcolor=INK, labelsize=TEXT - 2)
     ax.set_xlim(0, 1.15e3 * max(c[key] for c in rows for key in ("seconds", "predicted")))

@@ -1,8 +1,7 @@
-"""What one rank of `minires bench scale-out` does: mpiexec starts it, rank 0 prints what all took, a line of JSON each.
+"""What one rank of `minires bench scale-out` does: mpiexec starts it, rank 0 prints a line of JSON for each thing timed.
 
-Steps are those of `fit` (make_step with Adam), on random images. Beside them every rank makes the same steps at the same
-time alone, in turn with the others, so that what they take of each other's caches, and other programs of all, is not
-taken for communication.
+Steps are those of `fit` (make_step with Adam), on random images. In turn with them every rank makes the same steps
+alone, all at the same time: what they take of one another's caches, and other programs of all, is no communication.
 """
 
 import json
@@ -11,9 +10,9 @@ import sys
 import time
 
 import numpy as np
+from minires.benchmarks.contenders import CLASSES, network
 
 from minires import make_step
-from minires.benchmarks.contenders import CLASSES, network
 from minires.fast import buckets, communicator
 from minires.fast.mpi import world
 from minires.optim import Adam

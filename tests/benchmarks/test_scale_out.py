@@ -116,9 +116,8 @@ def records(rounds=2):
     run = {"benchmark": "scale-out", "date": "2026-01-02", "command": "minires bench", "cpu": "a processor", "cores": 2}
     run |= {"python": "3", "versions": {}, "options": options, "network": told, "window": 0.01, "spent": 0.05}
     made = []
-    for number, (ranks, hosts, gbit) in itertools.product(
-        range(rounds), [(1, False, 0.0), (2, False, 0.0), (2, True, 0.0), (2, True, 0.5), (3, True, 0.0), (3, True, 1.0)]
-    ):
+    places = [(1, False, 0.0), (2, False, 0.0), (2, True, 0.0), (2, True, 0.5), (3, True, 0.0), (3, True, 1.0)]
+    for number, (ranks, hosts, gbit) in itertools.product(range(rounds), places):
         where = {"round": number, "ranks": ranks, "hosts": hosts, "gbit": gbit}
         link = LINK.at(gbit) if gbit else LINK
         for scaling, compute in (("strong", 0.4 / ranks + 0.01 * number), ("weak", 0.4)):
