@@ -5,12 +5,12 @@ arrays by recursive doubling, large ones by Rabenseifner's halving and doubling 
 the p - q hosts beyond it first hand their arrays to a neighbour, and get the sum at the end), and gathers by recursive
 doubling or, beyond GATHER bytes, in a ring:
 
-    all_reduce(n) = ceil(log2 p) (alpha + (beta + gamma) n) + [q < p] (2 alpha + (2 beta + gamma) n)    n <= SHORT
+    all_reduce(n) = log2 q (alpha + (beta + gamma) n) + [q < p] (2 alpha + (2 beta + gamma) n)          n <= SHORT
                   = 2 log2 q alpha + (q - 1) / q (2 beta + gamma) n + [q < p] (2 alpha + (2 beta + gamma) n)
-    all_gather(n) = rounds alpha + (p - 1) beta n         rounds: ceil(log2 p) up to p n = GATHER, then p - 1
+    all_gather(n) = rounds alpha + (p - 1) beta n                 rounds: ceil(log2 p) up to p n = GATHER, then p - 1
 
     R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of Collective Communication Operations in MPICH", IJHPCA 19(1),
-    2005, sections 4.1 and 4.5.
+    2005.
 
 A step computes; exact batch normalisation waits in every layer of C channels, for a gather of 8 (1 + 2 C) bytes going
 forward and a sum of 8 C going backward; the loss is a sum of 24 bytes; and of the gradients' buckets, each of which is

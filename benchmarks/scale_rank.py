@@ -1,4 +1,4 @@
-"""What one rank of `minires bench scale-out` does: mpiexec starts it, rank 0 prints a line of JSON for each thing timed.
+"""What one rank of `minires bench scale-out` does: mpiexec starts it, rank 0 prints a line of JSON for each time.
 
 Steps are those of `fit` (make_step with Adam), on random images. In turn with them every rank makes the same steps
 alone, all at the same time: what they take of one another's caches, and other programs of all, is no communication.
