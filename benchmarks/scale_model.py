@@ -12,8 +12,8 @@ doubling or, beyond GATHER bytes, in a ring:
     R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of Collective Communication Operations in MPICH", IJHPCA 19(1),
     2005.
 
-A step computes; exact batch normalisation waits in every layer of C channels, for a gather of 8 (1 + 2 C) bytes going
-forward and a sum of 8 C going backward; the loss is a sum of 24 bytes; and of the gradients' buckets, each of which is
+A step computes; exact batch normalisation waits in every layer of C channels, for a gather of 16 C bytes going forward
+and a sum of 8 C going backward; the loss is a sum of LOSS bytes; and of the gradients' buckets, each of which is
 an all-reduce, that time counts which backward does not hide:
 
     step = (1 + drift) compute + syncs + max(last bucket, sum of buckets - overlap * window)
@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 SHORT, GATHER = 2048, 2**19  # bytes
+LOSS = 16
 FRAME = 1514 / 1448  # bytes of Ethernet's frames for each byte that TCP carries in them
 
 
@@ -74,9 +75,9 @@ def all_gather(p: int, n: float, link: Link) -> float:
 
 def syncs(p: int, network: Network, link: Link, local_bn: bool) -> float:
     """Seconds of a step in which backward or forward waits for others: batch normalisation, and the loss."""
-    told = all_reduce(p, 24, link)
+    told = all_reduce(p, LOSS, link)
     if not local_bn:
-        told += sum(all_gather(p, 8 * (1 + 2 * c), link) + all_reduce(p, 8 * c, link) for c in network.channels)
+        told += sum(all_gather(p, 16 * c, link) + all_reduce(p, 8 * c, link) for c in network.channels)
     return told
 
 

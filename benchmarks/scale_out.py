@@ -211,7 +211,8 @@ def _steps(records):
         same = chosen(records, kind="step", **{key: r[key] for key in ("ranks", "hosts", "gbit", "scaling", "bn")})
         alone = [_beside(records, each)["seconds"] for each in same]
         work = r["ranks"] if r["scaling"] == "strong" else 1
-        speed = [one[each["round"]] / (work * each["seconds"]) for each in same if each["round"] in one]
+        timed = () if r["hosts"] else [each for each in same if each["round"] in one]
+        speed = [one[each["round"]] / (work * each["seconds"]) for each in timed]
         efficiency = Spread.of(speed) if speed else None
         told = f"{efficiency.median:.2f} ({efficiency.low:.2f}-{efficiency.high:.2f})" if speed else ""
         beside = f"{statistics.median(a / each['seconds'] for a, each in zip(alone, same, strict=True)):.2f}"
@@ -258,7 +259,7 @@ def _checks(records):
     rows = [
         [f"{c['ranks']} hosts, {c['gbit']} Gbit/s, {c['bn']}"]
         + [f"{1e3 * c[key]:.0f}" for key in ("alone", "seconds", "predicted")]
-        + [f"{c['error']:+.0%}"]
+        + [f"{round(100 * c['error']):+d}%"]
         for c in checks(records)
     ]
     gains = [f"{name} {value:.2f}" for told in slacks(records, True).values() for name, value in told.items()]

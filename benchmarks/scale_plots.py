@@ -44,7 +44,7 @@ def _checked(ax, checks):
         for value, marker, color, face in zip(times, "|os", (MUTED, BLUE, ORANGE), (MUTED, BLUE, "none"), strict=True):
             ax.plot(value, y, marker=marker, color=color, markerfacecolor=face, markersize=8, linestyle="")
         style = {"textcoords": "offset points", "va": "center", "fontsize": TEXT - 2, "color": INK}
-        ax.annotate(f"{c['error']:+.0%}", (max(times), y), (8, 0), **style)
+        ax.annotate(f"{round(100 * c['error']):+d}%", (max(times), y), (8, 0), **style)
     ax.set_yticks(range(len(rows)), [f"{c['ranks']} hosts, {c['gbit']:g} Gbit/s, {c['bn']}" for c in rows])
     ax.tick_params(axis="y", labelcolor=INK, labelsize=TEXT - 2)
     ax.set_xlim(0, 1.15e3 * max(c[key] for c in rows for key in ("seconds", "predicted")))

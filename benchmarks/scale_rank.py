@@ -55,7 +55,8 @@ class Variant:
 
     def __call__(self):
         self.ranks.local_bn = self.settings.get("bn") == "local"
-        with communicator.speaking_through(self.ranks), self.step as step:
+        batch = self.images * self.ranks.size
+        with communicator.speaking_through(self.ranks), communicator.on_batch(batch), self.step as step:
             began, before = time.perf_counter(), self.ranks.spent
             step(self.x, self.labels, 1e-4)
             self.rows.append((time.perf_counter() - began, self.ranks.spent - before, self.window))
