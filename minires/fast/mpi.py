@@ -31,7 +31,6 @@ NAP = 0.0002
 BEAT = 0.5  # seconds between two signs of life; more where there are many ranks
 TEXT = 160  # bytes of what a rank says that it does
 GRACE = 0.7  # seconds by which each rank lets those before it speak first
-LAST_WORDS = 0.1  # seconds in which the launcher passes on what a rank said, before it hears that all end
 
 
 @cache
@@ -235,7 +234,8 @@ class Mpi(Communicator):
         line = f"no progress for {waited:.0f} s: waiting for {told or 'the network, as all ranks have arrived'}"
         if not missing or any(now - sign.moved > self.limit for sign in missing.values()):
             raise RankError(f"{line}: all end, the last save stands: go on with --resume and the ranks that are left")
-        if speak and self.rank == min(rank for rank in range(self.size) if rank not in missing):
+        patient = all(sign.alone for sign in missing.values())  # with what takes long, and was said to
+        if speak and not patient and self.rank == min(rank for rank in range(self.size) if rank not in missing):
             _say(f"{self.named(self.rank)}: {line}")
 
     def named(self, rank) -> str:
@@ -312,7 +312,6 @@ class Mpi(Communicator):
         if not isinstance(error, MiniresError | MemoryError | OSError):
             traceback.print_exception(error)
         _say(f"{self.named(self.rank)}: {error if str(error) else type(error).__name__}")
-        time.sleep(LAST_WORDS)
         self._end_all(getattr(error, "status", 1))
 
     def _end_all(self, status):

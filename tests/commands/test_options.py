@@ -134,6 +134,8 @@ TINY = 1e-9
 EDGES = {  # a name of each range: its outermost values, and those just outside
     "epochs": ((1, 10**6), (0, 10**6 + 1, 1.5)),
     "lr": ((TINY, 1e300), (0, -TINY)),
+    "shards": ((1, 10**5), (0, 10**5 + 1)),
+    "ranks": ((1, 1024), (0, 1025)),
     "weight_decay": ((0, 1e300), (-TINY,)),
     "label_smoothing": ((0, 1 - TINY), (-TINY, 1, 1.0)),
     "betas": (((0, 1 - TINY),), ((0, 1), (-TINY, 0), (0.9,), (0.9, 0.9, 0.9), 0.9)),

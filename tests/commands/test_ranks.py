@@ -42,7 +42,7 @@ def runs(data, tmp_path_factory):
     """The folders of a run of one process and of one of three ranks, and what the latter said."""
     one, three = (tmp_path_factory.mktemp(name) / "run" for name in ("one", "three"))
     subprocess.run([*map(str, training(data, one))], check=True, capture_output=True)
-    done = mpiexec(3, *training(data, three))
+    done = mpiexec(3, *training(data, three, "--shard-optimizer"))
     assert done.returncode == 0, done.stderr
     return one, three, done
 
@@ -149,7 +149,7 @@ def goes_on(data, out, count):
 @pytest.mark.slow
 def test_a_rank_that_is_killed(data, tmp_path):
     out = tmp_path / "run"
-    with started(3, *training(data, out, epochs=500)) as launcher:
+    with started(3, *training(data, out, "--local-bn", epochs=500)) as launcher:
         os.kill(in_training(launcher, out)[1], signal.SIGKILL)
         _, said, seconds = ended(launcher, 30)
     (line,) = [line for line in said.splitlines() if line.startswith("minires: ")]
