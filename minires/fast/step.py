@@ -164,6 +164,6 @@ def make_step(
         reason = f"{resting[0]} is in evaluation mode"
     if reason:
         return Step(model, optimizer, label_smoothing, reason=reason, **settings)
-    if device_of(optimizer.weights) != "cpu" and GpuStep.fits(optimizer) and communicator.current().size == 1:
+    if device_of(optimizer.weights) != "cpu" and GpuStep.fits(optimizer):
         return GpuStep(model, optimizer, label_smoothing, graph=graph, tf32=tf32, **settings)
     return FusedStep(model, optimizer, label_smoothing, **settings)

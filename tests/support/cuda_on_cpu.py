@@ -163,4 +163,4 @@ def _compile(source, options):
             cpp.write_text(source)
             subprocess.run([COMPILER, *FLAGS, *options, "-o", part, cpp], check=True)
             part.replace(library)  # whole, also where several are at it
-    return ctypes.CDLL(str(library))
+    return ctypes.PyDLL(str(library))  # which keeps Python's lock: its statics are for one launch at a time

@@ -15,9 +15,12 @@ with NumPy but are none of NumPy's:
 
 import operator
 import sys
+import threading
 from contextlib import contextmanager
 from functools import wraps
+from itertools import count
 from types import EllipsisType, SimpleNamespace
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -157,6 +160,15 @@ class ndarray:
     def T(self):
         return ndarray(self._host.T)
 
+    @property
+    def data(self):
+        owner = self._host
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        address = self._host.ctypes.data
+        memory[address] = owner
+        return SimpleNamespace(ptr=address)
+
     get = _conversion(".get()", np.copy)
     item, tolist = _conversion(".item()", np.ndarray.item), _conversion(".tolist()", np.ndarray.tolist)
     __float__, __int__ = _conversion("float()", float), _conversion("int()", int)
@@ -278,14 +290,83 @@ def _as_strided(x, shape, strides):
     return ndarray(np.lib.stride_tricks.as_strided(_host(x), shape, strides))
 
 
-class _Event:
-    """A mark in the stream of work, as timing needs it."""
+memory = WeakValueDictionary()  # address -> who owns what lies there, of what was asked for it
+streams = WeakValueDictionary()  # the same for streams
+_addresses = count(1)
+_here = threading.local()  # the stack of this thread's streams
 
-    def record(self):
-        pass
+
+class _Event:
+    """A mark in a stream: what it had to do then, and which capture that is part of."""
+
+    def record(self, stream=None):
+        self.stream = stream or current_stream()
+        self.before, self.capture, self.at = [*self.stream.pending], self.stream.capture, self.stream.length
 
     def synchronize(self):
         _wait("Event.synchronize")
+
+
+class _Stream:
+    """Work in order. Kernels are done at once; what is `pending` (nccl_on_cpu.py), when another stream waits for it.
+
+    As CUDA's, a stream that waits for one that is captured is captured too, until the capture ends, which all streams
+    must have been joined to; and what is captured must not wait for what is not.
+    """
+
+    def __init__(self, null=False, non_blocking=False):
+        self.ptr = 0 if null else next(_addresses)
+        self.pending, self.capture, self.length = [], None, 0
+        streams[self.ptr] = self
+
+    def __enter__(self):
+        _stack().append(self)
+        return self
+
+    def __exit__(self, *error):
+        _stack().pop()
+
+    def record(self, event=None):
+        event = event or _Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event):
+        if self.capture and not event.capture:
+            raise RuntimeError("cudaErrorStreamCaptureIsolation: a dependency on work outside of the capture")
+        if event.capture and event.capture["open"]:
+            self.capture = event.capture
+            self.capture["joined"].setdefault(self, 0)
+            if self is event.capture["origin"]:
+                event.capture["joined"][event.stream] = event.at
+        self.length += 1
+        for work in event.before:
+            work()
+        event.stream.pending = [work for work in event.stream.pending if work not in event.before]
+
+    def begin_capture(self, mode=None):
+        if not self.ptr:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        self.capture = {"origin": self, "joined": {}, "open": True}
+
+    def end_capture(self):
+        capture, self.capture["open"] = self.capture, False
+        for stream in [self, *capture["joined"]]:
+            stream.capture, stream.pending = None, []
+        if any(stream.length != at for stream, at in capture["joined"].items() if stream is not self):
+            raise RuntimeError("cudaErrorStreamCaptureUnjoined: a stream was not brought back")
+        return cuda.Graph()
+
+    def synchronize(self):
+        _wait("Stream.synchronize")
+
+
+def _stack():
+    return _here.__dict__.setdefault("streams", [_Stream(null=True)])
+
+
+def current_stream():
+    return _stack()[-1]
 
 
 def _elapsed(start, end):
@@ -296,8 +377,9 @@ def _elapsed(start, end):
 lib = SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=_as_strided))
 cuda = SimpleNamespace(
     Event=_Event,
+    Stream=_Stream,
     Device=lambda: SimpleNamespace(id=0),
-    get_current_stream=lambda: SimpleNamespace(synchronize=lambda: _wait("Stream.synchronize")),
+    get_current_stream=current_stream,
     get_elapsed_time=_elapsed,
     runtime=SimpleNamespace(
         getDeviceProperties=lambda number: {"name": b"Pretended GPU"}, memGetInfo=lambda: (2**30, 2**31)

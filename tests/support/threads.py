@@ -37,12 +37,12 @@ class Threads(Communicator):
         self.meeting.abort()
 
 
-def run(size, work, *, local_bn=False):
+def run(size, work, *, local_bn=False, kind=Threads):
     """[work(rank) for each rank], each in a thread of its own; the first error that is not an echo of another."""
     barrier, arrays = threading.Barrier(size), [None] * size
 
     def one(rank):
-        with speaking_through(Threads(rank, barrier, arrays, local_bn)):
+        with speaking_through(kind(rank, barrier, arrays, local_bn)):
             return work(rank)
 
     with ThreadPoolExecutor(size) as pool:

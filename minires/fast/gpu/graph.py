@@ -29,6 +29,7 @@ class Replay:
 
     def __init__(self, xp, work, reason=""):
         self.cuda, self.work = xp.cuda, work
+        self.agreed = str  # from this rank's reason to that of all ranks which capture together
         self.reason = reason or ("" if hasattr(self.cuda, "Graph") else "there are none on this device")
         self.held: dict[tuple, _Held] = {}
         if not self.reason:
@@ -38,20 +39,19 @@ class Replay:
         """Capture anew, since arrays lie elsewhere now."""
         self.held.clear()
 
-    def __call__(self, *arrays):
+    def __call__(self, *arrays, key=()):
+        """key: what else `work` depends on."""
         if self.reason:
             return self.work(*arrays)
-        key = tuple((a.shape, a.dtype.char) for a in arrays)
+        key = (*key, *((a.shape, a.dtype.char) for a in arrays))
         held = self.held.get(key)
         if held is None:
             with self._apart():
                 self.held[key] = _Held([a.copy() for a in arrays])
                 return self.work(*arrays)
         if held.graph is None:
-            try:
-                self._capture(held)
-            except Exception as error:  # CuPy raises a different type for each thing that cannot be captured
-                self.reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.reason = self.agreed(self._capture(held))
+            if self.reason:
                 self.held.clear()
                 self.pool.free_all_blocks()
                 return self.work(*arrays)
@@ -61,13 +61,17 @@ class Replay:
         return held.result
 
     def _capture(self, held):
-        with self._apart():
-            self.stream.begin_capture()
-            try:
-                held.result = self.work(*held.arguments)
-            finally:
-                graph = self.stream.end_capture()
-        held.graph = graph
+        """Why that cannot be, "" where it is done."""
+        try:
+            with self._apart():
+                self.stream.begin_capture()
+                try:
+                    held.result = self.work(*held.arguments)
+                finally:
+                    held.graph = self.stream.end_capture()
+        except Exception as error:  # CuPy raises a different type for each thing that cannot be captured
+            return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return ""
 
     @contextmanager
     def _apart(self):

@@ -1,13 +1,13 @@
 """The training step on a GPU: forward, loss, backward and update by kernels, replayed as one CUDA graph.
 
 What changes from step to step lies on the device: the images and labels, and the learning rate with Adam's
-corrections, in `rates`.
+corrections, in `rates`. Over several ranks (gpu/nccl.py) the sums between the GPUs are part of the graph.
 """
 
 from functools import partial
 
 from minires.backend import get_xp
-from minires.fast import fuse
+from minires.fast import communicator, fuse
 from minires.fast.gpu import kernels
 from minires.fast.gpu.cublas import tensor_cores
 from minires.fast.gpu.graph import Replay
@@ -48,13 +48,24 @@ class GpuStep(FusedStep):
 
     @staticmethod
     def fits(optimizer) -> bool:
-        """Whether kernels can update what a network that can be fused has: the library's own optimiser, on CuPy."""
+        """Whether kernels can update what a network that can be fused has: the library's own optimiser, on CuPy, with
+        all of its state on this rank."""
         own = type(optimizer) in OPTIMISERS and not fuse.replaced(OPTIMISERS)
-        return own and kernels.available(optimizer.weights)
+        return own and kernels.available(optimizer.weights) and len(optimizer.parts) == 1
+
+    def share_gradients(self):
+        super().share_gradients()
+        self.replay.work = partial(self.replay.work, buckets=self.buckets)
+        # what NCCL does is in the graphs of all ranks or of none
+        self.replay.agreed = partial(_of_all, communicator.current())
 
     def __call__(self, x, labels, lr):
         """As Step's; nothing waits, and nothing is checked that lies on the device."""
-        optimizer = self.optimizer
+        optimizer, shares = self.optimizer, ()  # of the ranks, in images: a share of another whole is another graph
+        if communicator.current().size > 1:
+            shares = communicator.share_sizes(len(x))
+            if self.buckets is None:
+                self.share_gradients()
         optimizer.check()
         check_mode(self.model)
         optimizer.steps += 1
@@ -63,15 +74,31 @@ class GpuStep(FusedStep):
             self.places = [v.data for v in self.states]
             self.replay.forget()
         with tensor_cores(self.tf32):
-            self.replay(x, labels.astype("i8", copy=False))
+            self.replay(x, labels.astype("i8", copy=False), key=shares)
         return tuple(self.metrics.copy())
 
 
-def _compute(net, optimizer, metrics, rates, label_smoothing, x, labels):
+def _compute(net, optimizer, metrics, rates, label_smoothing, x, labels, buckets=None):
     """One step, from the batch to the new weights."""
-    logits = net.forward(x)
-    net.backward(kernels.cross_entropy(logits, labels, metrics, label_smoothing=label_smoothing))
+    logits, ranks = net.forward(x), communicator.current()
+    dlogits = kernels.cross_entropy(logits, labels, metrics, label_smoothing=label_smoothing)
+    if ranks.size == 1:
+        net.backward(dlogits)
+    else:
+        part = len(x) / sum(communicator.share_sizes(len(x)))  # of the batch that is here
+        metrics[:1] *= part
+        wait = ranks.start_all_reduce(metrics[:2])
+        buckets.open(ranks)
+        net.backward(dlogits * part)
+        buckets.close()
+        wait()
     _update(optimizer, metrics, rates)
+
+
+def _of_all(ranks, reason):
+    """The reason of the first rank that has one."""
+    with communicator.speaking_through(ranks):
+        return next(filter(None, communicator.gather(reason)), "")
 
 
 def _set_rates(optimizer, rates, lr):
