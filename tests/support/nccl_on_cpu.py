@@ -132,9 +132,9 @@ class Gpus(Threads):
 
 
 def _on_gpu(name):
-    def verb(self, array, *arguments):
+    def verb(self, array, *args, **options):
         here = isinstance(array, strict.ndarray)
-        return getattr(Mpi if here else Threads, name)(self, array, *arguments)
+        return getattr(Mpi if here else Threads, name)(self, array, *args, **options)
 
     return verb
 

@@ -336,9 +336,10 @@ class _Stream:
             raise RuntimeError("cudaErrorStreamCaptureIsolation: a dependency on work outside of the capture")
         if event.capture and event.capture["open"]:
             self.capture = event.capture
-            self.capture["joined"].setdefault(self, 0)
-            if self is event.capture["origin"]:
-                event.capture["joined"][event.stream] = event.at
+            joined = self.capture["joined"]
+            joined.setdefault(self, 0)
+            if self is self.capture["origin"]:
+                joined[event.stream] = max(joined[event.stream], event.at)
         self.length += 1
         for work in event.before:
             work()
