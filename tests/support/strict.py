@@ -55,6 +55,11 @@ def _wait(what: str) -> None:
         raise Waited(f"{what} makes the host wait for the GPU")
 
 
+def _not_captured(what: str) -> None:
+    if current_stream().capture:
+        raise NotImplementedError(f"{what} during stream capture is currently unsupported")
+
+
 def _host(array):
     """What is inside an array of ours."""
     if not isinstance(array, ndarray):
@@ -206,6 +211,8 @@ abs, exp, log, sqrt = map(_ufunc, (np.absolute, np.exp, np.log, np.sqrt))
 
 
 def matmul(x1, x2, out=None):
+    if out is None:  # with it, in the place of fast/gpu/cublas.py
+        _not_captured("calling cuBLAS API")
     if out is not None and not (_host(out).flags.c_contiguous and x1.dtype == x2.dtype == out.dtype):
         raise ValueError("matmul: out= has to be contiguous and of the operands' dtype, or CuPy computes in a copy")
     return _device(np.matmul(_host(x1), _host(x2), out=None if out is None else out._host), x1, x2)
@@ -216,6 +223,8 @@ ndarray.__rmatmul__ = lambda self, other: matmul(other, self)
 
 
 def einsum(subscripts, *operands):
+    if len(operands) > 1:
+        _not_captured("calling cuBLAS API")  # CuPy's goes by matmul
     return _device(np.einsum(subscripts, *map(_host, operands)), *operands)
 
 
@@ -251,6 +260,7 @@ def asarray(a, dtype=None):
     """The way onto the device: NumPy's arrays and numbers are copied, those of the device are themselves."""
     if isinstance(a, ndarray):
         return a if dtype in (None, a.dtype) else a.astype(dtype)
+    _not_captured("a copy from the host")
     return ndarray(np.array(a, dtype))
 
 
