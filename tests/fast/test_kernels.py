@@ -133,6 +133,8 @@ def test_statistics_and_running_statistics(shape, dtype, kernels_run):
     C, m = shape[-1], np.prod(shape[:-1])
     x, bias, running_mean, running_var = draw(0, shape, (C,), (C,), (C,), dtype=dtype)
     mean, var = ops.batchnorm_statistics(x)
+    for actual, e in zip(fetched(kernels.batchnorm_statistics(sent(x)), kernels_run), (mean, var), strict=True):
+        assert_equal(actual, e, 5)
     for unbiased, b in ((True, bias), (False, None)):
         there = sent((running_mean, running_var))
         options = {"epsilon": 1e-3, "momentum": 0.9, "unbiased": unbiased, "bias": None if b is None else sent(b)}

@@ -3,7 +3,6 @@
 Nothing here has run on a GPU: it holds the calls, their order and the arithmetic to CuPy's and NCCL's documentation.
 """
 
-import contextlib
 import copy
 import sys
 
@@ -22,7 +21,7 @@ from minires.fast import communicator
 from minires.fast.gpu import kernels
 from minires.fast.gpu.nccl import Nccl
 from minires.fast.gpu.step import GpuStep
-from minires.fast.step import FusedStep, make_step
+from minires.fast.step import FusedStep, Step, make_step
 from minires.nn import Dropout
 from minires.optim import OPTIMIZERS
 from minires.train import Recipe, fit
@@ -114,11 +113,13 @@ def test_each_rank_may_normalise_its_own_share(gpus):
     assert not np.allclose(means[0], means[2]), "their running statistics are their own"
 
 
-def test_a_share_of_the_optimisers_state(gpus):
+@pytest.mark.parametrize(("kind", "ways"), [(FusedStep, {"sharded": True}), (Step, {"by_layers": True})])
+def test_shares_of_the_optimisers_state_and_layers_as_they_stand(kind, ways, gpus):
+    """What the step by kernels leaves to the others."""
     start, optimizer = small().astype(np.float64), ("adamw", {"clip_norm": 0.5})
     expected = train(start, optimizer, "cpu", by_layers=True)
-    for ours in together(3, lambda rank: train(start, optimizer, sharded=True)):
-        assert type(ours[2]) is FusedStep
+    for ours in together(3, lambda rank: train(start, optimizer, **ways)):
+        assert type(ours[2]) is kind
         assert_alike(ours, expected)
 
 

@@ -9,16 +9,16 @@ the stream waits for what was computed. The names and numbers are CuPy 14's.
 import ctypes
 import os
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import strict
+from threads import Threads
 
 from minires.fast import communicator
 from minires.fast.mpi import Mpi
-from threads import Threads
 
 NCCL_SUM = 0
 TYPES = {4: np.int64, 6: np.float16, 7: np.float32, 8: np.float64}
