@@ -131,7 +131,8 @@ class Optimizer:
         self.check()
         self.steps += 1
         xp = get_xp(self.grads)
-        norm, scale = xp.sqrt(square_sum(self.grads)), 1.0
+        squares, scale = square_sum(self.grads[self.part]), 1.0
+        norm = xp.sqrt(self.ranks.all_reduce(xp.asarray(squares)) if len(self.parts) > 1 else squares)
         if self.clip_norm is not None:
             scale = xp.minimum(1, self.clip_norm / (norm + 1e-12)).astype(self.grads.dtype)
         for group in self.groups:

@@ -6,6 +6,7 @@ Accelerating Data Parallel Training", VLDB 2020, arXiv:2006.15704, section 3.2.
 """
 
 import copy
+from itertools import chain
 
 from minires.nn.module import Module, Sequential
 from minires.optim import Optimizer
@@ -17,7 +18,7 @@ class Buckets:
     """The buckets of an optimiser's gradients. Every rank begins them in the same order, that of its layers."""
 
     def __init__(self, optimizer: Optimizer, size: int = BUCKET):
-        self.grads, self.spans, self.bucket_of = optimizer.grads, [], {}
+        self.grads, self.spans, self.bucket_of, self.optimizer = optimizer.grads, [], {}, optimizer
         self.ranks = None  # while backward runs, those that share it
         begin = end = 0
         members = []
@@ -46,14 +47,20 @@ class Buckets:
                     self._begin(bucket)
 
     def _begin(self, bucket):
-        self.waits[bucket] = self.ranks.start_all_reduce(self.grads[self.spans[bucket]])
+        span, parts = self.spans[bucket], self.optimizer.parts
+        if len(parts) == 1:
+            self.waits[bucket] = [self.ranks.start_all_reduce(self.grads[span])]
+            return
+        within = [(max(span.start, part.start), min(span.stop, part.stop)) for part in parts]
+        reduce = self.ranks.start_reduce  # a rank needs the sums of what it updates
+        self.waits[bucket] = [reduce(self.grads[a:b], root) for root, (a, b) in enumerate(within) if a < b]
 
     def close(self) -> None:
-        """After backward: the sums of all gradients are in the buffer."""
+        """After backward: the sums of all gradients are in the buffer, or of those that this rank updates."""
         for bucket in range(len(self.spans)):
             if bucket not in self.waits:
                 self._begin(bucket)
-        for wait in self.waits.values():
+        for wait in chain(*self.waits.values()):
             wait()
         self.ranks = None
 

@@ -41,6 +41,10 @@ class Communicator:
         self.all_reduce(array)
         return lambda: None
 
+    def start_reduce(self, array, root: int) -> Callable[[], None]:
+        """As `start_all_reduce`, for a sum that rank `root` alone needs: what others find in `array` is anything."""
+        return self.start_all_reduce(array)
+
     def all_gather(self, array):
         """All ranks' arrays, stacked in the order of the ranks: (size, *array.shape)."""
         raise NotImplementedError

@@ -88,6 +88,7 @@ class Mpi(Communicator):
         self.heart = threading.Thread(target=self._beat, name="minires-heart", daemon=True)
         self.mover = threading.Thread(target=self._move, name="minires-mover", daemon=True)
         self.open, self.moving = 0, threading.Event()
+        self.far = len(set(self.hosts)) > 1  # on one host it is our own cores that move the data, whoever asks
         self.heart.start()
         self.mover.start()
 
@@ -141,9 +142,19 @@ class Mpi(Communicator):
             return nccl.start_all_reduce(array)
         if not array.flags.c_contiguous:
             return super().start_all_reduce(array)
-        wait = self._begin(self.comm.Iallreduce, self.MPI.IN_PLACE, array)
+        return self._aside(self._begin(self.comm.Iallreduce, self.MPI.IN_PLACE, array))
+
+    def start_reduce(self, array, root):
+        if self._between_gpus(array) or not array.flags.c_contiguous:
+            return super().start_reduce(array, root)
+        buffers = (self.MPI.IN_PLACE, array) if self.rank == root else (array, None)
+        return self._aside(self._begin(lambda: self.comm.Ireduce(*buffers, root=root)))
+
+    def _aside(self, wait):
+        """What is waited for later moves on meanwhile."""
         self.open += 1
-        self.moving.set()
+        if self.far:
+            self.moving.set()
 
         def wait_for_all():
             wait()
