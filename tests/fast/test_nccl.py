@@ -143,7 +143,6 @@ def test_float32_stays_float32(gpus):
             assert np.abs(state[name] - value).max() <= 1e-4 * max(1, np.abs(value).max()), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ways", [{}, {"local_bn": True}, {"shard_optimizer": True}], ids=str)
 def test_fit_by_ranks(ways, gpus):
     """An epoch with dropout, augmentation, clipping, smoothing, a smaller last batch, and evaluation."""
