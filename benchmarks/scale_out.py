@@ -34,15 +34,20 @@ PATIENCE = 600  # seconds for a job
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job runs: so many ranks on this machine, or one on each of so many hosts; gbit 0: links without limit."""
+    """Where a job runs: so many ranks on this machine, or one on each of so many hosts; gbit 0: links without limit.
+
+    threads: of each rank; more than one in the process that the ranks are compared with.
+    """
 
     ranks: int
     hosts: bool = False
     gbit: float = 0.0
+    threads: int = 1
 
 
 def places(options) -> list[Place]:
     made = [Place(ranks) for ranks in options["ranks"]]
+    made += [Place(1, threads=ranks) for ranks in options["ranks"] if ranks > 1]
     for ranks in options["ranks"] if options["gbit"] else ():
         if ranks > 1:
             made += [Place(ranks, True, gbit) for gbit in (0.0, *options["gbit"])]
@@ -62,7 +67,7 @@ def job(options, place: Place) -> list[dict]:
             out, error = process.communicate(timeout=PATIENCE)
     else:
         launch = [str(MPIEXEC), "-n", str(place.ranks), *command]
-        process = subprocess.Popen(launch, env=os.environ | {"MINIRES_THREADS": "1"}, **pipes)
+        process = subprocess.Popen(launch, env=os.environ | {"MINIRES_THREADS": str(place.threads)}, **pipes)
         out, error = process.communicate(timeout=PATIENCE)
     if process.returncode:
         raise SystemFailure(f"{place.ranks} ranks: the job ended with {process.returncode}: {error.strip()[-300:]}")
@@ -94,6 +99,8 @@ def run(options) -> list:
             with watch.contention() as load:
                 rows = job(options, place)
             where = {"round": number, "ranks": place.ranks, "hosts": place.hosts, "gbit": place.gbit}
+            if place.threads > 1:
+                where, rows = where | {"ranks": place.threads}, [row | {"kind": "threads"} for row in rows]
             where |= {"load_average": [load.load_before, load.load_after]}
             records += harness.record("scale-out", facts, options, [where | row for row in rows])
     for title, columns, rows in tables(records):
@@ -219,10 +226,25 @@ def _steps(records):
         share = f"{statistics.median(each['spent'] / each['seconds'] for each in same):.0%}"
         where = "hosts" if r["hosts"] else "ranks"
         times = f"{1e3 * median(same):.0f}", f"{1e3 * statistics.median(alone):.0f}"
-        rows.append([f"{r['ranks']} {where}, {r['scaling']}, {r['bn']}", r["images"], *times, share, beside, told])
+        threads = _over_threads(records, same) if r["scaling"] == "strong" and not r["hosts"] else ""
+        name = f"{r['ranks']} {where}, {r['scaling']}, {r['bn']}"
+        rows.append([name, r["images"], *times, share, beside, told, threads])
     columns = ["", "images a rank", "ms", "alone at once ms", "communication", "alone / step", "efficiency over 1 rank"]
+    columns += ["step / that of threads"]
     o = records[0]["options"]
     return f"A step of {o['arch']}, batch {o['batch']}, {o['size']}x{o['size']}, a thread a rank", columns, rows
+
+
+def _over_threads(records, steps) -> str:
+    """Of steps that ranks make, over those that one process makes with as many threads, round by round."""
+    ratios = []
+    for each in steps:
+        found = chosen(records, kind="threads", round=each["round"], ranks=each["ranks"], scaling="strong")
+        ratios += [each["seconds"] / one["seconds"] for one in found]
+    if not ratios:  # records of before
+        return ""
+    spread = Spread.of(ratios)
+    return f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"
 
 
 def _transfers(records):

@@ -173,12 +173,17 @@ def test_ranks_are_measured(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "| 2 ranks, weak, local " in told
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {r["kind"] for r in rows} == {"alone", "step", "bucket", "all_reduce", "all_gather"}
+    assert {r["kind"] for r in rows} == {"alone", "step", "bucket", "all_reduce", "all_gather", "threads"}
     steps = [r for r in rows if r["kind"] == "step"]
     assert {(r["ranks"], r["scaling"], r["images"]) for r in steps} == {(2, "strong", 2), (2, "weak", 4)}
     assert all(0 < r["spent"] < r["seconds"] for r in steps)
     assert all(r["spent"] == 0 for r in rows if r["kind"] == "alone")
-    assert "efficiency over 1 rank" in tables.markdown(rows)
+    table = tables.markdown(rows)
+    assert "step / that of threads" in table
+    strong = next(line for line in table.splitlines() if line.startswith("| 2 ranks, strong, exact"))
+    (one,) = (r for r in rows if r["kind"] == "threads" and r["scaling"] == "strong")
+    both = next(r for r in steps if (r["scaling"], r["bn"]) == ("strong", "exact"))
+    assert f" {both['seconds'] / one['seconds']:.2f} (" in strong
 
 
 def test_what_cannot_be_measured_is_refused(monkeypatch, capsys):
