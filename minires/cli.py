@@ -107,6 +107,7 @@ def _as_rank(args) -> int:
         return args.run(args)
     if not args.shared:
         raise ConfigError("this command runs alone: leave the launcher of MPI out (train, evaluate and predict share)")
+    ranks.limit = 2 * getattr(args, "stall", ranks.limit / 2)
     if ranks.rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     with speaking_through(ranks):
