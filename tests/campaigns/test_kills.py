@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize(
     "blows",
     [
-        "--kills 2 --full 1",
+        "--kills 1 --full 1",
         pytest.param("--kills 1 --stops 1 --readonly 1 --together 1", marks=on_demand),
         pytest.param("--kills 8 --stops 2 --full 4 --readonly 3 --together 1", marks=on_demand),
     ],

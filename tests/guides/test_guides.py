@@ -34,7 +34,9 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(n, marks=on_demand) if n == "own_data" else n for n in guides.GUIDES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=on_demand) if n != "port_weights" else n for n in guides.GUIDES]
+)
 def test_every_block_of_a_guide_runs(name, here, capsys):
     names = {}
     for language, file, text in BLOCK.findall(guides.text(name)):
