@@ -12,7 +12,8 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tries", ["--host 3 --cut silent", pytest.param("--tries 2", marks=on_demand)])
+@on_demand
+@pytest.mark.parametrize("tries", ["--host 3 --cut silent", "--tries 2"])
 def test_a_run_survives_the_loss_of_a_host(tries):
     if reason := hosts.reason_against():
         pytest.skip(reason)

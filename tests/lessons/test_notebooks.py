@@ -27,7 +27,7 @@ def test_without_nbclient_it_says_what_to_install(tmp_path, monkeypatch, capsys)
 
 # of one form: a few stand for all
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [n if n in (1, 5) else pytest.param(n, marks=on_demand) for n in harness.numbers()])
+@pytest.mark.parametrize("n", [n if n == 1 else pytest.param(n, marks=on_demand) for n in harness.numbers()])
 def test_it_runs_and_keeps_what_it_gave(n, tmp_path):
     for name in ("nbclient", "ipykernel"):
         pytest.importorskip(name, reason="no nbclient: pip install 'minires[notebooks]'")
