@@ -139,11 +139,11 @@ class Optimizer:
             rates = {"lr": lr * group.lr_scale, "scale": scale, "steps": self.steps - group.began}
             rest = slice(group.decayed.stop, group.span.stop)
             for span, decay in ((group.decayed, self.decay_of(group)), (rest, 0.0)):
-                begin, end = max(span.start, self.part.start), min(span.stop, self.part.stop)
-                if begin < end:
-                    here = slice(begin - self.part.start, end - self.part.start)
+                span = communicator.overlap(span, self.part)
+                if span.start < span.stop:
+                    here = slice(span.start - self.part.start, span.stop - self.part.start)
                     state = {slot: array[here] for slot, array in self.state.items()}
-                    self.update(self.weights[begin:end], self.grads[begin:end], state, decay=decay, **rates)
+                    self.update(self.weights[span], self.grads[span], state, decay=decay, **rates)
         if len(self.parts) > 1:
             self.ranks.all_gather_into(self.weights, self.parts)
         return norm

@@ -8,6 +8,7 @@ Accelerating Data Parallel Training", VLDB 2020, arXiv:2006.15704, section 3.2.
 import copy
 from itertools import chain
 
+from minires.fast.communicator import overlap
 from minires.nn.module import Module, Sequential
 from minires.optim import Optimizer
 
@@ -51,9 +52,9 @@ class Buckets:
         if len(parts) == 1:
             self.waits[bucket] = [self.ranks.start_all_reduce(self.grads[span])]
             return
-        within = [(max(span.start, part.start), min(span.stop, part.stop)) for part in parts]
+        within = [overlap(span, part) for part in parts]
         reduce = self.ranks.start_reduce  # a rank needs the sums of what it updates
-        self.waits[bucket] = [reduce(self.grads[a:b], root) for root, (a, b) in enumerate(within) if a < b]
+        self.waits[bucket] = [reduce(self.grads[s], root) for root, s in enumerate(within) if s.start < s.stop]
 
     def close(self) -> None:
         """After backward: the sums of all gradients are in the buffer, or of those that this rank updates."""

@@ -142,6 +142,11 @@ def share(count: int) -> slice:
     return shares(count)[current().rank]
 
 
+def overlap(a: slice, b: slice) -> slice:
+    """What two stretches have in common; where that is nothing, its stop is not above its start."""
+    return slice(max(a.start, b.start), min(a.stop, b.stop))
+
+
 def share_of_batch(count: int) -> slice:
     """This rank's part of a batch; where some rank would have nothing, each has all of it, see `on_batch`."""
     return share(count) if count >= current().size else slice(None)
