@@ -5,10 +5,11 @@ few passes over long rows instead of hundreds of small ones, and the norm, the c
 one line. In each group, parameters with weight decay come first in the buffer, so that decay is a slice.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from minires.backend import Array, get_xp, row_chunks, to_numpy
+from minires.backend import Array, device_of, get_xp, row_chunks, to_numpy
 from minires.errors import CheckpointError, ConfigError, StateError
 from minires.fast import communicator
 from minires.fast.dispatch import compiled
@@ -117,6 +118,18 @@ class Optimizer:
         self.parts = communicator.shares(size)
         self.part = communicator.share(size)
         self.state = {slot: array[self.part].copy() for slot, array in self.state.items()}
+
+    def move_to(self, memory: Callable) -> bool:
+        """Keep weights and gradients in memory(size, dtype) each, unless that is None: whether they are there."""
+        moved = []
+        for array in (self.weights, self.grads) if device_of(self.weights) == "cpu" else ():
+            if (place := memory(array.size, array.dtype)) is not None:
+                place[...] = array
+                moved.append(place)
+        if moved:
+            self.weights, self.grads = moved
+            self._bind()
+        return bool(moved)
 
     def check(self) -> None:
         """StateError where the parameters are no longer views of the buffer."""

@@ -273,8 +273,8 @@ def register(commands, command) -> None:
     )
     text = "of several ranks (mpiexec): each normalises over its own share of a batch; faster, not what one rank does"
     p.add_argument("--local-bn", action="store_true", help=text)
-    text = "of several ranks: each keeps a part of the optimiser's state, for less memory"
-    p.add_argument("--shard-optimizer", action="store_true", help=text)
+    text = "of several ranks: each keeps a part of the optimiser's state, and updates that (default: on one host)"
+    p.add_argument("--shard-optimizer", action=argparse.BooleanOptionalAction, help=text)
     common.add_by_layers(p)
     p.add_argument(
         "--check",

@@ -6,7 +6,6 @@ Accelerating Data Parallel Training", VLDB 2020, arXiv:2006.15704, section 3.2.
 """
 
 import copy
-from itertools import chain
 
 from minires.fast.communicator import overlap
 from minires.nn.module import Module, Sequential
@@ -50,18 +49,18 @@ class Buckets:
     def _begin(self, bucket):
         span, parts = self.spans[bucket], self.optimizer.parts
         if len(parts) == 1:
-            self.waits[bucket] = [self.ranks.start_all_reduce(self.grads[span])]
-            return
-        within = [overlap(span, part) for part in parts]
-        reduce = self.ranks.start_reduce  # a rank needs the sums of what it updates
-        self.waits[bucket] = [reduce(self.grads[s], root) for root, s in enumerate(within) if s.start < s.stop]
+            self.waits[bucket] = self.ranks.start_all_reduce(self.grads[span])
+        else:  # a rank needs the sums of what it updates
+            within = [overlap(span, part) for part in parts]
+            here = [slice(s.start - span.start, s.stop - span.start) for s in within]
+            self.waits[bucket] = self.ranks.start_reduce_scatter(self.grads[span], here)
 
     def close(self) -> None:
         """After backward: the sums of all gradients are in the buffer, or of those that this rank updates."""
         for bucket in range(len(self.spans)):
             if bucket not in self.waits:
                 self._begin(bucket)
-        for wait in chain(*self.waits.values()):
+        for wait in self.waits.values():
             wait()
         self.ranks = None
 

@@ -118,8 +118,8 @@ def check_inference(model: Module, make_net, x, *, whole=False) -> Agreement:
 def check_shares(model: Sequential, x) -> None:
     """Whether every layer treats images one by one, but for those that ask the other ranks: each rank has a share.
 
-    The first IMAGES of x go through what is not the library's own, together and one by one. DisagreementError, naming
-    the layer, where that is not the same.
+    Only where it has layers that are not the library's own: the first IMAGES of x go through the network together and
+    one by one. DisagreementError, naming the layer, where that is not the same.
     """
     own = [m for m in model.modules() if type(m) not in WRITTEN and type(m).forward is not Composite.forward]
     if not own or own_methods(model):

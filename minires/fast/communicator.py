@@ -8,6 +8,7 @@ Standard", version 4.1, chapter 6; P. Goyal et al., arXiv:1706.02677, section 3.
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache, wraps
@@ -28,6 +29,7 @@ class Communicator:
     """
 
     rank, size, local_bn = 0, 1, False
+    near = False  # whether all ranks are on one host
     host = doing = ""  # where this rank is, and what it does now, in words
     spent = 0.0  # seconds in calls of others so far, waiting for them among it
     waiting, limit = False, 60.0  # whether it waits for others; seconds after which it says for whom
@@ -44,6 +46,26 @@ class Communicator:
     def start_reduce(self, array, root: int) -> Callable[[], None]:
         """As `start_all_reduce`, for a sum that rank `root` alone needs: what others find in `array` is anything."""
         return self.start_all_reduce(array)
+
+    def start_reduce_scatter(self, array, parts: list[slice]) -> Callable[[], None]:
+        """As `start_all_reduce`, for sums of which rank r needs array[parts[r]]; what else is there then is anything.
+
+        The parts follow one another and are all of the array; some may be empty.
+        """
+        waits = [self.start_reduce(array[part], root) for root, part in enumerate(parts) if part.start < part.stop]
+
+        def wait_for_all():
+            for wait in waits:
+                wait()
+
+        return wait_for_all
+
+    def memory(self, size: int, dtype):
+        """An array of so many elements, of any values, that this rank's calls move fastest: MPI's Alloc_mem.
+
+        None where they move all arrays alike. Every rank asks for it, in the same order.
+        """
+        return None
 
     def all_gather(self, array):
         """All ranks' arrays, stacked in the order of the ranks: (size, *array.shape)."""
@@ -69,6 +91,15 @@ class Communicator:
 
     def leave(self, status: int = 0) -> None:
         """At the end of the process, where all ranks have come to theirs."""
+
+    @contextmanager
+    def spending(self):
+        """What is done inside is counted as communication."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent += time.perf_counter() - began
 
     @contextmanager
     def busy(self, what: str):
@@ -168,6 +199,11 @@ def share_sizes(here: int) -> list[int]:
     if batch := getattr(_here, "batch", None):
         return [part.stop - part.start for part in shares(batch)]
     return current().all_gather(np.array([here]))[:, 0].tolist()
+
+
+def part_of_batch(here: int) -> float:
+    """What of a batch this rank has, where it has so many images; 1.0 is all."""
+    return here / sum(share_sizes(here)) if current().size > 1 else 1.0
 
 
 def gather(value) -> list:

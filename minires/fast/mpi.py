@@ -13,15 +13,16 @@ import threading
 import time
 import traceback
 import warnings
+import weakref
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
 from minires.backend import blas_threads, device_of, get_xp
 from minires.errors import ConfigError, MiniresError, RankError
-from minires.fast import cores
-from minires.fast.communicator import ALONE, Communicator
+from minires.fast import cores, host_memory
+from minires.fast.communicator import ALONE, Communicator, shares
 from minires.fast.cpu.engine import use_given_cores
 from minires.fast.launched import HEARD, launched, place_of
 
@@ -80,15 +81,16 @@ class Mpi(Communicator):
         self.MPI, self.comm, self.beats = MPI, comm.Dup(), comm.Dup()
         self.rank, self.size, self.host = comm.Get_rank(), comm.Get_size(), socket.gethostname()
         self.hosts = comm.allgather(self.host)
-        self.nccl, self.calls, self.alone, self.begun = None, 0, False, time.monotonic()
+        self.nccl, self.calls, self.alone, now = None, 0, False, time.monotonic()
         self.period = BEAT * max(1, self.size / 32)  # seconds between two signs of life
-        self.seen = {rank: _Sign(self.begun, self.period) for rank in range(self.size) if rank != self.rank}
+        self.seen = {rank: _Sign(now, self.period) for rank in range(self.size) if rank != self.rank}
         self._take_cores(comm.Split_type(MPI.COMM_TYPE_SHARED))
         self.ended = threading.Event()
         self.heart = threading.Thread(target=self._beat, name="minires-heart", daemon=True)
         self.mover = threading.Thread(target=self._move, name="minires-mover", daemon=True)
         self.open, self.moving = 0, threading.Event()
-        self.far = len(set(self.hosts)) > 1  # on one host it is our own cores that move the data, whoever asks
+        self.near = len(set(self.hosts)) == 1  # it is our own cores that move the data, whoever asks
+        self.memories = {}  # id of an array -> the HostMemory that it is of, as long as it lives
         self.heart.start()
         self.mover.start()
 
@@ -137,9 +139,27 @@ class Mpi(Communicator):
             self.nccl = Nccl(get_xp(array), self.rank, self.size, self.comm.bcast)
         return self.nccl
 
+    def memory(self, size, dtype):
+        made = host_memory.made(self, size, dtype) if self.near else None
+        if made is None:
+            return None
+        own = made.own()
+        self.memories[id(own)] = made
+        weakref.finalize(own, self.memories.pop, id(own))
+        return own
+
+    def _on_host(self, array):
+        """(the HostMemory that an array or a view is of, its first element there); (None, 0) for any other."""
+        whole = array.base if isinstance(array.base, np.ndarray) else array
+        found = self.memories.get(id(whole))
+        return found, (array.ctypes.data - whole.ctypes.data) // array.itemsize if found else 0
+
     def start_all_reduce(self, array):
         if nccl := self._between_gpus(array):
             return nccl.start_all_reduce(array)
+        memory, start = self._on_host(array)
+        if memory:
+            return partial(memory.all_reduce, start, shares(array.size))
         if not array.flags.c_contiguous:
             return super().start_all_reduce(array)
         return self._aside(self._begin(self.comm.Iallreduce, self.MPI.IN_PLACE, array))
@@ -150,10 +170,14 @@ class Mpi(Communicator):
         buffers = (self.MPI.IN_PLACE, array) if self.rank == root else (array, None)
         return self._aside(self._begin(lambda: self.comm.Ireduce(*buffers, root=root)))
 
+    def start_reduce_scatter(self, array, parts):
+        memory, start = self._on_host(array)
+        return partial(memory.reduce_scatter, start, parts) if memory else super().start_reduce_scatter(array, parts)
+
     def _aside(self, wait):
         """What is waited for later moves on meanwhile."""
         self.open += 1
-        if self.far:
+        if not self.near:
             self.moving.set()
 
         def wait_for_all():
@@ -175,6 +199,10 @@ class Mpi(Communicator):
     def all_gather_into(self, array, parts):
         if self._between_gpus(array):
             return super().all_gather_into(array, parts)  # NCCL's has parts of one size
+        memory, start = self._on_host(array)
+        if memory:
+            memory.all_gather(start, parts)
+            return array
         inner = array[0].size if array.ndim > 1 else 1
         counts = [(part.stop - part.start) * inner for part in parts]
         starts = [part.start * inner for part in parts]
@@ -197,22 +225,14 @@ class Mpi(Communicator):
     # --- waiting ----------------------------------------------------------------------------------------------------
 
     def _begin(self, verb, *arguments):
-        with self._spending():
+        with self.spending():
             request = verb(*arguments)
         self.calls += 1
         call = self.calls
         return lambda: self._wait(request, call)
 
-    @contextmanager
-    def _spending(self):
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent += time.perf_counter() - began
-
     def _wait(self, request, call):
-        with self._spending():
+        with self.spending():
             self._come(request, call)
 
     def _come(self, request, call):

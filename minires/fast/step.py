@@ -79,9 +79,8 @@ class Step:
         logits = self.net.forward(x)
         loss, probs = ops.softmax_cross_entropy_forward(logits, labels, label_smoothing=smoothing)
         right = get_xp(logits).count_nonzero(probs.argmax(axis=1) == labels)
-        part = 1.0  # of the batch that is here
+        part = communicator.part_of_batch(len(x))
         if ranks.size > 1:
-            part = len(x) / sum(communicator.share_sizes(len(x)))
             loss, right = ranks.all_reduce(get_xp(logits).stack([loss * part, right]).astype("f8"))
         if device_of(x) == "cpu" and not math.isfinite(loss):
             return loss, right, math.nan
@@ -95,8 +94,10 @@ class Step:
         return loss, right, self.optimizer.step(lr)
 
     def share_gradients(self, bucket: int = BUCKET):
-        """From now on gradients are summed over the ranks as backward goes on, in buckets of so many bytes."""
-        self.buckets = Buckets(self.optimizer, bucket)
+        """From now on gradients are summed over the ranks, in buckets of so many bytes as backward goes on; where all
+        are on one host, whose cores would add them up instead of computing, all at its end."""
+        on_host = self.optimizer.move_to(communicator.current().memory)
+        self.buckets = Buckets(self.optimizer, self.optimizer.grads.nbytes if on_host else bucket)
         self.net = telling(self.net, self.buckets)
 
 

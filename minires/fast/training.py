@@ -61,15 +61,13 @@ class FusedNorm(Module):
     def _statistics(self, x):
         """(mean, rstd, m), m where other ranks have a share of the m values."""
         norm, bias = self.norm, None if self.bias is None else self.bias.data
-        settings = {"epsilon": norm.epsilon, "unbiased": norm.unbiased, "bias": bias}
-        momentum = norm.momentum if norm.update_running_stats else 1.0  # they stay where they are
         if not communicator.synchronised():
-            return *norm_statistics(x, norm.mean.data, norm.var.data, momentum=momentum, **settings), None
+            momentum = norm.momentum if norm.update_running_stats else 1.0  # they stay where they are
+            settings = {"epsilon": norm.epsilon, "unbiased": norm.unbiased, "bias": bias, "momentum": momentum}
+            return *norm_statistics(x, norm.mean.data, norm.var.data, **settings), None
         mean, var, m = communicator.pooled(*ops.batchnorm_statistics(x), x.size // x.shape[-1], len(x))
-        moved = mean if bias is None else mean + bias
-        settings = {"momentum": momentum, "unbiased": norm.unbiased}
-        running = ops.batchnorm_running(norm.mean.data, norm.var.data, moved, var, m, **settings)
-        norm.mean.data[...], norm.var.data[...] = running
+        if norm.update_running_stats:
+            norm.follow(mean if bias is None else mean + bias, var, m)
         return mean, 1 / get_xp(x).sqrt(var + norm.epsilon), m
 
     def backward(self, dy, need_dx=True):

@@ -71,7 +71,7 @@ def fit(
     check: before the first step, compare what will run with the layers as they stand, in float64 (fast/check.py).
     Where a launcher of MPI started several ranks (fast/mpi.py), all call `fit` together, and it is one training:
     `local_bn=True`, each rank normalises over its own share of a batch; `shard_optimizer=True`, each keeps a part of
-    the optimiser's state.
+    the optimiser's state and updates that (by default where all are on one host, on the CPU).
     stall: seconds without progress after which stderr is told what is waited for (watch.py).
     Raises DivergedError, naming the layer, when a value is not finite, DisagreementError where that comparison fails,
     CheckpointError where another training has the folder, stops.Stopped (a KeyboardInterrupt) after Ctrl-C or SIGTERM.
@@ -199,9 +199,11 @@ class _Run:
         self.device, there = device_of(weights), "gpu" if kernels.available(weights) else "cpu"
         self.batches = Batches(train, recipe.batch_size, seed=recipe.seed, augment=recipe.augment, device=there)
         self.schedule = recipe.make_schedule(len(self.batches))
-        self.sharded, local = (ways.pop(name, False) for name in ("shard_optimizer", "local_bn"))
+        self.sharded, local = (ways.pop(name, None) for name in ("shard_optimizer", "local_bn"))
+        if self.sharded is None:
+            self.sharded = self.ranks.near and self.device == "cpu"
         if self.ranks.size > 1:
-            self.ranks.local_bn = local
+            self.ranks.local_bn = bool(local)
         self.ways, self.checks, self.optimizer = ways, check, None
         self.check_agreement()
         self.prepare()

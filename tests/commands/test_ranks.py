@@ -132,10 +132,13 @@ def in_training(launcher, out):
     return ranks(launcher.pid)
 
 
-def ended(launcher, within):
-    began = time.monotonic()
-    out, said = launcher.communicate(timeout=within)
-    return out, said, time.monotonic() - began
+def ended(data, out, rank, sign, *more):
+    """(launcher, what it printed, what it said of faults, seconds) where one of three ranks gets this signal."""
+    with started(3, *training(data, out, *more, epochs=500)) as launcher:
+        os.kill(in_training(launcher, out)[rank], sign)
+        began = time.monotonic()
+        told, said = launcher.communicate(timeout=60)
+        return launcher, told, said, time.monotonic() - began
 
 
 def goes_on(data, out, count):
@@ -149,9 +152,7 @@ def goes_on(data, out, count):
 @pytest.mark.slow
 def test_a_rank_that_is_killed(data, tmp_path):
     out = tmp_path / "run"
-    with started(3, *training(data, out, "--local-bn", epochs=500)) as launcher:
-        os.kill(in_training(launcher, out)[1], signal.SIGKILL)
-        _, said, seconds = ended(launcher, 30)
+    launcher, _, said, seconds = ended(data, out, 1, signal.SIGKILL, "--local-bn")
     (line,) = [line for line in said.splitlines() if line.startswith("minires: ")]
     assert "rank 1 of 3 on " in line
     assert "was killed by SIGKILL with " in line
@@ -163,9 +164,7 @@ def test_a_rank_that_is_killed(data, tmp_path):
 @pytest.mark.slow
 def test_a_rank_that_is_stopped(data, tmp_path):
     out = tmp_path / "run"
-    with started(3, *training(data, out, epochs=500)) as launcher:
-        os.kill(in_training(launcher, out)[2], signal.SIGSTOP)
-        _, said, seconds = ended(launcher, 60)
+    launcher, _, said, seconds = ended(data, out, 2, signal.SIGSTOP)
     (line,) = said.splitlines()
     assert "rank 2 of 3 on " in line
     assert "has been stopped (SIGSTOP) for 4 s" in line or "not heard of for " in line  # its guardian, or another rank
@@ -177,9 +176,7 @@ def test_a_rank_that_is_stopped(data, tmp_path):
 @pytest.mark.slow
 def test_one_signal_stops_all_ranks_at_one_batch(data, tmp_path):
     out = tmp_path / "run"
-    with started(3, *training(data, out, epochs=500)) as launcher:
-        os.kill(in_training(launcher, out)[1], signal.SIGTERM)
-        told, said, _ = ended(launcher, 60)
+    launcher, told, said, _ = ended(data, out, 1, signal.SIGTERM)
     assert launcher.returncode == 143
     assert said == ""
     assert "Go on with: minires train --resume" in told

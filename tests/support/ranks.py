@@ -8,9 +8,10 @@ The case `begin` trains into FOLDER/run and stops in the second epoch; `go-on` r
 
 import sys
 import zlib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from demand import ALL
 from stripes import RECIPE, TEST, StopAfter, classifier, stripes
 
 from minires import nn
+from minires.fast import host_memory
 from minires.fast.communicator import current
 from minires.train import Classifier, fit, resume
 from minires.train.precise_bn import norms
@@ -69,6 +71,9 @@ CASES |= {
     "recompute": ("resnet", {}, {"recompute": True}),
     "sharded": ("resnet", {"optimizer": "adamw", "lr": 1e-3}, {"shard_optimizer": True}),
     "thawing": ("resnet", THAWING, {"shard_optimizer": True}),
+    "whole": ("resnet", {}, {"shard_optimizer": False}),
+    "messages-sharded": ("resnet", {"optimizer": "adam", "lr": 1e-3}, {"shard_optimizer": True}),
+    "messages-whole": ("resnet", {"optimizer": "adam", "lr": 1e-3}, {"shard_optimizer": False}),
     "single": ("resnet", {}, {}),  # in float32
     "local": ("resnet", {}, {"local_bn": True}),
 }
@@ -80,7 +85,8 @@ def trained(case: str) -> dict[str, np.ndarray]:
     c = NETWORKS[network]()
     if case != "single":
         c.model.astype(np.float64)
-    progress = fit(c, TRAIN, TEST, replace(LONG, **changes), **ways)
+    with mock.patch.object(host_memory, "made", return_value=None) if case.startswith("messages") else nullcontext():
+        progress = fit(c, TRAIN, TEST, replace(LONG, **changes), **ways)
     state = {name: array.copy() for name, array in c.model.state().items()}
     sums = current_sums(state)
     keys = "train_loss", "train_accuracy", "grad_norm", "test_loss", "test_accuracy"

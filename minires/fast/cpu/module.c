@@ -176,8 +176,8 @@ union arg {
 
 #define KERNELS(X)                                                                                                      \
     X(conv2d) X(conv2d_pack) X(conv2d_weights) X(winograd) X(winograd_pack) X(winograd_weights) X(depthwise)            \
-    X(depthwise_weights) X(statistics) X(norm_add_relu) X(norm_add_relu_backward) X(norm_sums) X(norm_dx) X(sums) X(relu_backward) X(maxpool)   \
-    X(maxpool_backward) X(avgpool) X(square_sum) X(sgd) X(adam)
+    X(depthwise_weights) X(statistics) X(norm_add_relu) X(norm_add_relu_backward) X(norm_sums) X(norm_dx) X(sums)       \
+    X(relu_backward) X(maxpool) X(maxpool_backward) X(avgpool) X(square_sum) X(sgd) X(adam)
 
 enum { KERNEL_COUNT = 0
 #define COUNT(name) +1

@@ -85,7 +85,7 @@ def _compute(net, optimizer, metrics, rates, label_smoothing, x, labels, buckets
     if ranks.size == 1:
         net.backward(dlogits)
     else:
-        part = len(x) / sum(communicator.share_sizes(len(x)))  # of the batch that is here
+        part = communicator.part_of_batch(len(x))
         metrics[:1] *= part
         wait = ranks.start_all_reduce(metrics[:2])
         buckets.open(ranks)
