@@ -34,20 +34,15 @@ PATIENCE = 600  # seconds for a job
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job runs: so many ranks on this machine, or one on each of so many hosts; gbit 0: links without limit.
-
-    threads: of each rank; more than one in the process that the ranks are compared with.
-    """
+    """Where a job runs: so many ranks on this machine, or one on each of so many hosts; gbit 0: links without limit."""
 
     ranks: int
     hosts: bool = False
     gbit: float = 0.0
-    threads: int = 1
 
 
 def places(options) -> list[Place]:
     made = [Place(ranks) for ranks in options["ranks"]]
-    made += [Place(1, threads=ranks) for ranks in options["ranks"] if ranks > 1]
     for ranks in options["ranks"] if options["gbit"] else ():
         if ranks > 1:
             made += [Place(ranks, True, gbit) for gbit in (0.0, *options["gbit"])]
@@ -67,7 +62,7 @@ def job(options, place: Place) -> list[dict]:
             out, error = process.communicate(timeout=PATIENCE)
     else:
         launch = [str(MPIEXEC), "-n", str(place.ranks), *command]
-        process = subprocess.Popen(launch, env=os.environ | {"MINIRES_THREADS": str(place.threads)}, **pipes)
+        process = subprocess.Popen(launch, env=os.environ | {"MINIRES_THREADS": "1"}, **pipes)
         out, error = process.communicate(timeout=PATIENCE)
     if process.returncode:
         raise SystemFailure(f"{place.ranks} ranks: the job ended with {process.returncode}: {error.strip()[-300:]}")
@@ -99,8 +94,6 @@ def run(options) -> list:
             with watch.contention() as load:
                 rows = job(options, place)
             where = {"round": number, "ranks": place.ranks, "hosts": place.hosts, "gbit": place.gbit}
-            if place.threads > 1:
-                where, rows = where | {"ranks": place.threads}, [row | {"kind": "threads"} for row in rows]
             where |= {"load_average": [load.load_before, load.load_after]}
             records += harness.record("scale-out", facts, options, [where | row for row in rows])
     for title, columns, rows in tables(records):

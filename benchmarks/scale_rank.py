@@ -5,15 +5,18 @@ alone, all at the same time: what they take of one another's caches, and other p
 """
 
 import json
+import os
 import statistics
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 from minires.benchmarks.contenders import CLASSES, network
 
 from minires import make_step
 from minires.fast import buckets, communicator
+from minires.fast.cpu.engine import use_threads
 from minires.fast.mpi import world
 from minires.optim import Adam
 
@@ -33,7 +36,10 @@ class Variant:
         model = network(options).train()
         self.x = rng.standard_normal((images, options["size"], options["size"], 3)).astype(np.float32)
         self.labels = rng.integers(0, CLASSES, images)
-        self.step, self.first, self.window = make_step(model, Adam(model.params())), None, 0.0
+        optimizer = Adam(model.params())
+        if ranks.size > 1 and ranks.near:  # as `fit` does
+            optimizer.share_state()
+        self.step, self.first, self.window = make_step(model, optimizer), None, 0.0
         if ranks.size > 1:
             self.step.share_gradients(settings["bucket"])
             made = self.step.buckets
@@ -61,11 +67,37 @@ class Variant:
             step(self.x, self.labels, 1e-4)
             self.rows.append((time.perf_counter() - began, self.ranks.spent - before, self.window))
 
+    def one(self):
+        """The step of one process that has the cores of all ranks, which meanwhile sleep."""
+        ranks = communicator.current()
+        if ranks.rank == 0:
+            with all_cores(ranks.size):
+                self()
+        else:
+            time.sleep(0.8 * max((row[0] for row in self.rows), default=0.0))
+            self.rows.append((0.0, 0.0, 0.0))
+        self.rows[-1] = tuple(ranks.broadcast(np.array(self.rows[-1])))
+
     def row(self, ranks) -> dict:
         """The medians; of the slowest rank's seconds, since the others wait for it, and of all ranks' communication."""
         seconds, spent, window = ranks.all_gather(np.array(self.rows[WARMUP:])).transpose(2, 0, 1)
         told = {"seconds": seconds.max(axis=0), "spent": spent.mean(axis=0), "window": window.mean(axis=0)}
         return self.settings | {"images": self.images} | {key: float(np.median(v)) for key, v in told.items()}
+
+
+@contextmanager
+def all_cores(count):
+    """Inside, this process has the cores of all ranks of its host, and as many threads."""
+    mask = os.sched_getaffinity(0)
+    _bind(os.sched_getaffinity(os.getppid()))  # of its guardian, or of the launcher: as it was started
+    with use_threads(count):
+        yield
+    _bind(mask)
+
+
+def _bind(mask):
+    for task in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(task), mask)
 
 
 def variants(options) -> list[Variant]:
@@ -74,6 +106,8 @@ def variants(options) -> list[Variant]:
     shares, made = {"strong": batch // ranks.size, "weak": batch}, []
     for scaling in options["scalings"]:
         made.append(Variant(options, shares[scaling], communicator.Alone(), kind="alone", scaling=scaling))
+        if scaling == "strong" and ranks.size > 1 and ranks.near:
+            made.append(Variant(options, batch, communicator.Alone(), kind="threads", scaling=scaling))
         for bn in options["bn"] if ranks.size > 1 else ():
             settings = {"kind": "step", "scaling": scaling, "bn": bn, "bucket": buckets.BUCKET}
             made.append(Variant(options, shares[scaling], ranks, **settings))
@@ -108,7 +142,7 @@ def measure(options) -> list[dict]:
     for _ in range(WARMUP + options["steps"]):
         for variant in made:
             ranks.barrier()
-            variant()
+            variant.one() if variant.settings["kind"] == "threads" else variant()
     rows = [variant.row(ranks) for variant in made]
     for verb in ("all_reduce", "all_gather") if ranks.size > 1 else ():
         rows += transfers(verb, options["sizes"])

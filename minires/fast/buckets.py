@@ -82,8 +82,8 @@ class Telling(Module):
 
 
 def telling(net: Module, buckets: Buckets) -> Module:
-    """`net` as it is, over layers that tell; a network that is no sequence tells nothing before its end."""
-    if not isinstance(net, Sequential) or type(net).backward is not Sequential.backward:
+    """`net` as it is, over layers that tell; itself where it is no sequence, or all is one bucket."""
+    if len(buckets.spans) == 1 or not isinstance(net, Sequential) or type(net).backward is not Sequential.backward:
         return net
     same = copy.copy(net)
     same.layers = [Telling(layer, buckets) for layer in net.layers]
