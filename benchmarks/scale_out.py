@@ -27,6 +27,7 @@ from minires.nn import BatchNorm
 from minires.optim import Adam
 
 SIZES = [24, 512, 4096, 2**15, 2**18, 2**20, 2**22]  # bytes of the sums and gathers that the model is fitted to
+SCALINGS = "strong", "weak"  # each in a job of its own: what variants hold in memory tells on the others' time
 BUCKETS = [2**20, 2**22, 2**24, 2**30]
 LATER = [2**k for k in range(1, 11)], (1, 10, 100)  # hosts and Gbit/s of the prediction
 PATIENCE = 600  # seconds for a job
@@ -49,11 +50,12 @@ def places(options) -> list[Place]:
     return made
 
 
-def job(options, place: Place) -> list[dict]:
+def job(options, place: Place, scaling: str) -> list[dict]:
     """The rows of one job; SystemFailure with what it said where it failed."""
     told = {key: options[key] for key in ("arch", "size", "batch", "steps")}
-    told |= {"scalings": ["strong"] if place.gbit else ["strong", "weak"], "bn": ["exact", "local"], "sizes": SIZES}
-    told["buckets"] = BUCKETS if options["buckets"] else []
+    told |= {"scaling": scaling, "bn": ["exact", "local"], "sizes": [], "buckets": []}
+    if scaling == "strong":
+        told |= {"sizes": SIZES, "buckets": BUCKETS if options["buckets"] else []}
     command = [sys.executable, "-m", "minires.benchmarks.scale_rank", json.dumps(told)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     if place.hosts:
@@ -92,7 +94,7 @@ def run(options) -> list:
     for number in range(options["rounds"]):
         for place in places(options):
             with watch.contention() as load:
-                rows = job(options, place)
+                rows = [row for scaling in SCALINGS[: 1 if place.gbit else 2] for row in job(options, place, scaling)]
             where = {"round": number, "ranks": place.ranks, "hosts": place.hosts, "gbit": place.gbit}
             where |= {"load_average": [load.load_before, load.load_after]}
             records += harness.record("scale-out", facts, options, [where | row for row in rows])

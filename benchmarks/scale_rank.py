@@ -102,18 +102,17 @@ def _bind(mask):
 
 def variants(options) -> list[Variant]:
     """All that take turns in this job."""
-    ranks, batch = communicator.current(), options["batch"]
-    shares, made = {"strong": batch // ranks.size, "weak": batch}, []
-    for scaling in options["scalings"]:
-        made.append(Variant(options, shares[scaling], communicator.Alone(), kind="alone", scaling=scaling))
-        if scaling == "strong" and ranks.size > 1 and ranks.near:
-            made.append(Variant(options, batch, communicator.Alone(), kind="threads", scaling=scaling))
-        for bn in options["bn"] if ranks.size > 1 else ():
-            settings = {"kind": "step", "scaling": scaling, "bn": bn, "bucket": buckets.BUCKET}
-            made.append(Variant(options, shares[scaling], ranks, **settings))
+    ranks, batch, scaling = communicator.current(), options["batch"], options["scaling"]
+    share = batch // ranks.size if scaling == "strong" else batch
+    made = [Variant(options, share, communicator.Alone(), kind="alone", scaling=scaling)]
+    if scaling == "strong" and ranks.size > 1 and ranks.near:
+        made.append(Variant(options, batch, communicator.Alone(), kind="threads", scaling=scaling))
+    for bn in options["bn"] if ranks.size > 1 else ():
+        settings = {"kind": "step", "scaling": scaling, "bn": bn, "bucket": buckets.BUCKET}
+        made.append(Variant(options, share, ranks, **settings))
     for bucket in options["buckets"] if ranks.size > 1 else ():
-        settings = {"kind": "bucket", "scaling": "strong", "bn": "local", "bucket": bucket}
-        made.append(Variant(options, shares["strong"], ranks, **settings))
+        settings = {"kind": "bucket", "scaling": scaling, "bn": "local", "bucket": bucket}
+        made.append(Variant(options, share, ranks, **settings))
     return made
 
 

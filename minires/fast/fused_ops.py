@@ -10,6 +10,7 @@ from minires.ops.conv import conv2d_backward, conv2d_forward
 from minires.ops.join import add_forward
 from minires.ops.norm import (
     batchnorm_backward,
+    batchnorm_dx,
     batchnorm_eval_backward,
     batchnorm_forward,
     batchnorm_running,
@@ -62,6 +63,13 @@ def relu_norm_sums(dy, x, y, mean, rstd):
     """(g, dgamma, dbeta): g = dy where y > 0, else 0, and the sums over it of `batchnorm_sums`."""
     g = relu_backward(dy, y)
     return g, *batchnorm_sums(g, x, mean, rstd)
+
+
+@compiled
+def batchnorm_dx_over(g, x, gamma, mean, rstd, dgamma, dbeta, m):
+    """`batchnorm_dx`, written over g."""
+    g[...] = batchnorm_dx(g, x, gamma, mean, rstd, dgamma, dbeta, m)
+    return g
 
 
 @compiled

@@ -7,6 +7,7 @@ from minires.fast import communicator
 from minires.fast.checkpointing import Checkpointed
 from minires.fast.fuse import Fuser
 from minires.fast.fused_ops import (
+    batchnorm_dx_over,
     conv2d_backward_add,
     norm_add_relu_backward,
     norm_add_relu_forward,
@@ -89,7 +90,8 @@ class FusedNorm(Module):
                 g, *sums = relu_norm_sums(dy, x, y, mean, rstd)
             else:
                 g, sums = dy, ops.batchnorm_sums(dy, x, mean, rstd)
-            dx = ops.batchnorm_dx(g, x, gamma.data, mean, rstd, *communicator.totals(*sums), m)
+            write_dx = batchnorm_dx_over if self.relu and not need_g else ops.batchnorm_dx
+            dx = write_dx(g, x, gamma.data, mean, rstd, *communicator.totals(*sums), m)
             dgamma, dbeta = sums
         gamma.write_grad(dgamma)
         beta.write_grad(dbeta)

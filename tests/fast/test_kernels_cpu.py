@@ -262,6 +262,9 @@ def test_normalisation_is_the_loops(shape, dtype, seed, add, relu):
     whole = dgamma + 1, dbeta - 1, 3 * (x.size // x.shape[-1])  # with those of other ranks
     got, expected = (each.batchnorm_dx(g, x, gamma, mean, rstd, *whole) for each in (ops, naive))
     assert_same(got, expected)
+    over = g.copy()
+    assert fused.batchnorm_dx_over(over, x, gamma, mean, rstd, *whole) is over
+    assert_same(over, expected)
     resting = fused.norm_add_relu_backward(dy, x, y, gamma, mean, rstd, relu=relu, training=False)
     dx, *sums = naive.batchnorm_eval_backward(g, x, gamma, mean, rstd)
     assert_same(resting, (dx, g, *sums))

@@ -69,13 +69,17 @@ def batchnorm_sums(dy, x, mean, rstd):
     return result if result is NotImplemented else result[1:]
 
 
-def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m):
+def batchnorm_dx(dy, x, gamma, mean, rstd, dgamma, dbeta, m, dx=None):
     if not fit(*((v, x.shape[-1:]) for v in (gamma, mean, rstd, dgamma, dbeta)), (dy, x.shape)):
         return NotImplemented
-    dx = like(x)
+    dx = like(x) if dx is None else dx
     arrays = map(whole, (dy, x, gamma, mean, rstd, dgamma, dbeta))
     _kernels.norm_dx(*arrays, dx, *rows(x), float(m))
     return dx
+
+
+def batchnorm_dx_over(g, *args):
+    return batchnorm_dx(g, *args, dx=g) if g.flags.carray else NotImplemented
 
 
 def batchnorm_eval_backward(dy, x, gamma, mean, rstd):
