@@ -12,7 +12,7 @@ doubling or, beyond GATHER bytes, in a ring:
     R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of Collective Communication Operations in MPICH", IJHPCA 19(1),
     2005.
 
-A step computes; exact batch normalisation waits in every layer of C channels, for a gather of 16 C bytes going forward
+A step computes; exact batch normalisation waits in every layer of C channels, for a gather of 8 C bytes going forward
 and a sum of 8 C going backward; the loss is a sum of LOSS bytes; and of the gradients' buckets, each of which is
 an all-reduce, that time counts which backward does not hide:
 
@@ -77,7 +77,7 @@ def syncs(p: int, network: Network, link: Link, local_bn: bool) -> float:
     """Seconds of a step in which backward or forward waits for others: batch normalisation, and the loss."""
     told = all_reduce(p, LOSS, link)
     if not local_bn:
-        told += sum(all_gather(p, 16 * c, link) + all_reduce(p, 8 * c, link) for c in network.channels)
+        told += sum(all_gather(p, 8 * c, link) + all_reduce(p, 8 * c, link) for c in network.channels)
     return told
 
 
