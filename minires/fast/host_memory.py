@@ -71,16 +71,19 @@ def made(ranks, size: int, dtype) -> HostMemory | None:
         return None
     token = ranks.broadcast(np.array([secrets.randbits(62)]))[0]
     length = max(8, size * np.dtype(dtype).itemsize)
-    file = os.memfd_create("minires-ranks")
-    try:
+    file = -1
+    with suppress(OSError):  # the others then find nothing
+        file = os.memfd_create("minires-ranks")
         os.ftruncate(file, length)
         with mmap.mmap(file, length) as own:
             own[:8] = (token + ranks.rank).tobytes()
+    try:
         places = ranks.all_gather(np.array([os.getpid(), file]))
         found = [_opened(*place, length, token + rank) for rank, place in enumerate(places.tolist())]
         seen = ranks.all_reduce(np.array([all(found)], "i8"))[0] == ranks.size
     finally:
-        os.close(file)
+        if file >= 0:
+            os.close(file)
     return HostMemory(ranks, [np.frombuffer(each, dtype, size) for each in found]) if seen else None
 
 

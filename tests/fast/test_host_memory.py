@@ -67,16 +67,22 @@ def test_parts_are_gathered():
         np.testing.assert_array_equal(array[3:], expected)
 
 
-@pytest.mark.parametrize("fault", ["cannot be opened", "is another's"])
+@pytest.mark.parametrize("fault", ["cannot be opened", "is another's", "cannot be made"])
 def test_all_ranks_do_without_it_where_one_cannot_see_it(fault, monkeypatch):
-    opened = host_memory._opened
+    opened, create = host_memory._opened, os.memfd_create
 
-    def fail(pid, number, length, token):
-        if communicator.current().rank == 1:
+    def open_memory(pid, number, length, token):
+        if communicator.current().rank == 1 and fault != "cannot be made":
             return None if fault == "cannot be opened" else opened(pid, number, length, token + 1)
         return opened(pid, number, length, token)
 
-    monkeypatch.setattr(host_memory, "_opened", fail)
+    def make(name):
+        if communicator.current().rank == 1 and fault == "cannot be made":
+            raise OSError("too many open files")
+        return create(name)
+
+    monkeypatch.setattr(host_memory, "_opened", open_memory)
+    monkeypatch.setattr(os, "memfd_create", make)
     assert threads.run(3, lambda _: host_memory.made(communicator.current(), 10, np.float64)) == [None] * 3
 
 

@@ -103,6 +103,37 @@ def test_a_stop_changes_nothing(stopped, tmp_path):
             assert np.abs(found[name] - value).max(initial=0) <= 1e-10 * max(1.0, np.abs(value).max(initial=0)), name
 
 
+MEMORY = """
+import json
+from pathlib import Path
+import numpy as np
+import minires
+from minires.fast.communicator import gather, speaking_through
+from minires.fast.mpi import world
+
+with speaking_through(world()) as ranks:
+    model = minires.resnet("resnet8", (8, 8, 3), 2)
+    optimizer = minires.SGD(model.params())
+    with minires.make_step(model, optimizer) as step:
+        step(np.ones((2, 8, 8, 3), "f4"), np.arange(2), 0.1)
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    start = optimizer.weights.ctypes.data
+    of_weights = [x for x in lines if int(x.split("-")[0], 16) <= start < int(x.split()[0].split("-")[1], 16)]
+    found = gather([of_weights[0].split()[-2:], sum("minires-ranks" in x for x in lines)])
+if not ranks.rank:
+    print(json.dumps(found))
+ranks.leave()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create(2), of Linux")
+def test_weights_and_gradients_of_one_host_lie_in_memory_that_all_reach(tmp_path):
+    (tmp_path / "memory.py").write_text(MEMORY)
+    done = mpiexec(3, sys.executable, tmp_path / "memory.py")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[["/memfd:minires-ranks", "(deleted)"], 2 * 3]] * 3
+
+
 CORES = """
 import json, os
 from minires.fast import cores, cpu
