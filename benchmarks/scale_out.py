@@ -200,7 +200,8 @@ def predictions(records) -> dict[tuple, list[float]]:
 
 def tables(records) -> list[tuple]:
     """(title, columns, rows) of all that the records of one run say."""
-    parts = [_steps(records), _transfers(records), _buckets(records), _checks(records), _predictions(records)]
+    parts = [_steps(records), _on_host(records), _transfers(records), _buckets(records), _checks(records)]
+    parts += [_predictions(records)]
     return [part for part in parts if part[2]]
 
 
@@ -256,6 +257,16 @@ def _transfers(records):
         fit = f"alpha {1e6 * link.alpha:.0f} us, {8e-9 / link.beta if link.beta else float('inf'):.1f} Gbit/s"
         rows.append([f"{ranks} {'hosts' if hosts else 'ranks'}: {fit}, gamma {1e9 * link.gamma:.2f} ns/byte", "", ""])
     return "Sums and gathers, and the model fitted to them", ["", "us", "model us"], rows
+
+
+def _on_host(records):
+    rows, every = [], chosen(records, kind="gradients")
+    for ranks, verb in sorted({(r["ranks"], r["verb"]) for r in every}):
+        here = chosen(every, ranks=ranks, verb=verb)
+        times = [median(by) if (by := chosen(here, where=where)) else None for where in ("messages", "memory")]
+        name = f"{ranks} ranks, {verb}, {here[0]['bytes'] / 1e6:.0f} MB"
+        rows.append([name, *("" if t is None else f"{1e3 * t:.0f}" for t in times)])
+    return "All gradients on one host", ["", "by messages, ms", "in host memory, ms"], rows
 
 
 def _buckets(records):

@@ -55,7 +55,8 @@ class Variant:
         self.first = self.first or self._now()
 
     def _close(self):
-        self.window = self._now() - (self.first or self._now())
+        now = self._now()
+        self.window = now - (self.first or now)
         self.close()
         self.first = None
 
@@ -110,29 +111,49 @@ def variants(options) -> list[Variant]:
     for bn in options["bn"] if ranks.size > 1 else ():
         settings = {"kind": "step", "scaling": scaling, "bn": bn, "bucket": buckets.BUCKET}
         made.append(Variant(options, share, ranks, **settings))
-    for bucket in options["buckets"] if ranks.size > 1 else ():
+    for bucket in options["buckets"] if not ranks.near else ():  # on one host all gradients wait for the end
         settings = {"kind": "bucket", "scaling": scaling, "bn": "local", "bucket": bucket}
         made.append(Variant(options, share, ranks, **settings))
     return made
 
 
-def transfers(verb, sizes, seconds=0.1) -> list[dict]:
+def transfers(verb, sizes) -> list[dict]:
     """The median time of all_reduce or all_gather of float32 of so many bytes a rank."""
+    arrays = [np.ones(max(1, size // 4), np.float32) for size in sizes]
+    call = getattr(communicator.current(), verb)
+    return [{"kind": verb, "bytes": array.nbytes, "seconds": timed(call, array)} for array in arrays]
+
+
+def on_host(options) -> list[dict]:
+    """The median times of all gradients of a network, summed and gathered again, by messages and in host memory."""
     ranks, rows = communicator.current(), []
-    for size in sizes:
-        array, taken = np.ones(max(1, size // 4), np.float32), []
-        call = getattr(ranks, verb)
-        call(array)
+    size = sum(p.data.size for p in network(options).params())
+    parts = communicator.shares(size)
+    calls = {
+        "reduce": lambda array: ranks.start_reduce_scatter(array, parts)(),
+        "gather": lambda array: ranks.all_gather_into(array, parts),
+    }
+    for where, array in (("messages", np.empty(size, np.float32)), ("memory", ranks.memory(size, np.float32))):
+        for verb, call in calls.items() if array is not None else ():
+            row = {"kind": "gradients", "where": where, "verb": verb, "bytes": array.nbytes}
+            rows.append(row | {"seconds": timed(call, array)})
+    return rows
+
+
+def timed(call, array, seconds=0.1) -> float:
+    """The median of several calls."""
+    taken = []
+    call(array)
+    began = time.perf_counter()
+    call(array)
+    count = int(np.clip(seconds / (time.perf_counter() - began), 3, 100))
+    for _ in range(communicator.current().broadcast(np.array([count]))[0]):
+        array.fill(1)
+        communicator.current().barrier()
         began = time.perf_counter()
         call(array)
-        count = int(np.clip(seconds / (time.perf_counter() - began), 3, 100))
-        for _ in range(ranks.broadcast(np.array([count]))[0]):
-            array.fill(1)
-            began = time.perf_counter()
-            call(array)
-            taken.append(time.perf_counter() - began)
-        rows.append({"kind": verb, "bytes": array.nbytes, "seconds": statistics.median(taken)})
-    return rows
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
 
 
 def measure(options) -> list[dict]:
@@ -145,7 +166,7 @@ def measure(options) -> list[dict]:
     rows = [variant.row(ranks) for variant in made]
     for verb in ("all_reduce", "all_gather") if ranks.size > 1 else ():
         rows += transfers(verb, options["sizes"])
-    return rows
+    return rows + (on_host(options) if ranks.size > 1 and ranks.near and options["sizes"] else [])
 
 
 def main(options) -> None:
