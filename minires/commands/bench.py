@@ -197,7 +197,7 @@ def register(commands, command) -> None:
     p.add_argument("--ranks", type=_numbers(int), default=[1, 2], metavar="N,N", help=text)
     text = "as root: also hosts that are network namespaces, with links of such Gbit/s, to check the model against"
     p.add_argument("--gbit", type=_numbers(float), default=[], metavar="X,X", help=text)
-    p.add_argument("--buckets", action="store_true", help="also sweep minires.fast.buckets.BUCKET")
+    p.add_argument("--buckets", action="store_true", help="between hosts, also sweep minires.fast.buckets.BUCKET")
     p.add_argument("--steps", type=int, default=5, metavar="N", help="steps of each in a round (default: 5)")
     p.add_argument("--rounds", type=int, default=3, metavar="N", help="jobs of each number of ranks (default: 3)")
     _add_common(p, default=argparse.SUPPRESS)
