@@ -111,7 +111,7 @@ def variants(options) -> list[Variant]:
     for bn in options["bn"] if ranks.size > 1 else ():
         settings = {"kind": "step", "scaling": scaling, "bn": bn, "bucket": buckets.BUCKET}
         made.append(Variant(options, share, ranks, **settings))
-    for bucket in options["buckets"] if ranks.size > 1 and not ranks.near else ():  # on one host all gradients wait for the end
+    for bucket in options["buckets"] if ranks.size > 1 and not ranks.near else ():  # on one host there are none
         settings = {"kind": "bucket", "scaling": scaling, "bn": "local", "bucket": bucket}
         made.append(Variant(options, share, ranks, **settings))
     return made
