@@ -68,7 +68,7 @@ class FusedNorm(Module):
             return *norm_statistics(x, norm.mean.data, norm.var.data, **settings), None
         mean, var, m = communicator.pooled(*ops.batchnorm_statistics(x), x.size // x.shape[-1], len(x))
         if norm.update_running_stats:
-            norm.follow(mean if bias is None else mean + bias, var, m)
+            norm.move_running_stats(mean if bias is None else mean + bias, var, m)
         return mean, 1 / get_xp(x).sqrt(var + norm.epsilon), m
 
     def backward(self, dy, need_dx=True):

@@ -92,14 +92,14 @@ class BatchNorm(_Norm):
         if self.training:
             mean, var, m = communicator.pooled(*ops.batchnorm_statistics(x), x.size // x.shape[-1], len(x))
             if self.update_running_stats:
-                self.follow(mean, var, m)
+                self.move_running_stats(mean, var, m)
         else:
             mean, var, m = self.mean.data, self.var.data, 0
         rstd = 1 / get_xp(x).sqrt(var + self.epsilon)
         self.save(x, mean, rstd, m)
         return ops.batchnorm_forward(x, self.gamma.data, self.beta.data, mean, rstd)
 
-    def follow(self, mean: Array, var: Array, m: int) -> None:
+    def move_running_stats(self, mean: Array, var: Array, m: int) -> None:
         """Move the running statistics towards those of a batch, of m values a channel."""
         settings = {"momentum": self.momentum, "unbiased": self.unbiased}
         running = ops.batchnorm_running(self.mean.data, self.var.data, mean, var, m, **settings)
