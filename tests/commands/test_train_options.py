@@ -56,7 +56,7 @@ OPTIONS = {
 ELSEWHERE = {
     *("-h", "--help", "--out", "--resume"),
     *("--weights", "--preprocess"),  # test_starting.py
-    *("--local-bn", "--shard-optimizer"),  # test_ranks.py
+    *("--local-bn", "--shard-optimizer", "--no-shard-optimizer"),  # test_ranks.py
     *(
         "--no-flip",
         "--no-skip",
