@@ -1,6 +1,7 @@
 """Fine-tuning beats training from scratch at equal steps on held-out hands; with MINIRES_ALL over five seeds."""
 
 import numpy as np
+import pytest
 from demand import on_demand
 from minires.benchmarks import finetuning
 
@@ -14,6 +15,7 @@ def test_fine_tuning_beats_scratch_over_five_seeds():
     assert (tuned > scratch).all()
 
 
+@pytest.mark.slow
 def test_the_two_tasks_share_no_class_and_no_image():
     base, few, held = finetuning.tasks(0)
     assert (base.classes, few.classes, held.classes) == (finetuning.BEFORE, finetuning.AFTER, finetuning.AFTER)

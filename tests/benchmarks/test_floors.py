@@ -45,6 +45,7 @@ def test_flops_counted_by_hand():
     assert work(model, 3, "training").flops == 3 * 2 * (3 * sum(forward) - forward[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "size"), [pytest.param("resnet50", 64, marks=on_demand), ("resnet20", 32), ("resnet18", 64)]
 )

@@ -1,10 +1,12 @@
 """The worth of a recipe's parts, on a small network."""
 
+import pytest
 from minires.benchmarks import recipes
 
 from minires.data import Parts, make_signs
 
 
+@pytest.mark.slow
 def test_each_way_is_judged_on_images_that_were_not_trained_on(monkeypatch):
     seen = []
     judged = recipes.judged

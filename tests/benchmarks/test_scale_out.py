@@ -153,6 +153,7 @@ def test_more_hosts_and_slower_links_are_less_efficient():
         assert found[bn, 1][0] < found[bn, 10][0] < found[bn, 100][0]
 
 
+@pytest.mark.slow
 def test_tables_and_picture(tmp_path):
     made = records()
     text = tables.markdown(made)

@@ -21,6 +21,7 @@ def ours_in_their_layout(param, grad):
     return grad.transpose(3, 2, 0, 1) if grad.ndim == 4 else grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "size", "options"), NETWORKS)
 def test_forward_and_gradients(arch, size, options):
     model = resnet(arch, (size, size, 3), 5, **options).astype(np.float64)

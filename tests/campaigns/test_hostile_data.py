@@ -5,6 +5,7 @@ import pytest
 hostile_data = pytest.importorskip("hostile_data", reason="the campaign sets alarms", exc_type=ImportError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 20, 2))
 def test_hostile_data_end_in_one_line(tmp_path, first):
     pytest.importorskip("torch")

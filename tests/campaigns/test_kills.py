@@ -10,6 +10,7 @@ from demand import on_demand
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "blows",
     [

@@ -10,6 +10,7 @@ import pytest
 mutants = pytest.importorskip("mutants", reason="the campaign forks and watches memory", exc_type=ImportError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in mutants.KINDS if "pth" not in name])
 def test_mutants_are_refused_in_one_line_or_equal(tmp_path, name):
     if "safetensors" in name:

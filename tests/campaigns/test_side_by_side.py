@@ -11,6 +11,7 @@ from demand import on_demand
 SECONDS = os.environ.get("MINIRES_SECONDS", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["auto", pytest.param("numpy", marks=on_demand)])
 def test_at_once_is_as_alone(kernels):
     command = [sys.executable, "-W", "ignore", Path(__file__).with_name("side_by_side.py"), "--seconds", SECONDS]

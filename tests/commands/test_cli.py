@@ -171,6 +171,7 @@ def no_pictures(monkeypatch):
 TINY = ["--arch", "resnet8", "--size", "24", "--epochs", "1", "--batch-size", "32", "--device", "cpu"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.json", "curves.png", "report.html"])
 @pytest.mark.parametrize("again", ["report", "resume"])
 def test_what_a_full_disk_left_out_at_the_end_is_made_later(
@@ -267,6 +268,7 @@ def test_summary_counts(capsys):
     assert "res2a_branch2a" in text
 
 
+@pytest.mark.slow
 def test_gradflow_compares_and_draws(tmp_path, signs, capsys):
     picture = tmp_path / "flow.png"
     arguments = ["--data", str(signs), "--size", "24", "--arch", "resnet8", "--batch-size", "8", "--out", str(picture)]

@@ -67,6 +67,7 @@ def test_two_single_runs_are_held_against_each_other_by_their_answers(runs):
     assert test.difference == pytest.approx(first - second)
 
 
+@pytest.mark.slow
 def test_a_run_whose_epoch_a_validation_part_chose_counts_by_its_one_measurement(tmp_path, monkeypatch):
     undrawn(monkeypatch.setattr)
     train, test = make_signs(n_train=48, n_test=24, size=16)
@@ -108,6 +109,7 @@ def test_what_is_no_run_gets_a_word(runs, capsys):
     assert capsys.readouterr().err == f"minires: {runs / 'fast0'}: the only run given: give two or more to compare\n"
 
 
+@pytest.mark.slow
 def test_picture_page_and_numbers(runs, tmp_path, capsys):
     names = [str(runs / name) for name in ("fast0", "fast1", "slow0")]
     out = ["--out", str(tmp_path / "curves.svg"), "--html", str(tmp_path / "page.html")]

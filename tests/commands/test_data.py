@@ -96,6 +96,7 @@ def test_evaluate_knows_the_data_of_the_run_wherever_they_are(tmp_path, capsys, 
     assert "the data of the run itself, split as they were for training" in found.err
 
 
+@pytest.mark.slow
 def test_data_show_counts_and_finds_leaks_and_odd_files(tmp_path, capsys):
     root = tmp_path / "data"
     layouts.images(root, "train/a", "train/b", "test/a", "test/b", count=10)

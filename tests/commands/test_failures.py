@@ -81,6 +81,7 @@ def read_only(tmp_path):
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["file", "file/run", "file/a/b", "/dev/null", "/dev/full", "/proc/run", "n" * 300])
 def test_a_run_where_none_can_be(place, pictures, tmp_path, monkeypatch, ends):
     monkeypatch.chdir(tmp_path)
@@ -90,6 +91,7 @@ def test_a_run_where_none_can_be(place, pictures, tmp_path, monkeypatch, ends):
     assert Path("/dev/full").is_char_device()
 
 
+@pytest.mark.slow
 def test_a_run_on_a_read_only_file_system(pictures, tmp_path, read_only, ends):
     run = tmp_path / "run"
     assert cli.main([*TRAIN, "--data", str(pictures), "--out", str(run)]) == 0
@@ -143,18 +145,21 @@ def test_below_a_file_nothing_is_left(tmp_path):
 # --- output that goes nowhere
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["summary", "resnet50"], ["--help"], ["--version"]])
 def test_output_to_a_full_device(arguments):
     done = shell('"$@" > /dev/full', *arguments)
     assert_one_line(done.returncode, done.stderr, 1, "No space left on device")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["summary", "resnet50"], ["--help"]])
 def test_a_reader_that_leaves(arguments):
     done = shell('"$@" | true; exit ${PIPESTATUS[0]}', *arguments)
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "<&- >&-", "<&- >&- 2>&-"])
 def test_closed_streams(closed, tmp_path):
     """Their numbers must not go to the files that are opened next."""
@@ -194,6 +199,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
         cli.main(["summary", "resnet8"])
 
 
+@pytest.mark.slow
 def test_memory_used_up():
     """`ulimit -v` where the weights of a network do not fit."""
     done = shell('ulimit -v 2000000; exec "$@"', "summary", "resnet50", "--classes", "1000000")
@@ -232,6 +238,7 @@ def test_a_signal_while_importing(name, status, module):
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_in_a_command_leaves_nothing_half_written(name, status, tmp_path):
     script = f"""

@@ -36,6 +36,7 @@ def test_a_name_between_colons_is_no_emoji():
     assert ":warning:" in screen.getvalue()
 
 
+@pytest.mark.slow
 def test_names_of_classes_and_files(tmp_path, capsys):
     for name in (EVIL, "plain"):
         for i in range(6):

@@ -74,6 +74,7 @@ def test_every_command_takes_it(name, capsys):
         assert minires("bn-doctor", run, *own) in (0, 1)
 
 
+@pytest.mark.slow
 def test_without_its_name_a_run_is_refused_in_one_line(capsys):
     write_signs("hands.h5", *make_signs(120, 30, size=16))
     assert minires("train", "--data", "hands.h5", "--arch", "nets.py:vgg", "--epochs", 1, "--out", "run") == 0
@@ -85,6 +86,7 @@ def test_without_its_name_a_run_is_refused_in_one_line(capsys):
         assert said.count("minires:") == 1
 
 
+@pytest.mark.slow
 def test_another_network_of_that_name_is_refused(capsys):
     write_signs("hands.h5", *make_signs(120, 30, size=16))
     assert minires("train", "--data", "hands.h5", "--arch", "nets.py:vgg", "--epochs", 1, "--out", "run") == 0
@@ -94,6 +96,7 @@ def test_another_network_of_that_name_is_refused(capsys):
     assert "dropout had rate 0.2, here it is 0.3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_files_of_a_run_hold_no_code():
     write_signs("hands.h5", *make_signs(120, 30, size=16))
     assert minires("train", "--data", "hands.h5", "--arch", "nets.py:senet", "--epochs", 1, "--out", "run") == 0

@@ -14,6 +14,8 @@ from minires.files import write_text
 from minires.train import save_checkpoint
 from minires.weights import export_weights
 
+pytestmark = pytest.mark.slow
+
 WRITES = {
     "weights import": "weights import w.npz --out @.h5",
     "weights export": "weights export model.h5 --out @.npz",

@@ -92,6 +92,7 @@ def _alone(*command):
     return subprocess.run([*map(str, command)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_other_commands_run_alone():
     done = mpiexec(2, *MINIRES, "doctor")
     assert done.returncode == 2
@@ -99,6 +100,7 @@ def test_other_commands_run_alone():
     assert "this command runs alone: leave the launcher of MPI out" in line
 
 
+@pytest.mark.slow
 def test_what_is_wrong_on_all_ranks_is_said_once(tmp_path):
     done = mpiexec(3, *MINIRES, "train", "--data", tmp_path / "none")
     assert done.returncode == 2

@@ -36,6 +36,7 @@ def train(photos, out, *words):
     return cli.main(["train", "--data", str(photos), *QUICK, "--out", str(out), *map(str, words)])
 
 
+@pytest.mark.slow
 def test_from_a_checkpoint_with_frozen_parts(source, photos, tmp_path, capsys):
     path, before = source
     words = "--freeze", "stem,stage2,stage3:1", "--head-lr", "10x", "--rates", "stage4=0.5x"
@@ -67,6 +68,7 @@ def test_from_a_checkpoint_with_frozen_parts(source, photos, tmp_path, capsys):
         assert f"{option[0]}: --resume goes on as the run began" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_head_begins_with_what_the_weights_know(source, photos, tmp_path):
     path, before = source
     assert (
@@ -99,6 +101,7 @@ def test_from_files_of_others(photos, tmp_path, capsys):
     assert load_classifier(tmp_path / "unit").preprocess.mean == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_from_an_export_of_ours_the_network_comes_along(source, photos, tmp_path, capsys):
     export_weights(source[1], tmp_path / "ours.npz")
     assert train(photos, tmp_path / "run", "--weights", tmp_path / "ours.npz") == 0
@@ -148,6 +151,7 @@ def test_weights_that_are_not_there(photos, tmp_path, capsys):
     assert "--preprocess: says how --weights want their images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_file_to_resume_is_its_run_or_told_what_to_do(source, photos, tmp_path, capsys):
     assert train(photos, tmp_path / "run", "--arch", "resnet8", "--size", "12") == 0
     model = tmp_path / "run" / "model.h5"

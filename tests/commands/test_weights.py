@@ -67,6 +67,7 @@ def test_other_classes_and_skip_head(torch_file, tmp_path, capsys):
     np.testing.assert_array_equal(model.state()["conv1.w"], source.state()["conv1.w"])
 
 
+@pytest.mark.slow
 def test_weights_for_bgr_are_turned_for_rgb(tmp_path):
     """keras.applications: the same logits for an RGB photograph as Keras's pipeline gives."""
     from minires.weights import export_weights
@@ -85,6 +86,7 @@ def test_weights_for_bgr_are_turned_for_rgb(tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_compare(torch_file, tmp_path, capsys):
     path, _ = torch_file
     a, b = tmp_path / "a.h5", tmp_path / "b.h5"

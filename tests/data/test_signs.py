@@ -34,6 +34,7 @@ def all_images(part):
     return part.images(np.arange(len(part)))
 
 
+@pytest.mark.slow
 def test_pair_from_either_file_or_the_folder(tmp_path):
     write_pair(tmp_path)
     loaded = [load(tmp_path / name) for name in ("train_signs.h5", "test_signs.h5", ".")]

@@ -12,6 +12,7 @@ def signs():
     return make_signs()
 
 
+@pytest.mark.slow
 def test_shapes_classes_and_balance(signs):
     for part, count in zip(signs, (180, 20), strict=True):
         images = part.images(np.arange(len(part)))

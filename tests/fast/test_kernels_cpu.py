@@ -505,6 +505,7 @@ def test_several_python_threads_at_once():
     assert all(results)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "while another thread computes"])

@@ -89,6 +89,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize(("arch", "options", "optimizer"), KINDS, ids=str)
 def test_ranks_train_the_network_of_one(arch, options, optimizer, size, gpus):
@@ -160,6 +161,7 @@ def test_fit_by_ranks(ways, gpus):
 GRAPHED = 7, 7, 6, 6, 7, 6, 2, 2, 2, 7  # of 7 and 6 the first two of three ranks have shares of one size
 
 
+@pytest.mark.slow
 def test_each_whole_has_a_graph_of_its_own(gpus, monkeypatch):
     nccl_on_cpu.pretend_graphs(monkeypatch)
     start, optimizer = small().astype(np.float64), ("adam", {"clip_norm": 0.5})
@@ -171,6 +173,7 @@ def test_each_whole_has_a_graph_of_its_own(gpus, monkeypatch):
         assert_alike(ours, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [0, 2])
 def test_what_one_rank_cannot_capture_all_issue(fails, gpus, monkeypatch):
     nccl_on_cpu.pretend_graphs(monkeypatch)

@@ -362,6 +362,7 @@ EDITS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edited_file_takes_effect(name, copy):
     before = fits(copy)
@@ -372,6 +373,7 @@ def test_an_edited_file_takes_effect(name, copy):
     assert f"minires/{name} was edited" in fast[2]
 
 
+@pytest.mark.slow
 def test_the_doctor_tells_what_was_edited(copy):
     copy.edit("ops/dense.py", EDITS["ops/dense.py"])
     told = re.sub(r"[│\s]+", " ", copy.python("-m", "minires", "doctor").stdout)

@@ -21,6 +21,7 @@ def images(count, size, seed=0):
     return normal(np.random.default_rng(seed), (count, size, size, 3), np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "size", "options"),
     [

@@ -33,6 +33,7 @@ def asked() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["strict", "cupy"])
 def test_there_is_all_that_minires_asks_for(name):
     module = pytest.importorskip(name, reason="CuPy is not installed")

@@ -59,6 +59,7 @@ def test_nothing_to_say_about_a_healthy_network(kind):
     assert not any("forward" in vars(m) or m._slot for m in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", nn.VARIANTS)
 @pytest.mark.parametrize("preact", [False, True])
 def test_nothing_to_say_about_bottlenecks(variant, preact):
@@ -68,6 +69,7 @@ def test_nothing_to_say_about_bottlenecks(variant, preact):
     assert report.nearest == variant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet50d", "se_resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_nothing_to_say_about_the_relatives_which_are_told_apart(arch):
     """Also where the network has forgotten what it was built from."""

@@ -53,6 +53,7 @@ def peak_of_two_steps(model, batch, optimizer):
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "batch", "options"), NETWORKS)
 def test_peak_memory_is_that_of_a_step(arch, batch, options):
     model = resnet(arch, (64, 64, 3), 6, **options)
@@ -72,6 +73,7 @@ def test_memory_of_optimisers_and_precision():
     assert double.activations == pytest.approx(2 * memory["sgd"].activations, rel=0.05)
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_summary():
     """58.55 GFLOP of a step with 32 images: the number of the published measurements."""
     model = resnet50()

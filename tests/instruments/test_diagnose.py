@@ -60,6 +60,7 @@ def hands():
     return train, test, turned
 
 
+@pytest.mark.slow
 def test_data_alone(hands):
     train, test, turned = hands
     assert minires.diagnose(train, test=test).causes == ()
@@ -71,6 +72,7 @@ def test_data_alone(hands):
     assert len(picture_bytes(plot_diagnosis(found))) > 10_000
 
 
+@pytest.mark.slow
 def test_nothing_is_changed(hands):
     train, test, _ = hands
     classifier = minires.Classifier.for_data(minires.resnet("resnet8", train.shape, 6), train)
@@ -138,6 +140,7 @@ def test_labels_in_another_order():
     assert in_words(np.array([1, 0, 2]), ("a", "b", "c")) == "'a' stands for 'b', 'b' stands for 'a'"
 
 
+@pytest.mark.slow
 def test_the_command(hands, tmp_path, monkeypatch, capsys):
     train, _, turned = hands
     monkeypatch.chdir(tmp_path)
@@ -154,6 +157,7 @@ def test_the_command(hands, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_learn_says_so(hands, tmp_path, capsys):
     train, test, _ = hands
     rng = np.random.default_rng(0)

@@ -35,6 +35,7 @@ def overlap(a, b):
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_card_for_each_block_with_its_shortcut(arch, kind):
@@ -57,6 +58,7 @@ def test_a_card_for_each_block_with_its_shortcut(arch, kind):
     assert names == ["stem", *(block.name for block in model.blocks()), "head"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_figure_shows_what_the_svg_says(kind):
     svg = to_svg(diagram(small("resnet50", **KINDS[kind])))
@@ -115,6 +117,7 @@ CASES = [(small, arch, kind) for arch in ARCHITECTURES for kind in KINDS]
 CASES += [(resnet, arch, kind) for arch in ("resnet18", "resnet50", "resnet50d") for kind in KINDS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "arch", "kind"), CASES)
 def test_nothing_overlaps_and_all_is_on_the_page(build, arch, kind):
     page = diagram(build(arch, **KINDS[kind]))

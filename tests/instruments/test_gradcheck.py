@@ -51,6 +51,7 @@ HEALTHY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("kind", HEALTHY)
 def test_no_false_alarm_on_networks(kind, training):
@@ -78,6 +79,7 @@ BUGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_named_with_its_layer(bug):
     report = gradcheck(planted.plant(small(), bug), X, coordinates=1)
@@ -284,6 +286,7 @@ def test_the_sweep_has_the_arms_of_a_v():
     assert single.dtype == "float32"
 
 
+@pytest.mark.slow
 def test_the_sweep_is_drawn():
     rows = tuple({"epsilon": 10.0**-k, "error": 10.0**-k, "worst": 1.0, "crossed": 0.5} for k in range(1, 6))
     fig = plot_epsilon_sweep({"float64": Sweep("block", "float64", 0, rows)}, note="seed 0")
@@ -331,6 +334,7 @@ def run(*arguments) -> int:
     return args.run(args)
 
 
+@pytest.mark.slow
 def test_the_commands(capsys, tmp_path, monkeypatch):
     assert run("gradcheck", "batchnorm") == 0
     assert "batchnorm: right" in capsys.readouterr().out

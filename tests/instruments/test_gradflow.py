@@ -368,6 +368,7 @@ def command(signs, tmp_path, *arguments):
     return cli.main(["gradflow", "--data", str(signs), "--batch-size", "2", "--out", str(picture), *arguments]), picture
 
 
+@pytest.mark.slow
 def test_command_measures_every_combination(signs, tmp_path, capsys):
     status, picture = command(signs, tmp_path, "--depth", "8,14", "--bn", "on,off", "--json")
     assert status == 0

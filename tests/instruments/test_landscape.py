@@ -152,6 +152,7 @@ def test_bad_requests(model):
         landscape(model, X[:0], LABELS[:0])
 
 
+@pytest.mark.slow
 def test_pictures():
     steps = np.linspace(-1, 1, 5)
     line = Landscape(steps, 1 + steps**2, 1 - steps**2 / 2, 10, 0)
@@ -173,6 +174,7 @@ def test_pictures():
             plot_landscape(mixed)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(style, "DPI", 40)
     train, test = make_signs(n_train=12, n_test=12, size=16)

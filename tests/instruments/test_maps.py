@@ -229,6 +229,7 @@ def test_squares_that_do_not_fit(classifier):
         occlusion(classifier, IMAGES[0], patch=8, target=3)
 
 
+@pytest.mark.slow
 def test_pictures_hold_the_numbers(classifier):
     found = [gradcam(classifier, IMAGES, layer=name, targets=[0, 1, 2]) for name in ("stage3", "stage4")]
     fig = plots.plot_gradcam(found, IMAGES, CLASSES, names=("a.png", "b.png", "c.png"), note="seed 7")
@@ -305,6 +306,7 @@ def test_commands_draw(run, tmp_path, capsys, monkeypatch, command):
     assert Image.open(out).size[0] > 300
 
 
+@pytest.mark.slow
 def test_commands_print_numbers(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(style, "DPI", 40)
     out = ["--device", "cpu", "--json", "--out", str(tmp_path / "picture.png")]

@@ -63,6 +63,7 @@ BUGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_named_even_where_the_batch_was_learned(bug):
     one = classifier()
@@ -97,6 +98,7 @@ def test_dead_relus():
     assert result.findings[0].detail.startswith("conv1_relu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lr", "name"), [(1e-4, "rate too small"), (30.0, "rate too large")])
 def test_a_rate_far_off(lr, name):
     result = overfit(classifier(), TRAIN, Recipe(optimizer="sgd", lr=lr), **QUICK)
@@ -109,6 +111,7 @@ def data(images, labels):
     return ArrayDataset(images, labels, CLASSES, source="here")
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_the_batch():
     images = TRAIN.images(np.arange(8))
     for dataset, name in (
@@ -121,6 +124,7 @@ def test_what_is_wrong_with_the_batch():
         assert not result.ok
 
 
+@pytest.mark.slow
 def test_the_network_is_left_as_it_was():
     one = classifier(dropout=0.3)
     one.model.train()

@@ -165,6 +165,7 @@ def test_save_is_a_png_and_atomic(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STARTS)
 def test_the_ending_of_a_picture_is_its_kind(tmp_path, kind):
     paths = [plots.save_picture(plots.plot_curves(HISTORY), tmp_path / f"{i}.{kind.upper()}") for i in range(2)]
@@ -193,6 +194,7 @@ COMMANDS = (
 QUICK = ("diagram", "data show", "kernels")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [pytest.param(c, marks=() if c.startswith(QUICK) else SLOW) for c in COMMANDS])
 def test_each_command_draws_what_the_ending_says_or_refuses_it(tmp_path, capsys, monkeypatch, line):
     for i in range(16):
@@ -218,6 +220,7 @@ def test_each_command_draws_what_the_ending_says_or_refuses_it(tmp_path, capsys,
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_no_global_state_of_matplotlib_is_used():
     code = "import minires.instruments.report, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -138,6 +138,7 @@ def test_without_anything(tmp_path):
     assert "img" not in page.tags
 
 
+@pytest.mark.slow
 def test_without_mistakes(tmp_path):
     page = write(tmp_path, mistakes=())
     assert "0 mistakes in 30" in page.text

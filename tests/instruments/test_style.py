@@ -17,6 +17,7 @@ def small_print(fig):
     return next(text for text in fig.texts if text.get_fontsize() == style.SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", WIDTHS)
 @pytest.mark.parametrize("note", ["seed 0", LONG, LONG.replace(" ", "W" * 9), "$W_" * 90])
 def test_nothing_is_cut_off_or_covered(size, note):
@@ -36,6 +37,7 @@ def test_nothing_is_cut_off_or_covered(size, note):
     assert box.y1 < min(ax.get_tightbbox(pen).y0 for ax in axes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", WIDTHS)
 def test_a_long_note_takes_nothing_from_the_axes(size):
     short, tall = (style.figure("Title", **size, note=note)[0] for note in ("seed 0", LONG))

@@ -135,6 +135,7 @@ def test_a_notebook_has_the_text_the_knobs_and_code_that_compiles(n, tmp_path):
     assert harness.load(n).LESSON.question in notebook["cells"][0]["source"]
 
 
+@pytest.mark.slow
 def test_the_cells_of_a_notebook_run(tmp_path, monkeypatch, capsys):
     display = SimpleNamespace(Image=bytes)  # Jupyter's own, which the tests do not need
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))

@@ -304,6 +304,7 @@ def test_the_command_lists_and_hands_out_and_never_overwrites(here, capsys):
     assert [p.name for p in here.iterdir()] == [file.name]
 
 
+@pytest.mark.slow
 def test_the_command_checks(here, capsys):
     (here / "mine.py").write_text("print('a [b]')\n" + exercise(1).text)
     assert run(1, "--check", "mine.py") == 1
@@ -354,6 +355,7 @@ def test_a_verdict_as_json_and_what_is_solved_is_marked(here, capsys):
     assert capsys.readouterr().out.count("solved") == 1
 
 
+@pytest.mark.slow
 def test_a_class_is_graded(here, capsys):
     handed = {
         "anna/exercise_01_im2col.py": exercise(1).solution,

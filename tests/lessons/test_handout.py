@@ -42,6 +42,7 @@ def test_a_page_that_is_too_full_is_refused_in_words():
         page(3, [Claim(f"number {i}", 1.0, 0, 2) for i in range(60)])
 
 
+@pytest.mark.slow
 def test_the_command_writes_it_beside_the_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["lesson", "1", "--seeds", "1", "--handout", "paper.pdf"]) == 0

@@ -57,6 +57,7 @@ def test_the_noise_scale_is_had_from_gradients_alone():
     assert np.mean(draws, axis=0) == pytest.approx([np.sum(spread**2), G @ G], rel=0.03)
 
 
+@pytest.mark.slow
 def test_what_is_scaled():
     result = lesson.measure(count=64, images=4, epochs=2, seeds=1)
     (run,) = result["runs"]

@@ -118,6 +118,7 @@ def test_a_seed_hands_out_its_variant(here, capsys):
     assert json.loads(capsys.readouterr().out)["variant"] == 4
 
 
+@pytest.mark.slow
 def test_a_class_gets_a_variant_each_and_the_marks_say_which(here, capsys):
     assert run(9, "--class", "names.txt", "--seed", 10) == 0
     files = {name: here / name / "exercise_09_right_alone.py" for name in ("Anna Berg", "boris", "carla")}

@@ -22,6 +22,7 @@ def test_adams_updates_on_noise_follow_the_rule():
     assert expected[0] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_first_step_of_a_warm_up_of_two_is_half_as_long():
     result = lesson.measure(arch="resnet8", steps=4, warmup=2, seeds=1)
     (run,) = result["runs"]

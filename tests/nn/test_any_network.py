@@ -51,6 +51,7 @@ def batch(network, n=4):
     return rng.standard_normal((n, *SHAPE)).astype(network.dtype), np.arange(n) % 6
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_to_the_same_bits_and_comes_back_from_its_file(network, signs, tmp_path):
     train, test = signs
     recipe, whole = Recipe(epochs=2), tmp_path / "whole"

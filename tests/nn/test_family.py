@@ -55,6 +55,7 @@ def test_size_of_the_wide_network_for_cifar():
     assert list(model.stage_shapes().values()) == [(32, 32, 16), (32, 32, 160), (16, 16, 320), (8, 8, 640)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "options"),
     [

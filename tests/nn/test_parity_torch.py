@@ -45,6 +45,7 @@ def step(model, twin, x, labels):
     return (logits, dx, {p.name: p.grad for p in model.params()}), theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_step(name):
     """The error of a gradient is relative to its norm.

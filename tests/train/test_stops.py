@@ -239,6 +239,7 @@ def test_a_run_that_moves_is_not_spoken_of(capfd):
     assert not capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_slow_steps_are_spoken_of_once(capfd):
     """What each step takes is no reason to speak again."""
 

@@ -42,6 +42,7 @@ def run(path, x):
     return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"images": x})[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_same_logits(name, tmp_path):
     """Relative to the largest logit; the batch size is free."""

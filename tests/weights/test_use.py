@@ -47,6 +47,7 @@ def predictions(path, images, capsys):
     return [(row["class"], row["probabilities"]) for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("variant", ["v1.5", "course", "v1"])
 def test_the_same_predictions_on_image_files_to_the_bit(suffix, variant, images, tmp_path, capsys):
