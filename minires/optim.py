@@ -120,16 +120,18 @@ class Optimizer:
         self.state = {slot: array[self.part].copy() for slot, array in self.state.items()}
 
     def move_to(self, memory: Callable) -> bool:
-        """Keep weights and gradients in memory(size, dtype) each, unless that is None: whether they are there."""
-        moved = []
-        for array in (self.weights, self.grads) if device_of(self.weights) == "cpu" else ():
-            if (place := memory(array.size, array.dtype)) is not None:
-                place[...] = array
-                moved.append(place)
-        if moved:
-            self.weights, self.grads = moved
-            self._bind()
-        return bool(moved)
+        """Keep weights and gradients in memory(size, dtype) each, unless one is None: whether they are there."""
+        if device_of(self.weights) != "cpu":
+            return False
+        arrays = self.weights, self.grads
+        places = [memory(array.size, array.dtype) for array in arrays]
+        if any(place is None for place in places):
+            return False
+        for place, array in zip(places, arrays, strict=True):
+            place[...] = array
+        self.weights, self.grads = places
+        self._bind()
+        return True
 
     def check(self) -> None:
         """StateError where the parameters are no longer views of the buffer."""

@@ -42,7 +42,7 @@ def runs(data, tmp_path_factory):
     """The folders of a run of one process and of one of three ranks, and what the latter said."""
     one, three = (tmp_path_factory.mktemp(name) / "run" for name in ("one", "three"))
     subprocess.run([*map(str, training(data, one))], check=True, capture_output=True)
-    done = mpiexec(3, *training(data, three, "--shard-optimizer"))
+    done = mpiexec(3, *training(data, three, "--no-shard-optimizer"))
     assert done.returncode == 0, done.stderr
     return one, three, done
 
@@ -166,7 +166,7 @@ def test_a_rank_that_is_killed(data, tmp_path):
 @pytest.mark.slow
 def test_a_rank_that_is_stopped(data, tmp_path):
     out = tmp_path / "run"
-    launcher, _, said, seconds = ended(data, out, 2, signal.SIGSTOP)
+    launcher, _, said, seconds = ended(data, out, 2, signal.SIGSTOP, "--shard-optimizer")
     (line,) = said.splitlines()
     assert "rank 2 of 3 on " in line
     assert "has been stopped (SIGSTOP) for 4 s" in line or "not heard of for " in line  # its guardian, or another rank

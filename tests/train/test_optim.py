@@ -268,3 +268,16 @@ def test_after_the_end_the_last_rate_holds():
 def test_wrong_schedules(arguments, message):
     with pytest.raises(ConfigError, match=message):
         Schedule(*arguments)
+
+
+def test_weights_stay_where_there_is_memory_for_them_alone():
+    """Ranks may get memory that all reach for the first array, and none for the second."""
+    optimizer = SGD([Param("w", np.ones(3))])
+    given = iter([np.empty(3), None])
+    before = optimizer.weights
+    assert not optimizer.move_to(lambda size, dtype: next(given))
+    assert optimizer.weights is before
+    assert optimizer.params[0].data.base is before
+    assert optimizer.move_to(np.empty)
+    assert optimizer.params[0].data.tolist() == [1, 1, 1]
+    assert optimizer.params[0].data.base is optimizer.weights
