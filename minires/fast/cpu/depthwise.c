@@ -107,7 +107,5 @@ static void NAME(depthwise_weights)(const union arg *a) {
     c.slices = c.rows < 16 ? c.rows : 16; /* of the shape alone: the order of the sum depends on it */
     c.parts = scratch(0, sizeof(T) * c.slices * size);
     share(NAME(depthwise_weights_task), &c, (ptrdiff_t)c.slices * c.blocks);
-    T *dw = a[DW].p;
-    for (int s = 0; s < c.slices; s++)
-        for (ptrdiff_t i = 0; i < size; i++) dw[i] = s ? dw[i] + c.parts[s * size + i] : c.parts[i];
+    NAME(add_parts)(c.parts, c.slices, size, a[DW].p);
 }

@@ -347,7 +347,28 @@ static void NAME(conv2d_pack)(const union arg *a) {
 
 /* --- the gradient of the weights: dw[r, s, c, o] = sum over the pixels under the tap of x[.., c] dy[.., o] ------------- */
 
-enum { NAME(STRIP) = 192, NAME(PIECE) = 240 };
+enum { NAME(STRIP) = 192, NAME(PIECE) = 240, NAME(ADDED) = 1 << 13 };
+
+/* dw = the sum of the slices' parts, in their order. */
+struct NAME(parts) {
+    const T *parts;
+    T *dw;
+    ptrdiff_t size, slices;
+};
+
+static void NAME(add_task)(void *job, ptrdiff_t task) {
+    const struct NAME(parts) *c = job;
+    ptrdiff_t start = task * NAME(ADDED), n = c->size - start < NAME(ADDED) ? c->size - start : NAME(ADDED);
+    memcpy(c->dw + start, c->parts + start, sizeof(T) * n);
+    for (ptrdiff_t s = 1; s < c->slices; s++)
+        for (ptrdiff_t i = start; i < start + n; i += VL)
+            STORE(c->dw + i, LOAD(c->dw + i, start + n - i) + LOAD(c->parts + s * c->size + i, start + n - i), start + n - i);
+}
+
+static void NAME(add_parts)(const T *parts, ptrdiff_t slices, ptrdiff_t size, T *dw) {
+    struct NAME(parts) c = {parts, dw, size, slices};
+    share(NAME(add_task), &c, (size + NAME(ADDED) - 1) / NAME(ADDED));
+}
 
 /* d[j] (+)= sum over i of x[i][j] g[i]: m rows of weights, nr vectors of columns. at: where each x[i] starts; NULL, packed. */
 INLINE void NAME(outer)(const int m, const int nr, const T *x, const ptrdiff_t *at, const T *g, int rows, T *d, int O,
@@ -468,8 +489,7 @@ static void NAME(conv2d_weights)(const union arg *a) {
     c.groups = panels < pool.size ? panels : pool.size;
     if (c.slices > 1) c.parts = scratch(0, sizeof(T) * c.slices * size);
     share(NAME(weights_task), &c, (ptrdiff_t)c.slices * c.groups * c.G);
-    for (int s = 0; c.slices > 1 && s < c.slices; s++)
-        for (ptrdiff_t i = 0; i < size; i++) c.dw[i] = s ? c.dw[i] + c.parts[s * size + i] : c.parts[i];
+    if (c.slices > 1) NAME(add_parts)(c.parts, c.slices, size, c.dw);
     free_axis(&c.v);
     free_axis(&c.h);
 }

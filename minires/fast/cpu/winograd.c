@@ -216,14 +216,15 @@ static void NAME(winograd_pack)(const union arg *a) {
     share(NAME(transform_weights), &c, (ptrdiff_t)NAME(panels)(c.O) * ((c.K + NAME(TAKE) - 1) / NAME(TAKE)));
 }
 
-/* dw = G^T [sum over tiles of (B^T x B)^T (A dy A^T)] G. A chunk of tiles is transformed by all, X (C / VL, 36, tiles, VL)
-   and D (O / VL, 36, tiles, VL); then each task makes some rows and columns of the 36 products and turns them back at
-   once, so that transformed gradients never go to memory. */
+/* dw = G^T [sum over tiles of (B^T x B)^T (A dy A^T)] G. A chunk of tiles is transformed, X (C / VL, 36, tiles, VL) and
+   D (O / VL, 36, tiles, VL); then each task makes some rows and columns of the 36 products and turns them back at once, so
+   that transformed gradients never go to memory. Where there are many tiles each slice of them has a sum of its own and
+   stays with one core, in whose cache the chunks live; where there are few, all cores share each chunk. */
 struct NAME(gradient) {
     const T *x, *dy;
     T *dw, *X, *D;
-    int C, O, tiles, more;
-    ptrdiff_t first, cell; /* numbers of a cell of X or D */
+    int C, O, tiles, more, slices, chunks; /* tiles of a chunk, chunks of a slice */
+    ptrdiff_t count, first, cell;          /* all tiles, the first of a chunk; numbers of a cell of X or D */
     struct NAME(tiles) in, out;
 };
 
@@ -285,21 +286,34 @@ static void NAME(gradient_task)(void *job, ptrdiff_t task) {
     }
 }
 
-static void NAME(winograd_weights)(const union arg *a) {
-    enum { X, DY, DW, N, H, W, C, P, Q, O, TOP, LEFT };
-    struct NAME(gradient) c = {.x = a[X].p, .dy = a[DY].p, .dw = a[DW].p, .C = a[C].i, .O = a[O].i};
-    int across = (a[Q].i + 3) / 4, each = across * ((a[P].i + 3) / 4);
-    c.in = (struct NAME(tiles)){a[H].i, a[W].i, a[TOP].i, a[LEFT].i, across, each};
-    c.out = (struct NAME(tiles)){a[P].i, a[Q].i, 0, 0, across, each};
-    ptrdiff_t count = a[N].i * each, most = 24000 / sizeof(T) / (c.C + c.O);
-    most = most < 16 ? 16 : most > 256 ? 256 : most;
-    if (most > count) most = count;
-    c.cell = most * VL + LINE;
-    c.X = scratch(0, sizeof(T) * CELLS * c.cell * ((c.C + c.O) / VL));
+static void NAME(gradient_slice)(void *job, ptrdiff_t slice) {
+    struct NAME(gradient) c = *(struct NAME(gradient) *)job;
+    ptrdiff_t chunks = c.chunks * c.slices;
+    c.dw += slice * 9 * c.C * c.O;
+    c.X = scratch(1, sizeof(T) * c.cell * CELLS * ((c.C + c.O) / VL));
     c.D = c.X + CELLS * c.cell * (c.C / VL);
-    for (c.first = 0; c.first < count; c.first += most, c.more = 1) {
-        c.tiles = count - c.first < most ? count - c.first : most;
+    for (ptrdiff_t chunk = slice * c.chunks; chunk < (slice + 1) * c.chunks; chunk++, c.more = 1) {
+        c.first = c.count * chunk / chunks;
+        c.tiles = c.count * (chunk + 1) / chunks - c.first;
         share(NAME(transform_both), &c, (c.tiles + NAME(SHARE) - 1) / NAME(SHARE));
         share(NAME(gradient_task), &c, (ptrdiff_t)(c.C / VL) * NAME(panels)(c.O));
     }
+}
+
+static void NAME(winograd_weights)(const union arg *a) {
+    enum { X, DY, DW, N, H, W, C, P, Q, O, TOP, LEFT };
+    struct NAME(gradient) c = {.x = a[X].p, .dy = a[DY].p, .dw = a[DW].p, .C = a[C].i, .O = a[O].i, .slices = 1};
+    int across = (a[Q].i + 3) / 4, each = across * ((a[P].i + 3) / 4), best = 24000 / sizeof(T) / (c.C + c.O);
+    c.in = (struct NAME(tiles)){a[H].i, a[W].i, a[TOP].i, a[LEFT].i, across, each};
+    c.out = (struct NAME(tiles)){a[P].i, a[Q].i, 0, 0, across, each};
+    c.count = a[N].i * each;
+    best = best < 24 ? 24 : best > 256 ? 256 : best;
+    /* of the shape alone: the order of the sum depends on it */
+    while (c.slices < 16 && c.count > c.slices * best * 3 / 2) c.slices *= 2;
+    c.chunks = (c.count + c.slices * best / 2) / (c.slices * best);
+    if (!c.chunks) c.chunks = 1;
+    c.cell = (c.count / (c.slices * c.chunks) + 1) * VL + LINE;
+    if (c.slices > 1) c.dw = scratch(0, sizeof(T) * c.slices * 9 * c.C * c.O);
+    share(NAME(gradient_slice), &c, c.slices);
+    if (c.slices > 1) NAME(add_parts)(c.dw, c.slices, (ptrdiff_t)9 * c.C * c.O, a[DW].p);
 }
