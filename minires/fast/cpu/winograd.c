@@ -88,13 +88,14 @@ INLINE const T *NAME(find_tile)(const T *x, const struct NAME(tiles) * t, int K,
     const T *at = x + (((ptrdiff_t)n * t->H + h) * t->W + w) * K;
     *down = (ptrdiff_t)t->W * K;
     if (h >= 0 && w >= 0 && h + size <= t->H && w + size <= t->W) return at;
-    for (int r = 0; r < size; r++)
-        for (int s = 0; s < size; s++) {
-            T *to = edge + ((ptrdiff_t)r * size + s) * K;
-            const T *pixel = at + r * *down + s * K;
-            int inside = h + r >= 0 && h + r < t->H && w + s >= 0 && w + s < t->W;
-            for (int k = 0; k < K; k += VL) *(V *)(to + k) = inside ? *(const V *)(pixel + k) : (V){};
-        }
+    int from = w < 0 ? -w * K : 0, end = (w + size <= t->W ? size : t->W - w) * K; /* of a row: what is inside the map */
+    for (int r = 0; r < size; r++, at += *down) {
+        T *row = edge + (ptrdiff_t)r * size * K;
+        int inside = h + r >= 0 && h + r < t->H, k = 0, stop = inside ? from : size * K;
+        for (; k < stop; k += VL) *(V *)(row + k) = (V){};
+        for (; inside && k < end; k += VL) *(V *)(row + k) = *(const V *)(at + k);
+        for (; k < size * K; k += VL) *(V *)(row + k) = (V){};
+    }
     *down = (ptrdiff_t)size * K;
     return edge;
 }
