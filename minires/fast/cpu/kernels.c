@@ -39,6 +39,40 @@ INLINE V NAME(column)(const T *p, ptrdiff_t step, int n) {
     return *(const V *)part;
 }
 
+/* From a and b, side by side, the numbers at the places `at`. */
+INLINE V NAME(pick)(V a, V b, M at) {
+#ifdef __clang__
+    V picked;
+    for (int i = 0; i < VL; i++) picked[i] = at[i] < VL ? a[at[i]] : b[at[i] - VL];
+    return picked;
+#else
+    return __builtin_shuffle(a, b, at);
+#endif
+}
+
+/* to[j][i] = from[i][j], a block of VL x VL; rows start `from_step` and `to_step` apart. Quarters change places, then
+   quarters of quarters. */
+INLINE void NAME(transpose)(const T *from, ptrdiff_t from_step, T *to, ptrdiff_t to_step) {
+    V v[VL];
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) v[i] = *(const V *)(from + i * from_step);
+#pragma GCC unroll 4
+    for (int half = VL / 2; half; half /= 2) {
+        M upper = {}, lower = {};
+#pragma GCC unroll 16
+        for (int j = 0; j < VL; j++) upper[j] = j & half ? VL + j - half : j, lower[j] = j & half ? VL + j : j + half;
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++) {
+            if (i & half) continue;
+            V a = v[i], b = v[i + half];
+            v[i] = NAME(pick)(a, b, upper);
+            v[i + half] = NAME(pick)(a, b, lower);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) *(V *)(to + i * to_step) = v[i];
+}
+
 /* max(v, 0), a NaN staying one; and g where y > 0, times 0 elsewhere, as NumPy's dy * (y > 0). */
 INLINE V NAME(positive)(V v) { return (V)((M)v & ~(M)(v <= (V){})); }
 INLINE V NAME(gate)(V g, V y) { return g * (V)((M)((V){} + 1) & (M)(y > (V){})); }
@@ -181,12 +215,20 @@ static struct NAME(conv) NAME(group_of)(const struct NAME(conv) * c, ptrdiff_t g
 static void NAME(pack)(const struct NAME(conv) * c, int panel, int k, int count, T *u) {
     int o = panel * WIDE, n = c->O - o, width = NAME(width)(n), taps = c->R * c->S;
     ptrdiff_t row = (ptrdiff_t)c->G * (c->backward ? c->K : c->O);
-    for (; count--; k++, u += width) {
-        const T *w = c->w + k * row + o;
-        if (c->backward) w = c->w + ((ptrdiff_t)(taps - 1 - k / c->K) * c->O + o) * row + k % c->K;
-        else __builtin_prefetch(w + width); /* the next panel's */
-        for (int i = 0; i < width; i += VL)
-            *(V *)(u + i) = c->backward ? NAME(column)(w + i * row, row, n - i) : LOAD(w + i, n - i);
+    for (; count > 0; k++, count--, u += width) {
+        if (!c->backward) {
+            const T *w = c->w + k * row + o;
+            __builtin_prefetch(w + width); /* the next panel's */
+            for (int i = 0; i < width; i += VL) *(V *)(u + i) = LOAD(w + i, n - i);
+            continue;
+        }
+        const T *w = c->w + ((ptrdiff_t)(taps - 1 - k / c->K) * c->O + o) * row + k % c->K;
+        if (n < width || count < VL || k % c->K + VL > c->K) {
+            for (int i = 0; i < width; i += VL) *(V *)(u + i) = NAME(column)(w + i * row, row, n - i);
+            continue;
+        }
+        for (int i = 0; i < width; i += VL) NAME(transpose)(w + i * row, row, u + i, width);
+        k += VL - 1, count -= VL - 1, u += (VL - 1) * width;
     }
 }
 

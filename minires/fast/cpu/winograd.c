@@ -116,16 +116,19 @@ INLINE ptrdiff_t NAME(cell_of)(int K) { return (ptrdiff_t)K * WIDE + LINE; }
 /* U (36, K, columns of a panel) = G w G^T for a panel, its rows k0 .. k1. */
 static void NAME(transform_panel)(const struct NAME(winograd) * c, int panel, int k0, int k1, T *U) {
     int o0 = panel * WIDE, width = NAME(width)(c->O - o0);
-    ptrdiff_t cell = NAME(cell_of)(c->K);
-    for (int k = k0; k < k1; k++)
-        for (int o = o0; o < o0 + width; o += VL) {
-            ptrdiff_t tap = (ptrdiff_t)c->K * c->O;
-            T *to = U + (ptrdiff_t)k * width + (o - o0), turned[9 * VL];
-            const T *from = c->w + (ptrdiff_t)k * c->O + o;
-            for (int i = 0; c->backward && i < 9; i++)
-                *(V *)(turned + i * VL) = NAME(column)(c->w + ((8 - i) * c->O + o) * (ptrdiff_t)c->K + k, c->K, VL);
-            if (c->backward) from = turned, tap = VL;
-            BOTH_WAYS(NAME(taps), 3, 6, from, 3 * tap, tap, to, 6 * cell, cell);
+    ptrdiff_t cell = NAME(cell_of)(c->K), tap = (ptrdiff_t)c->K * c->O;
+    T turned[9 * VL * VL] __attribute__((aligned(64)));
+    for (int o = o0; o < o0 + width; o += VL)
+        for (int k = k0; k < k1; k++) {
+            T *to = U + (ptrdiff_t)k * width + (o - o0);
+            const T *from = turned + k % VL * VL;
+            if (!c->backward) {
+                BOTH_WAYS(NAME(taps), 3, 6, c->w + (ptrdiff_t)k * c->O + o, 3 * tap, tap, to, 6 * cell, cell);
+                continue;
+            }
+            for (int i = 0; k % VL == 0 && i < 9; i++)
+                NAME(transpose)(c->w + ((8 - i) * c->O + o) * (ptrdiff_t)c->K + k, c->K, turned + i * VL * VL, VL);
+            BOTH_WAYS(NAME(taps), 3, 6, from, 3 * VL * VL, VL * VL, to, 6 * cell, cell);
         }
 }
 
