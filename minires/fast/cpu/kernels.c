@@ -81,6 +81,8 @@ INLINE V NAME(gate)(V g, V y) { return g * (V)((M)((V){} + 1) & (M)(y > (V){}));
    powers of two, they would all fall into the same few places of the cache. */
 #define LINE ((int)(64 / sizeof(T)))
 
+INLINE ptrdiff_t NAME(least)(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
 #define LOAD NAME(load)
 #define STORE NAME(store)
 
@@ -525,10 +527,11 @@ static void NAME(conv2d_weights)(const union arg *a) {
     c.v = make_axis((struct side){c.H, c.P, c.R, a[SV].i, a[DV].i, a[TOP].i, 0});
     c.h = make_axis((struct side){c.W, c.Q, c.S, a[SH].i, a[DH].i, a[LEFT].i, 0});
     ptrdiff_t rows = (ptrdiff_t)c.N * c.P * c.Q, panels = NAME(panels)(c.O), size = (ptrdiff_t)c.R * c.S * c.C * a[O].i;
-    ptrdiff_t slices = 16 / (panels * c.G), enough = rows / 512;
-    if (slices > enough) slices = enough;
-    c.slices = slices > 1 ? slices : 1; /* of the shape alone: the order of the sum depends on it */
-    c.groups = panels < pool.size ? panels : pool.size;
+    /* of the shape alone, since the order of the sum depends on it; panels are divided where the slices are too few */
+    ptrdiff_t slices = NAME(least)(NAME(least)(64 / (panels * c.G), rows / 512), 16);
+    c.slices = slices > 1 ? slices : 1;
+    int tasks = c.slices * c.G, groups = (2 * pool.size + tasks - 1) / tasks;
+    c.groups = NAME(least)(NAME(least)(groups, pool.size), panels);
     if (c.slices > 1) c.parts = scratch(0, sizeof(T) * c.slices * size);
     share(NAME(weights_task), &c, (ptrdiff_t)c.slices * c.groups * c.G);
     if (c.slices > 1) NAME(add_parts)(c.parts, c.slices, size, c.dw);

@@ -299,8 +299,6 @@ struct NAME(average) {
     int padding, bottom, right; /* whether its zeros count, and where they end: windows may reach further */
 };
 
-INLINE int NAME(least)(int a, int b) { return a < b ? a : b; }
-
 static void NAME(avgpool_task)(void *job, ptrdiff_t task) {
     const struct NAME(average) *average = job;
     const struct NAME(pool) *c = &average->pool;

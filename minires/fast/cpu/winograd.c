@@ -108,19 +108,19 @@ struct NAME(winograd) {
     ptrdiff_t count;
 };
 
-enum { NAME(TAKE) = 32 };
+enum { NAME(TAKE) = 32, NAME(SOME_ROWS) = 128 };
 
 /* The numbers of U for a cell of a panel. */
 INLINE ptrdiff_t NAME(cell_of)(int K) { return (ptrdiff_t)K * WIDE + LINE; }
 
-/* U (36, K, columns of a panel) = G w G^T for a panel, its rows k0 .. k1. */
-static void NAME(transform_panel)(const struct NAME(winograd) * c, int panel, int k0, int k1, T *U) {
+/* U (36, k1 - k0, columns of a panel) = G w G^T for some rows of a panel, `cell` numbers to each of the 36. */
+static void NAME(transform_panel)(const struct NAME(winograd) * c, int panel, int k0, int k1, T *U, ptrdiff_t cell) {
     int o0 = panel * WIDE, width = NAME(width)(c->O - o0);
-    ptrdiff_t cell = NAME(cell_of)(c->K), tap = (ptrdiff_t)c->K * c->O;
+    ptrdiff_t tap = (ptrdiff_t)c->K * c->O;
     T turned[9 * VL * VL] __attribute__((aligned(64)));
     for (int o = o0; o < o0 + width; o += VL)
         for (int k = k0; k < k1; k++) {
-            T *to = U + (ptrdiff_t)k * width + (o - o0);
+            T *to = U + (ptrdiff_t)(k - k0) * width + (o - o0);
             const T *from = turned + k % VL * VL;
             if (!c->backward) {
                 BOTH_WAYS(NAME(taps), 3, 6, c->w + (ptrdiff_t)k * c->O + o, 3 * tap, tap, to, 6 * cell, cell);
@@ -137,7 +137,9 @@ static void NAME(transform_weights)(void *job, ptrdiff_t task) {
     const struct NAME(winograd) *c = job;
     int pieces = (c->K + NAME(TAKE) - 1) / NAME(TAKE), panel = task / pieces, k0 = task % pieces * NAME(TAKE);
     int k1 = k0 + NAME(TAKE) < c->K ? k0 + NAME(TAKE) : c->K;
-    NAME(transform_panel)(c, panel, k0, k1, c->U + panel * CELLS * NAME(cell_of)(c->K));
+    ptrdiff_t cell = NAME(cell_of)(c->K);
+    T *U = c->U + panel * CELLS * cell + (ptrdiff_t)k0 * NAME(width)(c->O - panel * WIDE);
+    NAME(transform_panel)(c, panel, k0, k1, U, cell);
 }
 
 static void NAME(winograd_task)(void *job, ptrdiff_t task) {
@@ -145,7 +147,8 @@ static void NAME(winograd_task)(void *job, ptrdiff_t task) {
     int block = task / c->panel_tasks, group = task % c->panel_tasks, panels = NAME(panels)(c->O), K = c->K, size = c->block;
     ptrdiff_t first = c->count * block / c->blocks, tiles = c->count * (block + 1) / c->blocks - first;
     ptrdiff_t x_cell = (ptrdiff_t)size * K + LINE, m_cell = (ptrdiff_t)size * WIDE + LINE;
-    ptrdiff_t own = c->U ? 0 : NAME(cell_of)(K); /* where each panel has one task, its weights stay in that core's cache */
+    ptrdiff_t cell_of_U = NAME(cell_of)(c->U ? K : NAME(least)(K, NAME(SOME_ROWS)));
+    ptrdiff_t own = c->U ? 0 : cell_of_U; /* where each panel has one task, its weights stay in that core's cache */
     T *X = scratch(2, sizeof(T) * CELLS * (x_cell + m_cell + K + own)), *products = X + CELLS * x_cell;
     T *edge = products + CELLS * m_cell, *transformed = edge + CELLS * K;
     for (ptrdiff_t t = 0; t < tiles; t++) {
@@ -156,13 +159,16 @@ static void NAME(winograd_task)(void *job, ptrdiff_t task) {
     ptrdiff_t from[size], to[size];
     for (int panel = (ptrdiff_t)panels * group / c->panel_tasks; panel < (ptrdiff_t)panels * (group + 1) / c->panel_tasks; panel++) {
         int o0 = panel * WIDE, width = NAME(width)(c->O - o0);
-        const T *U = c->U ? c->U + panel * CELLS * NAME(cell_of)(K) : transformed;
-        if (!c->U) NAME(transform_panel)(c, panel, 0, K, transformed);
         for (int t = 0; t < tiles; t++) from[t] = (ptrdiff_t)t * K, to[t] = (ptrdiff_t)t * width;
-        for (int cell = 0; cell < CELLS; cell++) {
-            struct NAME(run) run = {0, 0, K};
-            struct NAME(end) end = {products + cell * m_cell, NULL, NULL, 0, 1, 1};
-            NAME(panel)(X + cell * x_cell, from, &run, 1, U + cell * NAME(cell_of)(K), &end, to, 0, width, tiles);
+        for (int k = 0; k < K; k += NAME(SOME_ROWS)) {
+            int k1 = NAME(least)(K, k + NAME(SOME_ROWS));
+            const T *U = c->U ? c->U + panel * CELLS * cell_of_U + (ptrdiff_t)k * width : transformed;
+            if (!c->U) NAME(transform_panel)(c, panel, k, k1, transformed, cell_of_U);
+            for (int cell = 0; cell < CELLS; cell++) {
+                struct NAME(run) run = {k, 0, k1 - k};
+                struct NAME(end) end = {products + cell * m_cell, NULL, NULL, 0, k == 0, 1};
+                NAME(panel)(X + cell * x_cell, from, &run, 1, U + cell * cell_of_U, &end, to, 0, width, tiles);
+            }
         }
         for (ptrdiff_t t = 0; t < tiles; t++) {
             int n = (first + t) / c->tiles.each, i = (first + t) % c->tiles.each;
@@ -201,13 +207,16 @@ static void NAME(winograd)(const union arg *a) {
     c.count = (ptrdiff_t)c.N * c.tiles.each;
     int most = 10240 / sizeof(T) / c.K / ROWS * ROWS; /* transformed tiles that stay in the cache */
     most = most < 3 * ROWS ? 3 * ROWS : most > 16 * ROWS ? 16 * ROWS : most;
+    /* weights that no cache holds are transformed as they are needed, once for as many tiles as possible */
+    int many = NAME(least)(128, 32768 / c.K), large = !c.U && c.K * (ptrdiff_t)c.O > 20000 && (c.count + many - 1) / many * panels >= 2 * pool.size;
+    if (large) most = many;
     c.blocks = (c.count + most - 1) / most;
     if ((c.blocks > 1 || panels < pool.size) && c.blocks < 8 * pool.size) c.blocks = (c.blocks + pool.size - 1) / pool.size * pool.size;
     if (c.blocks > c.count) c.blocks = c.count;
     c.block = (c.count + c.blocks - 1) / c.blocks;
     int rest = (pool.size + c.blocks - 1) / c.blocks;
     c.panel_tasks = rest < panels ? rest : panels;
-    if (!c.U && c.blocks > 1) {
+    if (!c.U && c.blocks > 1 && !large) {
         c.U = scratch(0, sizeof(T) * CELLS * panels * NAME(cell_of)(c.K));
         share(NAME(transform_weights), &c, (ptrdiff_t)panels * ((c.K + NAME(TAKE) - 1) / NAME(TAKE)));
     }
