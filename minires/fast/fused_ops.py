@@ -44,13 +44,15 @@ def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
 
 @compiled
 def norm_add_relu_backward(
-    dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None, training=True
+    dy, x, y, gamma, mean, rstd, *, need_g=True, dgamma=None, dbeta=None, training=True, beta=None, over=False
 ):
     """(dx, g, dgamma, dbeta); g = dy where y > 0, else 0, is the gradient of the shortcut: None unless needed.
 
-    dgamma and dbeta are written where they are given. training: False where mean and rstd do not depend on x.
+    y: None where there was no ReLU, and g is dy. beta: given where there was no shortcut; a kernel may then find from x
+    where y > 0, instead of reading y. dgamma and dbeta are written where they are given. training: False where mean
+    and rstd do not depend on x. over: nobody else needs dy, which may have dx or g written over it.
     """
-    g = relu_backward(dy, y) if relu else dy
+    g = dy if y is None else relu_backward(dy, y)
     dx, *sums = (batchnorm_backward if training else batchnorm_eval_backward)(g, x, gamma, mean, rstd)
     for out, value in zip((dgamma, dbeta), sums, strict=True):
         if out is not None:

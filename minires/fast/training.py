@@ -1,11 +1,13 @@
 """A network for training with each normalisation, add and ReLU brought together, over the same parameters."""
 
+from itertools import pairwise
+
 from minires import ops
 from minires.backend import get_xp
 from minires.errors import StateError
 from minires.fast import communicator
 from minires.fast.checkpointing import Checkpointed
-from minires.fast.fuse import Fuser
+from minires.fast.fuse import FusedBlock, Fuser
 from minires.fast.fused_ops import (
     batchnorm_dx_over,
     conv2d_backward_add,
@@ -44,6 +46,7 @@ class FusedNorm(Module):
     def __init__(self, norm: BatchNorm, relu: bool, bias: Param | None):
         super().__init__(norm.name)
         self.norm, self.relu, self.bias, self.rests = norm, relu, bias, norm.frozen
+        self.over = False  # whether nobody else needs the dy that comes
 
     def forward(self, x, shortcut=None):
         norm = self.norm
@@ -52,7 +55,7 @@ class FusedNorm(Module):
             raise StateError(f"{norm.name} went into {now} mode: call .train(), or make the step anew")
         mean, rstd, m = self._resting() if self.rests else self._statistics(x)
         y = norm_add_relu_forward(x, norm.gamma.data, norm.beta.data, mean, rstd, shortcut, self.relu)
-        self.save(x, y if self.relu else None, mean, rstd, m)
+        self.save(x, y if self.relu else None, mean, rstd, m, shortcut is None)
         return y
 
     def _resting(self):
@@ -79,11 +82,11 @@ class FusedNorm(Module):
         return self._backward(dy, True)
 
     def _backward(self, dy, need_g):
-        x, y, mean, rstd, m = self.saved()
+        x, y, mean, rstd, m, alone = self.saved()
         gamma, beta = self.norm.gamma, self.norm.beta
         if m is None:
-            options = {"relu": self.relu, "need_g": need_g, "dgamma": gamma.grad, "dbeta": beta.grad}
-            options["training"] = not self.rests
+            options = {"need_g": need_g, "dgamma": gamma.grad, "dbeta": beta.grad}
+            options |= {"training": not self.rests, "beta": beta.data if alone else None, "over": self.over}
             dx, g, dgamma, dbeta = norm_add_relu_backward(dy, x, y, gamma.data, mean, rstd, **options)
         else:
             if self.relu:
@@ -111,6 +114,28 @@ class _Trainer(Fuser):
 
     def block(self, block):
         return Checkpointed(block) if self.recompute else block
+
+    def chain(self, layers):
+        result = super().chain(layers)
+        for layer, following in pairwise(result):
+            block = _block_in(layer)
+            last = block.branch.layers[-1] if block else layer
+            if isinstance(last, FusedNorm):
+                last.over = _makes_dx(following)
+        return result
+
+
+def _block_in(layer):
+    layer = layer.block if isinstance(layer, Checkpointed) else layer
+    return layer if isinstance(layer, FusedBlock) else None
+
+
+def _makes_dx(layer) -> bool:
+    """Whether dx of this layer is an array of its own, as a convolution's is; others may hand on what they got."""
+    if block := _block_in(layer):
+        paths = (block.branch, block.shortcut)
+        return all(_makes_dx(path.layers[0]) for path in paths if isinstance(path, Sequential))
+    return isinstance(layer, Conv2d)
 
 
 class Fused:

@@ -103,7 +103,7 @@ def test_a_large_mean_costs_no_digits(mean, tolerance, engine):
     m32, v32 = ops.batchnorm_statistics(x)
     rstd = 1 / np.sqrt(v32)
     y = fused.norm_add_relu_forward(x, gamma, beta, m32, rstd, relu=False)
-    dx, _, dgamma, dbeta = fused.norm_add_relu_backward(dy, x, y, gamma, m32, rstd, relu=False)
+    dx, _, dgamma, dbeta = fused.norm_add_relu_backward(dy, x, None, gamma, m32, rstd)
     for ours, exact in ((y, y64), (dx, dx64), (dgamma, dgamma64), (dbeta, dbeta64)):
         assert np.linalg.norm(ours - exact) <= tolerance * np.linalg.norm(exact)
 

@@ -158,8 +158,8 @@ def test_a_large_mean_costs_no_digits(mean, tolerance, kernels_run):
     x, gamma, beta, dy, *running, dgamma, dbeta = sent((x, gamma, beta, dy, *[np.zeros(8, np.float32)] * 4))
     near = kernels.norm_statistics(x, *running, epsilon=0, momentum=0.9)
     y = kernels.norm_add_relu_forward(x, gamma, beta, *near, relu=False)
-    sums, options = {"dgamma": dgamma, "dbeta": dbeta}, {"relu": False, "need_g": False}
-    dx, *_ = kernels.norm_add_relu_backward(dy, x, None, gamma, *near, **sums, **options)
+    sums = {"dgamma": dgamma, "dbeta": dbeta}
+    dx, *_ = kernels.norm_add_relu_backward(dy, x, None, gamma, *near, **sums, need_g=False)
     for ours, theirs in zip(fetched((y, dx, dgamma, dbeta), kernels_run), exact, strict=True):
         assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
     assert_equal(fetched(running[1], kernels_run), (0.1 * v64).astype(np.float32), 5)
@@ -193,8 +193,8 @@ def test_norm_add_relu(shape, added, relu, dtype, kernels_run):
     assert_equal(fetched(there, kernels_run), y.astype(dtype), 5)
     dgamma, dbeta = sent((np.full(C, 7, dtype), np.full(C, 7, dtype)))
     y = sent(y.astype(dtype)) if relu else None
-    options = {"dgamma": dgamma, "dbeta": dbeta, "relu": relu}
-    dx, ours, *_ = kernels.norm_add_relu_backward(sent(dy), sent(x), y, *near, **options)
+    sums = {"dgamma": dgamma, "dbeta": dbeta}
+    dx, ours, *_ = kernels.norm_add_relu_backward(sent(dy), sent(x), y, *near, **sums)
     for actual, e in zip(fetched((dx, dgamma, dbeta, ours), kernels_run), expected, strict=True):
         assert_equal(actual, e, 20)
 

@@ -253,9 +253,15 @@ def test_normalisation_is_the_loops(shape, dtype, seed, add, relu):
     assert_same(fused.norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut, relu), y)
     g = naive.relu_backward(dy, y) if relu else dy
     dx, dgamma, dbeta = naive.batchnorm_backward(g, x, gamma, mean, rstd)
+    near = dy, x, y if relu else None, gamma, mean, rstd
     for need_g in (True, False):
-        result = fused.norm_add_relu_backward(dy, x, y, gamma, mean, rstd, relu=relu, need_g=need_g)
+        result = fused.norm_add_relu_backward(*near, need_g=need_g)
         assert_same(result, (dx, g if need_g else None, dgamma, dbeta))
+        alone = {} if add else {"beta": beta}  # y is found from x
+        over = dy.copy()
+        again = fused.norm_add_relu_backward(over, *near[1:], need_g=need_g, over=True, **alone)
+        assert_same(again, result)
+        assert over is again[int(need_g)]
     if relu:
         assert_same(fused.relu_norm_sums(dy, x, y, mean, rstd), (g, dgamma, dbeta))
     assert_same(ops.batchnorm_sums(g, x, mean, rstd), (dgamma, dbeta))
@@ -265,7 +271,7 @@ def test_normalisation_is_the_loops(shape, dtype, seed, add, relu):
     over = g.copy()
     assert fused.batchnorm_dx_over(over, x, gamma, mean, rstd, *whole) is over
     assert_same(over, expected)
-    resting = fused.norm_add_relu_backward(dy, x, y, gamma, mean, rstd, relu=relu, training=False)
+    resting = fused.norm_add_relu_backward(*near, training=False)
     dx, *sums = naive.batchnorm_eval_backward(g, x, gamma, mean, rstd)
     assert_same(resting, (dx, g, *sums))
 
@@ -767,7 +773,6 @@ WRONG = [
     (ops.batchnorm_eval_backward, (ones(3, 3), ones(2, 3), ones(3), ones(3), ones(3)), {}),
     (fused.norm_add_relu_forward, (ones(2, 3), ones(3), ones(3), ones(3), ones(3), ones(3, 3)), {}),
     (fused.norm_add_relu_backward, (ones(2, 3), ones(2, 3), ones(3, 3), ones(3), ones(3), ones(3)), {}),
-    (fused.norm_add_relu_backward, (ones(2, 3), ones(2, 3), None, ones(3), ones(3), ones(3)), {}),
     (fused.norm_add_relu_backward, (ones(2, 3), *[ones(2, 3)] * 2, *[ones(3)] * 3), {"dgamma": ones(3)}),  # frozen
     (fused.norm_add_relu_backward, (ones(2, 3), *[ones(2, 3)] * 2, *[ones(3)] * 3), {"dbeta": np.ones(6)[::2]}),
     (ops.relu_forward, (ones(),), {}),

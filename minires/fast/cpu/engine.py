@@ -19,7 +19,7 @@ try:
 except ImportError:  # installed where there was no C compiler
     _kernels = None
 
-INTERFACE = 4  # of module.c
+INTERFACE = 5  # of module.c
 STALE = _kernels is not None and getattr(_kernels, "interface", None) != INTERFACE
 _kernels = None if STALE else _kernels
 

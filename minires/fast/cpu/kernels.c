@@ -191,7 +191,7 @@ INLINE int NAME(panels)(int columns) { return (columns + WIDE - 1) / WIDE; }
 
 /* Of the weights DEPTH rows at a time: 16 KiB of a panel. Of the result CHUNK rows, or, where there are no more than FEW of them,
    all at once: then weights are packed as they are needed, else once for all. */
-enum { NAME(DEPTH) = 8192 / BYTES, NAME(CHUNK) = 16 * ROWS, NAME(FEW) = 256 };
+enum { NAME(DEPTH) = 8192 / BYTES, NAME(CHUNK) = 16 * ROWS, NAME(FEW) = 512, NAME(AHEAD) = 8 };
 
 /* x is the source (N, H, W, K), y the result (N, P, Q, O). In G groups, K and O are the channels of one, and pixels lie G times
    as far apart. */
@@ -318,9 +318,14 @@ static void NAME(convolve)(const struct NAME(conv) * c, struct NAME(rows) * rows
         T *free_copy = copy;
         for (int i = 0; i < classes; i++) free_copy += NAME(take)(c, rows + i, k, k1, scattered, free_copy);
         for (int panel = p0; panel < p1; panel++) {
-            int o = panel * WIDE, n = c->O - o < WIDE ? c->O - o : WIDE;
-            const T *u = c->packed ? c->packed + (ptrdiff_t)o * depth + (ptrdiff_t)k * NAME(width)(n) : slab;
-            if (!c->packed) NAME(pack)(c, panel, k, k1 - k, slab);
+            int o = panel * WIDE, n = c->O - o < WIDE ? c->O - o : WIDE, ahead = (panel - p0) % NAME(AHEAD);
+            const T *u = c->packed ? c->packed + (ptrdiff_t)o * depth + (ptrdiff_t)k * NAME(width)(n) : slab + ahead * NAME(DEPTH) * WIDE;
+            if (!c->packed && !ahead) { /* some panels at a time, since their columns lie side by side in memory */
+                int rows = c->backward ? k1 - k : 16, end = NAME(least)(p1, panel + NAME(AHEAD));
+                for (int i = k; i < k1; i += rows)
+                    for (int p = panel; p < end; p++)
+                        NAME(pack)(c, p, i, NAME(least)(rows, k1 - i), slab + (p - panel) * NAME(DEPTH) * WIDE + (i - k) * NAME(width)(c->O - p * WIDE));
+            }
             for (struct NAME(rows) *r = rows; r < rows + classes; r++) {
                 struct NAME(end) end = {c->y, c->b, c->add, c->relu, r->first, r->last, 1};
                 if (r->parts) NAME(panel)(r->x, r->at, r->part, r->parts, u, &end, r->to, o, n, r->count);
@@ -337,8 +342,8 @@ static void NAME(conv_task)(void *job, ptrdiff_t task) {
     int p0 = (ptrdiff_t)panels * u / c->panel_tasks, p1 = (ptrdiff_t)panels * (u + 1) / c->panel_tasks;
     int classes = c->v.groups * c->h.groups, most = c->packed ? NAME(CHUNK) : NAME(FEW), held = c->packed ? 1 : classes, used = 0;
     ptrdiff_t taken = 3 * sizeof(ptrdiff_t) * most + (sizeof(struct NAME(rows)) + 2 * sizeof(struct NAME(run)) * taps) * held;
-    char *memory = scratch(2, sizeof(T) * ((NAME(DEPTH) + LINE) * (most + WIDE)) + taken);
-    T *slab = (T *)memory, *copy = slab + NAME(DEPTH) * WIDE;
+    char *memory = scratch(2, sizeof(T) * ((NAME(DEPTH) + LINE) * (most + NAME(AHEAD) * WIDE)) + taken);
+    T *slab = (T *)memory, *copy = slab + NAME(AHEAD) * NAME(DEPTH) * WIDE;
     struct NAME(rows) *rows = (void *)(copy + (NAME(DEPTH) + LINE) * most);
     struct NAME(run) *run = (void *)(rows + held);
     ptrdiff_t *from = (void *)(run + 2 * taps * held), *at = from + most, *to = at + most;

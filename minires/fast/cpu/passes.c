@@ -6,38 +6,41 @@ enum { NAME(MOST) = 32 };
 
 /* Sums over the rows, channel by channel. What is summed:
      without g:   sum of d and of d^2,     d = x - centre
-     with g:      sum of d and of d * (x - centre), where d = g, or g where y > 0; d is written to `kept` where given.
+     with g:      sum of d and of d * (x - centre), where d = g, or g where y > 0; d is written to `kept` where given. Where y
+                  is what normalisation made of x, it is not read but made again, from scale and shift.
    Blocks of channels and slices of rows are the tasks; in a slice a few rows are summed as T, then added as double. */
 struct NAME(sums) {
-    const T *x, *g, *y, *centre;
+    const T *x, *g, *y, *centre, *scale, *shift;
     T *kept;
     int C, blocks, slices;
     ptrdiff_t rows;
     double *parts; /* (slices, 2, C) */
 };
 
+enum { NAME(OPEN), NAME(BY_Y), NAME(BY_X) }; /* what the gradient passes through: nothing, where y > 0, where y made of x is */
+
 /* `wide` vectors of channels from k on, n of whose last one count: side by side, since an addition takes several cycles. */
-INLINE void NAME(sum_rows)(const struct NAME(sums) * c, const int wide, const int graded, const int gated, ptrdiff_t row,
+INLINE void NAME(sum_rows)(const struct NAME(sums) * c, const int wide, const int graded, const int gate, ptrdiff_t row,
                            ptrdiff_t end, int k, const int n, double *sum, double *other) {
-    V s[wide], q[wide], centre[wide];
+    V s[wide], q[wide], centre[wide], scale[wide], shift[wide];
+    if (gate == NAME(BY_X)) EACH_VECTOR scale[i] = LOAD(c->scale + k + i * VL, n), shift[i] = LOAD(c->shift + k + i * VL, n);
     EACH_VECTOR s[i] = q[i] = (V){}, centre[i] = c->centre ? LOAD(c->centre + k + i * VL, n) : (V){};
     for (ptrdiff_t at = row * c->C + k; row < end; row++, at += c->C) EACH_VECTOR {
             V x = LOAD(c->x + at + i * VL, n) - centre[i], d = graded ? LOAD(c->g + at + i * VL, n) : x;
-            if (gated) {
-                d = NAME(gate)(d, LOAD(c->y + at + i * VL, n));
-                if (c->kept) STORE(c->kept + at + i * VL, d, n);
-            }
+            if (gate == NAME(BY_X)) d = NAME(gate)(d, x * scale[i] + shift[i]);
+            if (gate == NAME(BY_Y)) d = NAME(gate)(d, LOAD(c->y + at + i * VL, n));
+            if (gate && c->kept) STORE(c->kept + at + i * VL, d, n);
             s[i] += d;
             q[i] += d * x;
         }
     EACH_VECTOR for (int j = 0; j < n; j++) sum[k + i * VL + j] += s[i][j], other[k + i * VL + j] += q[i][j];
 }
 
-INLINE void NAME(sum_block)(const struct NAME(sums) * c, const int graded, const int gated, ptrdiff_t row, ptrdiff_t end, int k,
+INLINE void NAME(sum_block)(const struct NAME(sums) * c, const int graded, const int gate, ptrdiff_t row, ptrdiff_t end, int k,
                             int k1, double *sum, double *other) {
-    for (; k + 4 * VL <= k1; k += 4 * VL) NAME(sum_rows)(c, 4, graded, gated, row, end, k, VL, sum, other);
-    for (; k + 2 * VL <= k1; k += 2 * VL) NAME(sum_rows)(c, 2, graded, gated, row, end, k, VL, sum, other);
-    for (; k < k1; k += VL) NAME(sum_rows)(c, 1, graded, gated, row, end, k, k1 - k < VL ? k1 - k : VL, sum, other);
+    for (; k + 4 * VL <= k1; k += 4 * VL) NAME(sum_rows)(c, 4, graded, gate, row, end, k, VL, sum, other);
+    for (; k + 2 * VL <= k1; k += 2 * VL) NAME(sum_rows)(c, 2, graded, gate, row, end, k, VL, sum, other);
+    for (; k < k1; k += VL) NAME(sum_rows)(c, 1, graded, gate, row, end, k, k1 - k < VL ? k1 - k : VL, sum, other);
 }
 
 static void NAME(sums_task)(void *job, ptrdiff_t task) {
@@ -50,9 +53,10 @@ static void NAME(sums_task)(void *job, ptrdiff_t task) {
     ptrdiff_t end = c->rows * (slice + 1) / c->slices;
     for (ptrdiff_t row = c->rows * slice / c->slices; row < end; row += step) {
         ptrdiff_t stop = row + step < end ? row + step : end;
-        if (!c->g) NAME(sum_block)(c, 0, 0, row, stop, k0, k1, sum, other);
-        else if (!c->y) NAME(sum_block)(c, 1, 0, row, stop, k0, k1, sum, other);
-        else NAME(sum_block)(c, 1, 1, row, stop, k0, k1, sum, other);
+        if (!c->g) NAME(sum_block)(c, 0, NAME(OPEN), row, stop, k0, k1, sum, other);
+        else if (c->shift) NAME(sum_block)(c, 1, NAME(BY_X), row, stop, k0, k1, sum, other);
+        else if (c->y) NAME(sum_block)(c, 1, NAME(BY_Y), row, stop, k0, k1, sum, other);
+        else NAME(sum_block)(c, 1, NAME(OPEN), row, stop, k0, k1, sum, other);
     }
 }
 
@@ -95,7 +99,7 @@ static void NAME(statistics)(const union arg *a) {
 
 /* y = gamma * (x - mean) * rstd + beta + add, then ReLU; without gamma, x + add, then ReLU. */
 struct NAME(norm) {
-    const T *x, *add, *beta, *mean, *scale, *g, *y, *slope;
+    const T *x, *add, *beta, *mean, *scale, *g, *y, *slope, *shift;
     T *to;
     int C, relu;
     ptrdiff_t rows, step;
@@ -140,45 +144,49 @@ static void NAME(norm_add_relu)(const union arg *a) {
     NAME(by_rows)(NAME(norm_task), &c);
 }
 
-/* dx = scale * (d - beta - (x - mean) * slope), d = g, or g where y > 0. */
-INLINE void NAME(backward_rows)(const struct NAME(norm) * c, const int gated, ptrdiff_t row, ptrdiff_t end) {
+/* dx = scale * (d - beta - (x - mean) * slope), d = g, or g where y > 0, or where y made of x is. */
+INLINE void NAME(backward_rows)(const struct NAME(norm) * c, const int gate, ptrdiff_t row, ptrdiff_t end) {
     for (; row < end; row++)
         for (int k = 0; k < c->C; k += VL) {
             int n = c->C - k;
             ptrdiff_t at = row * c->C + k;
-            V d = LOAD(c->g + at, n);
-            if (gated) d = NAME(gate)(d, LOAD(c->y + at, n));
-            d -= LOAD(c->beta + k, n) + (LOAD(c->x + at, n) - LOAD(c->mean + k, n)) * LOAD(c->slope + k, n);
-            STORE(c->to + at, d * LOAD(c->scale + k, n), n);
+            V d = LOAD(c->g + at, n), x = LOAD(c->x + at, n) - LOAD(c->mean + k, n), scale = LOAD(c->scale + k, n);
+            if (gate == NAME(BY_X)) d = NAME(gate)(d, x * scale + LOAD(c->shift + k, n));
+            if (gate == NAME(BY_Y)) d = NAME(gate)(d, LOAD(c->y + at, n));
+            STORE(c->to + at, (d - (LOAD(c->beta + k, n) + x * LOAD(c->slope + k, n))) * scale, n);
         }
 }
 
 static void NAME(norm_backward_task)(void *job, ptrdiff_t task) {
     const struct NAME(norm) *c = job;
     ptrdiff_t row = task * c->step, end = row + c->step < c->rows ? row + c->step : c->rows;
-    if (c->y) NAME(backward_rows)(c, 1, row, end);
-    else NAME(backward_rows)(c, 0, row, end);
+    if (c->shift) NAME(backward_rows)(c, NAME(BY_X), row, end);
+    else if (c->y) NAME(backward_rows)(c, NAME(BY_Y), row, end);
+    else NAME(backward_rows)(c, NAME(OPEN), row, end);
 }
 
 /* From dy: d = dy, or dy where y > 0, kept where asked for; dbeta = sum d, dgamma = sum d * x_hat, and
-   dx = gamma * rstd * (d - dbeta / m - x_hat * dgamma / m), the last two terms in training alone. */
+   dx = gamma * rstd * (d - dbeta / m - x_hat * dgamma / m), the last two terms in training alone. Given beta, y is gamma * x_hat +
+   beta before its ReLU. dx or what is kept may be dy. */
 static void NAME(norm_add_relu_backward)(const union arg *a) {
-    enum { DY, X, Y, GAMMA, MEAN, RSTD, DX, KEPT, DGAMMA, DBETA, ROWS_, C, TRAINING };
+    enum { DY, X, Y, GAMMA, BETA, MEAN, RSTD, DX, KEPT, DGAMMA, DBETA, ROWS_, C, TRAINING };
     const T *gamma = a[GAMMA].p, *rstd = a[RSTD].p;
-    struct NAME(sums) s = {.x = a[X].p, .g = a[DY].p, .y = a[Y].p, .centre = a[MEAN].p, .kept = a[KEPT].p,
+    struct NAME(sums) s = {.x = a[X].p, .g = a[DY].p, .y = a[Y].p, .centre = a[MEAN].p, .shift = a[BETA].p, .kept = a[KEPT].p,
                            .C = a[C].i, .rows = a[ROWS_].i};
-    NAME(sum_up)(&s);
     T *dgamma = a[DGAMMA].p, *dbeta = a[DBETA].p, *scale = scratch(0, sizeof(T) * 3 * s.C), *slope = scale + s.C, *mean = slope + s.C;
+    for (int k = 0; k < s.C; k++) scale[k] = gamma[k] * rstd[k];
+    s.scale = scale;
+    NAME(sum_up)(&s);
     for (int k = 0; k < s.C; k++) {
         double m = s.rows, training = a[TRAINING].i;
         dbeta[k] = s.parts[k];
         dgamma[k] = s.parts[s.C + k] * rstd[k];
-        scale[k] = gamma[k] * rstd[k];
         mean[k] = training ? s.parts[k] / m : 0;
         slope[k] = training ? s.parts[s.C + k] * rstd[k] * rstd[k] / m : 0;
     }
-    struct NAME(norm) c = {.x = s.x, .g = s.kept ? s.kept : s.g, .y = s.kept ? NULL : s.y, .mean = s.centre, .scale = scale,
-                           .beta = mean, .slope = slope, .to = a[DX].p, .C = s.C, .rows = s.rows};
+    struct NAME(norm) c = {.x = s.x, .g = s.g, .y = s.y, .mean = s.centre, .scale = scale, .beta = mean, .slope = slope,
+                           .shift = s.shift, .to = a[DX].p, .C = s.C, .rows = s.rows};
+    if (s.kept) c.g = s.kept, c.y = c.shift = NULL;
     NAME(by_rows)(NAME(norm_backward_task), &c);
 }
 

@@ -32,25 +32,26 @@ def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
 
 
 def norm_add_relu_backward(
-    dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None, training=True
+    dy, x, y, gamma, mean, rstd, *, need_g=True, dgamma=None, dbeta=None, training=True, beta=None, over=False
 ):
-    of_channels = ((v, x.shape[-1:]) for v in (gamma, mean, rstd, dgamma, dbeta))
-    if not fit(*of_channels, (dy, x.shape), (y, x.shape)) or (relu and y is None):
+    of_channels = ((v, x.shape[-1:]) for v in (gamma, mean, rstd, dgamma, dbeta, beta))
+    if not fit(*of_channels, (dy, x.shape), (y, x.shape)):
         return NotImplemented
     if any(a is not None and not a.flags.carray for a in (dgamma, dbeta)):
         return NotImplemented
-    dy, x, dx = whole(dy), whole(x), like(x)
-    g = None if not need_g else like(x) if relu else dy
+    dy, x, over = whole(dy), whole(x), over and dy.flags.carray
+    g = None if not need_g else dy if over or y is None else like(x)
+    dx = dy if over and not need_g else like(x)
     dgamma, dbeta = (empty(x.shape[-1], x.dtype) if a is None else a for a in (dgamma, dbeta))
-    kept = g if relu else None
-    arrays = dy, x, whole(y) if relu else None, *map(whole, (gamma, mean, rstd)), dx, kept, dgamma, dbeta
+    kept, beta, y = (None if y is None else a for a in (g, beta, y if beta is None else None))
+    given = (None if a is None else whole(a) for a in (y, gamma, beta, mean, rstd))
+    arrays = dy, x, *given, dx, kept, dgamma, dbeta
     _kernels.norm_add_relu_backward(*arrays, *rows(x), int(training))
     return dx, g, dgamma, dbeta
 
 
 def batchnorm_backward(dy, x, gamma, mean, rstd, *, training=True):
-    options = {"relu": False, "need_g": False, "training": training}
-    result = norm_add_relu_backward(dy, x, None, gamma, mean, rstd, **options)
+    result = norm_add_relu_backward(dy, x, None, gamma, mean, rstd, need_g=False, training=training)
     return result if result is NotImplemented else (result[0], *result[2:])
 
 

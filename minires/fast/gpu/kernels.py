@@ -276,15 +276,15 @@ def norm_add_relu_forward(x, gamma, beta, mean, rstd, shortcut=None, relu=True):
 
 
 def norm_add_relu_backward(
-    dy, x, y, gamma, mean, rstd, *, relu=True, need_g=True, dgamma=None, dbeta=None, training=True
+    dy, x, y, gamma, mean, rstd, *, need_g=True, dgamma=None, dbeta=None, training=True, beta=None, over=False
 ):
-    """As fused_ops.norm_add_relu_backward."""
+    """As fused_ops.norm_add_relu_backward; y is read, and dy stays as it is."""
     (dy,) = _contiguous(dy)
-    gate = y if relu else NULL
+    gate = NULL if y is None else y
     dgamma, dbeta = _norm_sums(dy, x, gate, mean, rstd, dgamma, dbeta)
     m = x.size // x.shape[-1] if training else np.inf  # what flows through the statistics is divided by it
-    dx, g = _norm_dx(dy, x, gate, gamma, mean, rstd, dgamma, dbeta, m, keep=need_g and relu)
-    return dx, dy if need_g and not relu else g, dgamma, dbeta
+    dx, g = _norm_dx(dy, x, gate, gamma, mean, rstd, dgamma, dbeta, m, keep=need_g and y is not None)
+    return dx, dy if need_g and y is None else g, dgamma, dbeta
 
 
 def batchnorm_sums(dy, x, mean, rstd):
