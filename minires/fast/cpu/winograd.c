@@ -6,6 +6,7 @@
    The gradients are the transposed maps. A. Lavin, S. Gray, arXiv:1509.09308. */
 
 #define CELLS 36
+#define SHORT 16
 #define ROOT ((T)1.41421356237309504880)
 
 /* B^T d: six numbers of a row or column of inputs; A^T m: six products to four outputs; and A y: four to six. */
@@ -80,12 +81,30 @@ struct NAME(tiles) {
     int H, W, top, left, across, each; /* tiles in a row of a map, and in a map */
 };
 
+/* Image and first output of a tile; from one tile to the next without a division, which takes as long as a transform. */
+struct NAME(spot) {
+    int n, p, q;
+};
+
+INLINE struct NAME(spot) NAME(spot_of)(const struct NAME(tiles) * t, ptrdiff_t tile) {
+    int i = tile % t->each;
+    return (struct NAME(spot)){tile / t->each, i / t->across * 4, i % t->across * 4};
+}
+
+INLINE void NAME(next)(const struct NAME(tiles) * t, struct NAME(spot) * at) {
+    if ((at->q += 4) < 4 * t->across) return;
+    at->q = 0;
+    if ((at->p += 4) * t->across < 4 * t->each) return;
+    at->p = 0;
+    at->n++;
+}
+
 /* Where the size x size pixels of a tile start, and how far apart its rows are, `K` being what is between two pixels of a row;
    a tile that reaches over the edge of the map is copied to `edge`, zeros outside. */
-INLINE const T *NAME(find_tile)(const T *x, const struct NAME(tiles) * t, int K, ptrdiff_t tile, const int size, T *edge,
+INLINE const T *NAME(find_tile)(const T *x, const struct NAME(tiles) * t, int K, struct NAME(spot) spot, const int size, T *edge,
                                 ptrdiff_t *down) {
-    int n = tile / t->each, i = tile % t->each, h = i / t->across * 4 - t->top, w = i % t->across * 4 - t->left;
-    const T *at = x + (((ptrdiff_t)n * t->H + h) * t->W + w) * K;
+    int h = spot.p - t->top, w = spot.q - t->left;
+    const T *at = x + (((ptrdiff_t)spot.n * t->H + h) * t->W + w) * K;
     *down = (ptrdiff_t)t->W * K;
     if (h >= 0 && w >= 0 && h + size <= t->H && w + size <= t->W) return at;
     int from = w < 0 ? -w * K : 0, end = (w + size <= t->W ? size : t->W - w) * K; /* of a row: what is inside the map */
@@ -98,6 +117,27 @@ INLINE const T *NAME(find_tile)(const T *x, const struct NAME(tiles) * t, int K,
     }
     *down = (ptrdiff_t)size * K;
     return edge;
+}
+
+/* y = x u for rows of SHORT numbers side by side: so few that a loop over them and a pointer for each row would take as long as
+   the sums. */
+INLINE void NAME(short_rows)(const int m, const int nr, const T *x, const T *u, T *y) {
+    V acc[m][2];
+    EACH_ROW acc[j][i] = (V){};
+#pragma GCC unroll 16
+    for (int k = 0; k < SHORT; k++) EACH_ROW acc[j][i] += x[j * SHORT + k] * *(const V *)(u + (k * nr + i) * VL);
+    EACH_ROW *(V *)(y + (j * nr + i) * VL) = acc[j][i];
+}
+
+INLINE void NAME(short_sums)(const int nr, const T *x, const T *u, T *y, ptrdiff_t rows) {
+    const int m = nr > 1 ? ROWS : 2 * ROWS;
+    for (; rows >= m; rows -= m, x += m * SHORT, y += m * nr * VL) NAME(short_rows)(m, nr, x, u, y);
+    for (; rows > 0; rows--, x += SHORT, y += nr * VL) NAME(short_rows)(1, nr, x, u, y);
+}
+
+static __attribute__((noinline)) void NAME(short_panel)(int width, const T *x, const T *u, T *y, ptrdiff_t rows) {
+    if (width > VL) NAME(short_sums)(2, x, u, y, rows);
+    else NAME(short_sums)(1, x, u, y, rows);
 }
 
 struct NAME(winograd) {
@@ -151,9 +191,10 @@ static void NAME(winograd_task)(void *job, ptrdiff_t task) {
     ptrdiff_t own = c->U ? 0 : cell_of_U; /* where each panel has one task, its weights stay in that core's cache */
     T *X = scratch(2, sizeof(T) * CELLS * (x_cell + m_cell + K + own)), *products = X + CELLS * x_cell;
     T *edge = products + CELLS * m_cell, *transformed = edge + CELLS * K;
-    for (ptrdiff_t t = 0; t < tiles; t++) {
+    struct NAME(spot) start = NAME(spot_of)(&c->tiles, first), spot = start;
+    for (ptrdiff_t t = 0; t < tiles; t++, NAME(next)(&c->tiles, &spot)) {
         ptrdiff_t down;
-        const T *from = NAME(find_tile)(c->x, &c->tiles, K, first + t, 6, edge, &down);
+        const T *from = NAME(find_tile)(c->x, &c->tiles, K, spot, 6, edge, &down);
         for (int k = 0; k < K; k += VL) BOTH_WAYS(NAME(inputs), 6, 6, from + k, down, K, X + t * K + k, 6 * x_cell, x_cell);
     }
     ptrdiff_t from[size], to[size];
@@ -167,13 +208,14 @@ static void NAME(winograd_task)(void *job, ptrdiff_t task) {
             for (int cell = 0; cell < CELLS; cell++) {
                 struct NAME(run) run = {k, 0, k1 - k};
                 struct NAME(end) end = {products + cell * m_cell, NULL, NULL, 0, k == 0, 1};
-                NAME(panel)(X + cell * x_cell, from, &run, 1, U + cell * cell_of_U, &end, to, 0, width, tiles);
+                if (K == SHORT) NAME(short_panel)(width, X + cell * x_cell, U + cell * cell_of_U, products + cell * m_cell, tiles);
+                else NAME(panel)(X + cell * x_cell, from, &run, 1, U + cell * cell_of_U, &end, to, 0, width, tiles);
             }
         }
-        for (ptrdiff_t t = 0; t < tiles; t++) {
-            int n = (first + t) / c->tiles.each, i = (first + t) % c->tiles.each;
-            int p = i / c->tiles.across * 4, q = i % c->tiles.across * 4;
-            ptrdiff_t at = (((ptrdiff_t)n * c->P + p) * c->Q + q) * c->O + o0;
+        spot = start;
+        for (ptrdiff_t t = 0; t < tiles; t++, NAME(next)(&c->tiles, &spot)) {
+            int p = spot.p, q = spot.q;
+            ptrdiff_t at = (((ptrdiff_t)spot.n * c->P + p) * c->Q + q) * c->O + o0;
             for (int o = 0; o < width; o += VL) {
                 T y[16 * VL] __attribute__((aligned(64)));
                 const T *m = products + t * width + o;
@@ -246,12 +288,13 @@ enum { NAME(SHARE) = 4 };
 static void NAME(transform_both)(void *job, ptrdiff_t task) {
     const struct NAME(gradient) *c = job;
     T *edge = scratch(2, sizeof(T) * CELLS * (c->C > c->O ? c->C : c->O));
-    for (int t = task * NAME(SHARE); t < (task + 1) * NAME(SHARE) && t < c->tiles; t++) {
+    int t = task * NAME(SHARE), end = NAME(least)(t + NAME(SHARE), c->tiles);
+    for (struct NAME(spot) spot = NAME(spot_of)(&c->in, c->first + t); t < end; t++, NAME(next)(&c->in, &spot)) {
         ptrdiff_t down, cell = c->cell;
-        const T *from = NAME(find_tile)(c->x, &c->in, c->C, c->first + t, 6, edge, &down);
+        const T *from = NAME(find_tile)(c->x, &c->in, c->C, spot, 6, edge, &down);
         for (int k = 0; k < c->C; k += VL)
             BOTH_WAYS(NAME(inputs), 6, 6, from + k, down, c->C, c->X + k / VL * CELLS * cell + t * VL, 6 * cell, cell);
-        from = NAME(find_tile)(c->dy, &c->out, c->O, c->first + t, 4, edge, &down);
+        from = NAME(find_tile)(c->dy, &c->out, c->O, spot, 4, edge, &down);
         for (int o = 0; o < c->O; o += VL)
             BOTH_WAYS(NAME(outputs_back), 4, 6, from + o, down, c->O, c->D + o / VL * CELLS * cell + t * VL, 6 * cell, cell);
     }
