@@ -2,7 +2,8 @@
 
 /* --- passes over memory: x and its like are rows of C channels -------------------------------------------------------- */
 
-enum { NAME(MOST) = 32 };
+/* What is walked over is asked for a page ahead, since a processor that fetches ahead by itself stops at the end of one. */
+enum { NAME(MOST) = 32, NAME(PAGE) = 4096 / sizeof(T) };
 
 /* Sums over the rows, channel by channel. What is summed:
      without g:   sum of d and of d^2,     d = x - centre
@@ -110,6 +111,9 @@ INLINE void NAME(forward_rows)(const struct NAME(norm) * c, const int normed, pt
         for (int k = 0; k < c->C; k += VL) {
             int n = c->C - k;
             ptrdiff_t at = row * c->C + k;
+            __builtin_prefetch(c->x + at + NAME(PAGE));
+            if (c->add) __builtin_prefetch(c->add + at + NAME(PAGE));
+            __builtin_prefetch(c->to + at + NAME(PAGE), 1);
             V v = LOAD(c->x + at, n);
             if (normed) v = (v - LOAD(c->mean + k, n)) * LOAD(c->scale + k, n) + LOAD(c->beta + k, n);
             if (c->add) v += LOAD(c->add + at, n);
@@ -150,6 +154,10 @@ INLINE void NAME(backward_rows)(const struct NAME(norm) * c, const int gate, ptr
         for (int k = 0; k < c->C; k += VL) {
             int n = c->C - k;
             ptrdiff_t at = row * c->C + k;
+            __builtin_prefetch(c->x + at + NAME(PAGE));
+            __builtin_prefetch(c->g + at + NAME(PAGE));
+            if (gate == NAME(BY_Y)) __builtin_prefetch(c->y + at + NAME(PAGE));
+            __builtin_prefetch(c->to + at + NAME(PAGE), 1);
             V d = LOAD(c->g + at, n), x = LOAD(c->x + at, n) - LOAD(c->mean + k, n), scale = LOAD(c->scale + k, n);
             if (gate == NAME(BY_X)) d = NAME(gate)(d, x * scale + LOAD(c->shift + k, n));
             if (gate == NAME(BY_Y)) d = NAME(gate)(d, LOAD(c->y + at, n));

@@ -106,6 +106,8 @@ INLINE const T *NAME(find_tile)(const T *x, const struct NAME(tiles) * t, int K,
     int h = spot.p - t->top, w = spot.q - t->left;
     const T *at = x + (((ptrdiff_t)spot.n * t->H + h) * t->W + w) * K;
     *down = (ptrdiff_t)t->W * K;
+    for (int r = size; r < size + 4; r++) /* ask for what the tile below will need */
+        for (int k = 0; k < 4 * K; k += LINE) __builtin_prefetch(at + r * *down + k);
     if (h >= 0 && w >= 0 && h + size <= t->H && w + size <= t->W) return at;
     int from = w < 0 ? -w * K : 0, end = (w + size <= t->W ? size : t->W - w) * K; /* of a row: what is inside the map */
     for (int r = 0; r < size; r++, at += *down) {
