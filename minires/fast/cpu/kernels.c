@@ -101,14 +101,18 @@ struct NAME(run) {
     int k, length;
 };
 
-/* acc[j] = sum over k of x[at[j] + k] u[k]: m rows of a result, nr vectors of its columns, kept in registers. */
-INLINE void NAME(dot)(const int m, const int nr, const T *x, const ptrdiff_t *at, const struct NAME(run) * run, int runs,
+/* acc[j] = sum over k of x[at[j] + k] u[k]: m rows of a result, nr vectors of its columns, kept in registers. Where weights are
+   used too few times to be waited for, those that come SOON are asked for. */
+enum { NAME(SOON) = 8192 / sizeof(T) };
+
+INLINE void NAME(dot)(const int m, const int nr, const int ask, const T *x, const ptrdiff_t *at, const struct NAME(run) * run, int runs,
                       const T *u, V acc[][2]) {
     EACH_ROW acc[j][i] = (V){};
     for (; runs--; run++) {
         const T *p[ROWS], *v = u + (ptrdiff_t)run->k * nr * VL;
         for (int j = 0; j < m; j++) p[j] = x + at[j] + run->x;
         for (int k = 0; k < run->length; k++, v += nr * VL) {
+            for (int i = 0; ask && i < nr * VL; i += LINE) __builtin_prefetch(v + NAME(SOON) + i);
             V v0 = *(const V *)v, v1 = nr > 1 ? *(const V *)(v + VL) : v0;
 #pragma GCC unroll 16
             for (int j = 0; j < m; j++) {
@@ -123,7 +127,8 @@ INLINE void NAME(dot)(const int m, const int nr, const T *x, const ptrdiff_t *at
 struct NAME(end) {
     T *y;
     const T *b, *add;
-    int relu, first, last, far; /* far: its rows lie far apart in memory, and are asked for before the sum begins */
+    int relu, first, last;
+    int far, ask; /* its rows lie far apart in memory, and are asked for before the sum begins; so are weights */
 };
 
 INLINE void NAME(finish)(const int m, const int nr, const struct NAME(end) * end, const ptrdiff_t *at, int o, const int columns,
@@ -148,7 +153,8 @@ INLINE void NAME(fetch)(const int m, const struct NAME(end) * end, const ptrdiff
         const struct NAME(end) * end, const ptrdiff_t *to, int o, int columns) {                                        \
         V acc[m][2];                                                                                                    \
         if (end->far) NAME(fetch)(m, end, to, o);                                                                       \
-        NAME(dot)(m, nr, x, from, run, runs, u, acc);                                                                   \
+        if (end->ask) NAME(dot)(m, nr, 1, x, from, run, runs, u, acc);                                                  \
+        else NAME(dot)(m, nr, 0, x, from, run, runs, u, acc);                                                           \
         if (columns >= nr * VL) NAME(finish)(m, nr, end, to, o, nr * VL, acc);                                          \
         else NAME(finish)(m, nr, end, to, o, columns, acc);                                                             \
     }
@@ -327,7 +333,7 @@ static void NAME(convolve)(const struct NAME(conv) * c, struct NAME(rows) * rows
                         NAME(pack)(c, p, i, NAME(least)(rows, k1 - i), slab + (p - panel) * NAME(DEPTH) * WIDE + (i - k) * NAME(width)(c->O - p * WIDE));
             }
             for (struct NAME(rows) *r = rows; r < rows + classes; r++) {
-                struct NAME(end) end = {c->y, c->b, c->add, c->relu, r->first, r->last, 1};
+                struct NAME(end) end = {c->y, c->b, c->add, c->relu, r->first, r->last, 1, c->packed && r->count <= 8 * ROWS};
                 if (r->parts) NAME(panel)(r->x, r->at, r->part, r->parts, u, &end, r->to, o, n, r->count);
             }
         }
