@@ -101,10 +101,10 @@ struct NAME(run) {
     int k, length;
 };
 
-/* acc[j] = sum over k of x[at[j] + k] u[k]: m rows of a result, nr vectors of its columns, kept in registers. Where weights are
-   used too few times to be waited for, those that come SOON are asked for. */
 enum { NAME(SOON) = 8192 / sizeof(T) };
 
+/* acc[j] = sum over k of x[at[j] + k] u[k]: m rows of a result, nr vectors of its columns, kept in registers. Where few rows
+   use the weights, memory is the slower part, and those that come SOON are asked for. */
 INLINE void NAME(dot)(const int m, const int nr, const int ask, const T *x, const ptrdiff_t *at, const struct NAME(run) * run, int runs,
                       const T *u, V acc[][2]) {
     EACH_ROW acc[j][i] = (V){};
@@ -195,9 +195,9 @@ INLINE int NAME(panels)(int columns) { return (columns + WIDE - 1) / WIDE; }
 
 /* --- convolution, directly ------------------------------------------------------------------------------------------- */
 
-/* Of the weights DEPTH rows at a time: 16 KiB of a panel. Of the result CHUNK rows, or, where there are no more than FEW of them,
+/* Of the weights DEPTH rows at a time, 8 to 32 KiB of a panel, which stay in the first cache. Of the result CHUNK rows, or, where there are no more than FEW of them,
    all at once: then weights are packed as they are needed, else once for all. */
-enum { NAME(DEPTH) = 8192 / BYTES, NAME(CHUNK) = 16 * ROWS, NAME(FEW) = 512, NAME(AHEAD) = 8 };
+enum { NAME(DEPTH) = 256, NAME(CHUNK) = 8 * ROWS, NAME(FEW) = 512, NAME(AHEAD) = 8 };
 
 /* x is the source (N, H, W, K), y the result (N, P, Q, O). In G groups, K and O are the channels of one, and pixels lie G times
    as far apart. */

@@ -100,7 +100,7 @@ static void stop_workers(void) {
     pool.started = pool.stop = 0;
 }
 
-/* work(job, task) for every task, by all threads. */
+/* work(job, task) for every task, by all threads; where these are taken, as inside a task, by the caller alone. */
 static void share(work_fn work, void *job, ptrdiff_t tasks) {
     if (tasks <= 1 || tasks >= TASKS || pool.size == 1 || pthread_mutex_trylock(&pool.owner)) {
         for (ptrdiff_t task = 0; task < tasks; task++) work(job, task);
@@ -132,7 +132,7 @@ static void after_fork(void) {
     atomic_store(&pool.ticket, 0);
 }
 
-/* Memory that a thread keeps for its next kernel: the caller's own for a whole kernel (slots 0, 1), or for a task (2). */
+/* Memory that a thread keeps for its next kernel: for a whole kernel (slots 0, 1), a task that shares loops itself (1), a task (2). */
 struct scratch {
     void *memory;
     size_t size;

@@ -190,7 +190,7 @@ static void NAME(winograd_task)(void *job, ptrdiff_t task) {
     ptrdiff_t first = c->count * block / c->blocks, tiles = c->count * (block + 1) / c->blocks - first;
     ptrdiff_t x_cell = (ptrdiff_t)size * K + LINE, m_cell = (ptrdiff_t)size * WIDE + LINE;
     ptrdiff_t cell_of_U = NAME(cell_of)(c->U ? K : NAME(least)(K, NAME(SOME_ROWS)));
-    ptrdiff_t own = c->U ? 0 : cell_of_U; /* where each panel has one task, its weights stay in that core's cache */
+    ptrdiff_t own = c->U ? 0 : cell_of_U; /* some rows of a panel's weights, which stay in the cache of the core that uses them */
     T *X = scratch(2, sizeof(T) * CELLS * (x_cell + m_cell + K + own)), *products = X + CELLS * x_cell;
     T *edge = products + CELLS * m_cell, *transformed = edge + CELLS * K;
     struct NAME(spot) start = NAME(spot_of)(&c->tiles, first), spot = start;
@@ -251,8 +251,10 @@ static void NAME(winograd)(const union arg *a) {
     c.count = (ptrdiff_t)c.N * c.tiles.each;
     int most = 10240 / sizeof(T) / c.K / ROWS * ROWS; /* transformed tiles that stay in the cache */
     most = most < 3 * ROWS ? 3 * ROWS : most > 16 * ROWS ? 16 * ROWS : most;
-    /* weights that no cache holds are transformed as they are needed, once for as many tiles as possible */
-    int many = NAME(least)(128, 32768 / c.K), large = !c.U && c.K * (ptrdiff_t)c.O > 20000 && (c.count + many - 1) / many * panels >= 2 * pool.size;
+    /* weights that no cache holds are transformed where they are used, for as many tiles at once as possible */
+    int many = NAME(least)(128, 32768 / c.K);
+    if (many < most) many = most;
+    int large = !c.U && (ptrdiff_t)c.K * c.O > 20000 && (c.count + many - 1) / many * panels >= 2 * pool.size;
     if (large) most = many;
     c.blocks = (c.count + most - 1) / most;
     if ((c.blocks > 1 || panels < pool.size) && c.blocks < 8 * pool.size) c.blocks = (c.blocks + pool.size - 1) / pool.size * pool.size;
