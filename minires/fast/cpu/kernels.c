@@ -195,8 +195,9 @@ INLINE int NAME(panels)(int columns) { return (columns + WIDE - 1) / WIDE; }
 
 /* --- convolution, directly ------------------------------------------------------------------------------------------- */
 
-/* Of the weights DEPTH rows at a time, 8 to 32 KiB of a panel, which stay in the first cache. Of the result CHUNK rows, or, where there are no more than FEW of them,
-   all at once: then weights are packed as they are needed, else once for all. */
+/* Of the weights DEPTH rows at a time, 8 to 32 KiB of a panel, which stay in the first cache. Of the result CHUNK rows, or,
+   where there are no more than FEW of them, all at once: then weights are packed as they are needed, AHEAD panels at a
+   time, else once for all. */
 enum { NAME(DEPTH) = 256, NAME(CHUNK) = 8 * ROWS, NAME(FEW) = 512, NAME(AHEAD) = 8 };
 
 /* x is the source (N, H, W, K), y the result (N, P, Q, O). In G groups, K and O are the channels of one, and pixels lie G times
