@@ -15,7 +15,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "minires/fast/cpu"
-SOURCES = [FOLDER / name for name in ("module.c", "kernels.c", "winograd.c", "passes.c", "geometry.h")]
+SOURCES = [FOLDER / name for name in ("module.c", "kernels.c", "winograd.c", "depthwise.c", "passes.c", "geometry.h")]
 NAME = "minires.fast.cpu._kernels"
 FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-pthread", "-shared", "-fPIC", "-w"]
 

@@ -287,6 +287,7 @@ static const struct isa *chosen = isas;
 /* How many of `isas`, from the first on, this processor has. */
 static int known_isas(void) {
 #if defined(X86) && !defined(MINIRES_WIDE)
+    __builtin_cpu_init(); /* not every compiler's library does so by itself */
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 1;
     int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512bw");
