@@ -58,7 +58,7 @@ def peak_of_two_steps(model, batch, optimizer):
 def test_peak_memory_is_that_of_a_step(arch, batch, options):
     model = resnet(arch, (64, 64, 3), 6, **options)
     memory, again = (predicted(model, batch, optimizer="sgd").memory for _ in range(2))
-    assert memory.peak == pytest.approx(again.peak, rel=1e-3, abs=2048)  # the interpreter's own objects come and go
+    assert memory.peak == pytest.approx(again.peak, rel=1e-3, abs=2**13)  # the interpreter's own objects come and go
     measured = peak_of_two_steps(model, batch, "sgd")
     assert memory.peak == pytest.approx(measured, rel=0.05, abs=2**16)  # measured, the interpreter's own objects count
     assert memory.gradients == sum(p.data.nbytes for p in model.params())
