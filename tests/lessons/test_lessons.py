@@ -22,8 +22,15 @@ from minires.errors import ConfigError
 from minires.instruments import style
 
 AT_DEFAULTS = {1, 2, 3, 4, 5, 6, 7, 10, 14}  # the others run in their quick form
+QUICK = {1, 4, 6, 7}  # measured in under two seconds; the others are for `make test-all`
 WITH_ITS_OWN = {14}  # shows functions that the library does not have
 every_lesson = pytest.mark.parametrize("n", harness.numbers())
+
+
+def measuring(*numbers):
+    """Over these lessons, a test that measures them."""
+    marks = {n: () if n in QUICK else pytest.mark.slow for n in numbers}
+    return pytest.mark.parametrize("n", [pytest.param(n, marks=marks[n]) for n in numbers])
 
 
 def knobs_of(module) -> dict:
@@ -111,7 +118,7 @@ def test_every_bound_was_confirmed_over_five_seeds(n):
             assert len(kept[claim.text]["values"]) >= 5
 
 
-@pytest.mark.parametrize("n", [9, 12])
+@measuring(9, 12)
 def test_every_form_and_photographs_are_judged_by_the_bounds_that_five_seeds_kept(n):
     module, result, records = harness.load(n), measured(n), spreads.kept(n)["records"]
     assert [r["knobs"].get("data") for r in records].count("photographs") == 1
@@ -129,9 +136,7 @@ def test_the_readme_has_the_table_of_what_is_kept():
     assert table.table() in readme.read_text(encoding="utf-8"), "python -m minires.lessons.table prints it"
 
 
-@pytest.mark.parametrize(
-    "n", [pytest.param(n, marks=[pytest.mark.slow] * (n in (8, 13, 15, 16, 17, 18))) for n in harness.numbers()]
-)
+@measuring(*harness.numbers())
 def test_the_picture_is_drawn_and_says_where_it_is_from(n, tmp_path):
     fig = harness.load(n).plot(measured(n))
     assert isinstance(fig, Figure)
@@ -140,7 +145,7 @@ def test_the_picture_is_drawn_and_says_where_it_is_from(n, tmp_path):
     assert min(Image.open(tmp_path / "lesson.png").size) > 400
 
 
-@pytest.mark.parametrize("n", [n for n in harness.numbers() if "narrow" in signature(harness.load(n).plot).parameters])
+@measuring(*[n for n in harness.numbers() if "narrow" in signature(harness.load(n).plot).parameters])
 def test_a_picture_for_a_phone_is_whole(n):
     fig = harness.load(n).plot(measured(n), narrow=True)
     pen = FigureCanvasAgg(fig).get_renderer()
