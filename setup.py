@@ -5,6 +5,7 @@ Without a C compiler the kernels are left out: everything then runs on NumPy, an
 """
 
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -16,11 +17,14 @@ CPU = "minires/fast/cpu"
 
 kernels = Extension(
     "minires.fast.cpu._kernels",
-    [f"{CPU}/module.c"],
-    depends=[f"{CPU}/{name}" for name in ("kernels.c", "winograd.c", "depthwise.c", "passes.c", "geometry.h")],
+    [f"{CPU}/{name}.c" for name in ("avx512", "avx2", "base", "module")],
+    depends=sorted(map(str, Path(CPU).glob("*.[ch]"))),
     # the loops that matter are unrolled by hand: -O3 is no faster and takes twice as long to compile
     # and vectorised by hand: GCC would put the pointers to a tile's rows into vectors, and take them out again
-    extra_compile_args=["-O2", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fno-tree-slp-vectorize", "-pthread"],
+    extra_compile_args=[
+        *("-O2", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fno-tree-slp-vectorize"),
+        *("-fvisibility=hidden", "-pthread"),
+    ],
     extra_link_args=["-pthread"],
     py_limited_api=True,
     optional=True,
@@ -28,7 +32,18 @@ kernels = Extension(
 
 
 class Build(build_ext):
-    """In a checkout the kernels stay beside their sources: compiled again only where those are newer."""
+    """Compile the sources side by side; in a checkout keep the result beside them, until one is newer."""
+
+    def build_extensions(self):
+        compile_all = self.compiler.compile
+
+        def side_by_side(sources, **options):
+            with ThreadPoolExecutor() as pool:
+                compiled = pool.map(lambda source: compile_all([source], **options), sources)
+            return [made for objects in compiled for made in objects]
+
+        self.compiler.compile = side_by_side
+        super().build_extensions()
 
     def build_extension(self, ext):
         beside, sources = Path(self.get_ext_filename(ext.name)), [*ext.sources, *ext.depends, __file__]

@@ -15,7 +15,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "minires/fast/cpu"
-SOURCES = [FOLDER / name for name in ("module.c", "kernels.c", "winograd.c", "depthwise.c", "passes.c", "geometry.h")]
+COMPILED = [FOLDER / f"{name}.c" for name in ("module", "base", "avx2", "avx512")]
 NAME = "minires.fast.cpu._kernels"
 FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-pthread", "-shared", "-fPIC", "-w"]
 
@@ -23,12 +23,14 @@ FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-pthread", "-shared", "-fPIC"
 def build(*flags: str) -> Path:
     """The shared object, in the temporary folder; made once for the same sources and flags."""
     compiler = os.environ.get("CC", "cc").split()
-    key = hashlib.sha256(repr((compiler, FLAGS, flags, [s.read_bytes() for s in SOURCES])).encode()).hexdigest()
+    key = hashlib.sha256(
+        repr((compiler, FLAGS, flags, [s.read_bytes() for s in sorted(FOLDER.glob("*.[ch]"))])).encode()
+    ).hexdigest()
     library = Path(tempfile.gettempdir(), f"minires-cpu-{key}.so")
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             part, include = Path(folder, "kernels.so"), f"-I{sysconfig.get_path('include')}"
-            subprocess.run([*compiler, *FLAGS, *flags, include, SOURCES[0], "-o", part], check=True)
+            subprocess.run([*compiler, *FLAGS, *flags, include, *COMPILED, "-o", part], check=True)
             part.replace(library)  # whole, also where several are at it
     return library
 

@@ -85,6 +85,15 @@ static struct axis make_axis(struct side s) {
     return axis;
 }
 
+/* The side of a source with zeros around it, `before` of them in front: every place sees all taps. Strides only forward. */
+static struct side with_zeros(struct side s, int *before) {
+    int reach = (s.taps - 1) * s.dilation;
+    *before = s.backward ? reach - s.pad : s.pad;
+    s.pad = s.backward ? reach : 0;
+    s.size = (s.places - 1) * s.stride + reach + 1;
+    return s;
+}
+
 static void free_axis(struct axis *axis) {
     free(axis->group);
     free(axis->memory);

@@ -1,4 +1,4 @@
-/* The ops in C, for one instruction set and one type: read by module.c for each of them. Reading this file is optional:
+/* The ops in C, for one instruction set and one type: read by base.c, avx2.c and avx512.c for each of them. Reading this file is optional:
    minires/ops says the same in NumPy, ops/naive.py in loops, with the same letters. Here are the tiles and the direct
    convolution; winograd.c and passes.c hold the rest.
 
@@ -101,18 +101,23 @@ struct NAME(run) {
     int k, length;
 };
 
-enum { NAME(SOON) = 8192 / sizeof(T) };
+/* Weights that are needed soon and may lie in no cache: for each k of a sum `step` more of them are asked for. */
+struct NAME(soon) {
+    const T *u;
+    int step;
+};
 
-/* acc[j] = sum over k of x[at[j] + k] u[k]: m rows of a result, nr vectors of its columns, kept in registers. Where few rows
-   use the weights, memory is the slower part, and those that come SOON are asked for. */
+/* acc[j] = sum over k of x[at[j] + k] u[k]: m rows of a result, nr vectors of its columns, kept in registers. Weights are asked
+   for into the second cache (ask: 2), into the first (1) or not. */
 INLINE void NAME(dot)(const int m, const int nr, const int ask, const T *x, const ptrdiff_t *at, const struct NAME(run) * run, int runs,
-                      const T *u, V acc[][2]) {
+                      const T *u, struct NAME(soon) soon, V acc[][2]) {
     EACH_ROW acc[j][i] = (V){};
     for (; runs--; run++) {
         const T *p[ROWS], *v = u + (ptrdiff_t)run->k * nr * VL;
         for (int j = 0; j < m; j++) p[j] = x + at[j] + run->x;
-        for (int k = 0; k < run->length; k++, v += nr * VL) {
-            for (int i = 0; ask && i < nr * VL; i += LINE) __builtin_prefetch(v + NAME(SOON) + i);
+        for (int k = 0; k < run->length; k++, v += nr * VL, soon.u += soon.step) {
+            if (ask == 2) __builtin_prefetch(soon.u, 0, 2);
+            for (int i = 0; ask == 1 && i < nr * VL; i += LINE) __builtin_prefetch(soon.u + i);
             V v0 = *(const V *)v, v1 = nr > 1 ? *(const V *)(v + VL) : v0;
 #pragma GCC unroll 16
             for (int j = 0; j < m; j++) {
@@ -128,7 +133,9 @@ struct NAME(end) {
     T *y;
     const T *b, *add;
     int relu, first, last;
-    int far, ask; /* its rows lie far apart in memory, and are asked for before the sum begins; so are weights */
+    int far;       /* its rows lie far apart in memory, and are asked for before the sum begins */
+    const T *next; /* the weights that are needed after these, as many; NULL where they lie in the cache */
+    int depth;     /* how many rows of weights these are */
 };
 
 INLINE void NAME(finish)(const int m, const int nr, const struct NAME(end) * end, const ptrdiff_t *at, int o, const int columns,
@@ -150,11 +157,12 @@ INLINE void NAME(fetch)(const int m, const struct NAME(end) * end, const ptrdiff
 #define TILE(m, nr)                                                                                                     \
     static __attribute__((noinline)) void NAME(tile_##m##_##nr)(                                                        \
         const T *x, const ptrdiff_t *from, const struct NAME(run) * run, int runs, const T *u,                          \
-        const struct NAME(end) * end, const ptrdiff_t *to, int o, int columns) {                                        \
+        const struct NAME(end) * end, const ptrdiff_t *to, int o, int columns, struct NAME(soon) soon) {                \
         V acc[m][2];                                                                                                    \
         if (end->far) NAME(fetch)(m, end, to, o);                                                                       \
-        if (end->ask) NAME(dot)(m, nr, 1, x, from, run, runs, u, acc);                                                  \
-        else NAME(dot)(m, nr, 0, x, from, run, runs, u, acc);                                                           \
+        if (!end->next) NAME(dot)(m, nr, 0, x, from, run, runs, u, soon, acc);                                          \
+        else if (soon.step < WIDE) NAME(dot)(m, nr, 2, x, from, run, runs, u, soon, acc);                               \
+        else NAME(dot)(m, nr, 1, x, from, run, runs, u, soon, acc);                                                     \
         if (columns >= nr * VL) NAME(finish)(m, nr, end, to, o, nr * VL, acc);                                          \
         else NAME(finish)(m, nr, end, to, o, columns, acc);                                                             \
     }
@@ -167,12 +175,14 @@ TILE(8, 1) TILE(8, 2)
 #define FULL_TILE(nr) NAME(tile_8_##nr)
 #endif
 
-/* y[to[i]] (+)= x[from[i]] u for all rows, one panel of columns wide. */
+/* y[to[i]] (+)= x[from[i]] u for all rows, one panel of columns wide. Each tile asks for its part of the next weights; a tile
+   alone, for which memory is the slower part, for those a page or two ahead. */
 static void NAME(panel)(const T *x, const ptrdiff_t *from, const struct NAME(run) * run, int runs, const T *u,
                         const struct NAME(end) * end, const ptrdiff_t *to, int o, int columns, int rows) {
+    struct NAME(soon) soon = {rows > ROWS ? end->next : u + 8192 / sizeof(T), WIDE / ((rows + ROWS - 1) / ROWS)};
     while (rows > 0) {
         int m = rows >= ROWS ? ROWS : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
-#define RUN(tile) tile(x, from, run, runs, u, end, to, o, columns)
+#define RUN(tile) tile(x, from, run, runs, u, end, to, o, columns, soon)
         if (columns > VL) {
             if (m == ROWS) RUN(FULL_TILE(2));
             else if (m == 4) RUN(NAME(tile_4_2));
@@ -184,9 +194,8 @@ static void NAME(panel)(const T *x, const ptrdiff_t *from, const struct NAME(run
             else if (m == 2) RUN(NAME(tile_2_1));
             else RUN(NAME(tile_1_1));
         }
-        from += m;
-        to += m;
-        rows -= m;
+        from += m, to += m, rows -= m;
+        if (end->next) soon.u += soon.step * end->depth;
     }
 }
 
@@ -333,8 +342,9 @@ static void NAME(convolve)(const struct NAME(conv) * c, struct NAME(rows) * rows
                     for (int p = panel; p < end; p++)
                         NAME(pack)(c, p, i, NAME(least)(rows, k1 - i), slab + (p - panel) * NAME(DEPTH) * WIDE + (i - k) * NAME(width)(c->O - p * WIDE));
             }
+            const T *next = panel + 1 < p1 ? u + (ptrdiff_t)depth * WIDE : c->packed + ((ptrdiff_t)p0 * depth + k1) * WIDE;
             for (struct NAME(rows) *r = rows; r < rows + classes; r++) {
-                struct NAME(end) end = {c->y, c->b, c->add, c->relu, r->first, r->last, 1, c->packed && r->count <= 8 * ROWS};
+                struct NAME(end) end = {c->y, c->b, c->add, c->relu, r->first, r->last, 1, c->packed ? next : NULL, k1 - k};
                 if (r->parts) NAME(panel)(r->x, r->at, r->part, r->parts, u, &end, r->to, o, n, r->count);
             }
         }
@@ -374,17 +384,52 @@ static void NAME(conv_task)(void *job, ptrdiff_t task) {
     if (!c->packed) NAME(convolve)(c, rows, classes, p0, p1, copy, slab);
 }
 
+/* What a panel of so many rows costs for each tap: a tile of fewer rows than ROWS waits for its sums. */
+static ptrdiff_t NAME(cost)(ptrdiff_t rows) {
+    int rest = rows % ROWS;
+    return rows - rest + 4 * ((rest >= 4) + (rest % 4 >= 2) + rest % 2);
+}
+
+/* In small maps most pixels see an edge, and fill no tile with those that see the same taps. Where it costs less, the image
+   gets zeros around it, and all its pixels see all taps. */
+static void NAME(pad)(struct NAME(conv) * c, struct side v, struct side h) {
+    ptrdiff_t apart = 0;
+    for (int i = 0; i < c->v.groups; i++)
+        for (int j = 0; j < c->h.groups; j++) {
+            const struct group *a = &c->v.group[i], *b = &c->h.group[j];
+            apart += NAME(cost)((ptrdiff_t)c->N * a->places * b->places) * a->taps * b->taps;
+        }
+    int top, left, strided = c->backward && v.stride * h.stride > 1;
+    if (strided || NAME(cost)((ptrdiff_t)c->N * c->P * c->Q) * c->R * c->S >= apart) return;
+    v = with_zeros(v, &top), h = with_zeros(h, &left);
+    ptrdiff_t pixel = (ptrdiff_t)c->K * c->G, row = h.size * pixel, size = c->N * v.size * row;
+    int from = left < 0 ? -left : 0, to = NAME(least)(c->W, h.size - left); /* a crop where padding is negative */
+    T *padded = memset(scratch(0, sizeof(T) * size), 0, sizeof(T) * size);
+    for (int n = 0; n < c->N; n++)
+        for (int i = 0; i < v.size; i++)
+            if (i >= top && i < top + c->H && to > from)
+                memcpy(padded + (n * v.size + i) * row + (left + from) * pixel,
+                       c->x + (((ptrdiff_t)n * c->H + i - top) * c->W + from) * pixel, sizeof(T) * (to - from) * pixel);
+    free_axis(&c->v);
+    free_axis(&c->h);
+    c->x = padded, c->H = v.size, c->W = h.size, c->v = make_axis(v), c->h = make_axis(h);
+}
+
 /* y = x convolved with w, + b, + add, then ReLU, as far as they are there; or the gradient of the image. */
 static void NAME(conv2d)(const union arg *a) {
     enum { X, W, PACKED, B, ADD, Y, N, HEIGHT, WIDTH, K, P, Q, O, R, S, SV, SH, TOP, LEFT, DV, DH, G, BACKWARD, RELU };
     struct NAME(conv) c = {a[X].p, a[W].p, a[PACKED].p, a[B].p, a[ADD].p, a[Y].p, a[N].i, a[HEIGHT].i, a[WIDTH].i,
                            a[K].i / a[G].i, a[P].i, a[Q].i, a[O].i / a[G].i, a[R].i, a[S].i, a[G].i, a[BACKWARD].i, a[RELU].i};
-    c.v = make_axis((struct side){c.H, c.P, c.R, a[SV].i, a[DV].i, a[TOP].i, c.backward});
-    c.h = make_axis((struct side){c.W, c.Q, c.S, a[SH].i, a[DH].i, a[LEFT].i, c.backward});
+    struct side v = {c.H, c.P, c.R, a[SV].i, a[DV].i, a[TOP].i, c.backward};
+    struct side h = {c.W, c.Q, c.S, a[SH].i, a[DH].i, a[LEFT].i, c.backward};
+    c.v = make_axis(v);
+    c.h = make_axis(h);
     ptrdiff_t rows = (ptrdiff_t)c.N * c.P * c.Q, depth = (ptrdiff_t)c.R * c.S * c.K;
-    int panels = NAME(panels)(c.O), few = rows <= NAME(FEW) && !c.packed, most = few ? 1 : 4 * pool.size;
+    if (rows <= NAME(FEW)) NAME(pad)(&c, v, h);
+    int panels = NAME(panels)(c.O), few = rows <= NAME(FEW) && !c.packed, most = few ? 1 : 4 * workers();
     c.row_tasks = rows / 256 < 1 ? 1 : rows / 256 < most ? rows / 256 : most;
-    int rest = few ? pool.size : (most + c.row_tasks - 1) / c.row_tasks;
+    int rest = few ? workers() : (most + c.row_tasks - 1) / c.row_tasks;
+    if (c.row_tasks % workers()) rest = (rest + workers() - 1) / workers() * workers(); /* as much for each thread */
     c.panel_tasks = rest < panels ? rest : panels;
     if (!c.packed && !few) {
         c.packed = scratch(0, sizeof(T) * depth * panels * WIDE * c.G);
@@ -542,8 +587,8 @@ static void NAME(conv2d_weights)(const union arg *a) {
     /* of the shape alone, since the order of the sum depends on it; panels are divided where the slices are too few */
     ptrdiff_t slices = NAME(least)(NAME(least)(64 / (panels * c.G), rows / 512), 16);
     c.slices = slices > 1 ? slices : 1;
-    int tasks = c.slices * c.G, groups = (2 * pool.size + tasks - 1) / tasks;
-    c.groups = NAME(least)(NAME(least)(groups, pool.size), panels);
+    int tasks = c.slices * c.G, groups = (2 * workers() + tasks - 1) / tasks;
+    c.groups = NAME(least)(NAME(least)(groups, workers()), panels);
     if (c.slices > 1) c.parts = scratch(0, sizeof(T) * c.slices * size);
     share(NAME(weights_task), &c, (ptrdiff_t)c.slices * c.groups * c.G);
     if (c.slices > 1) NAME(add_parts)(c.parts, c.slices, size, c.dw);
@@ -556,7 +601,8 @@ static void NAME(conv2d_weights)(const union arg *a) {
 #include "passes.c"
 
 #define ENTRY(name) NAME(name),
-static const kernel_fn NAME(table)[] = {KERNELS(ENTRY)};
+const kernel_fn NAME(table)[] = {KERNELS(ENTRY)};
+#undef ENTRY
 
 #undef T
 #undef V

@@ -1,6 +1,6 @@
 /* The compiled kernels as a Python module: threads that share their loops, and one table for each instruction set.
 
-   kernels.c holds the maths. It is read here once for each instruction set and type; which of them runs is decided when
+   kernels.c holds the maths. base.c, avx2.c and avx512.c read it, once for each type; which of them runs is decided when
    the module is loaded. A kernel takes its arguments as a row of pointers and numbers: who calls it from Python, in
    minires/fast/cpu, has seen to shapes, types and contiguity; that every array is contiguous and of one type is
    checked once more. */
@@ -8,16 +8,13 @@
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "module.h"
 
 /* --- threads ---------------------------------------------------------------------------------------------------------
 
@@ -26,8 +23,6 @@
    the next layer follows within microseconds, then sleep. A second Python thread that comes meanwhile works alone. */
 
 enum { MOST_WORKERS = 256, SPINS = 2000, YIELDS = 200, TASKS = 1 << 20 };
-
-typedef void (*work_fn)(void *job, ptrdiff_t task);
 
 static struct {
     pthread_mutex_t owner, lock; /* whose loop it is; of `wake` and `asleep` */
@@ -100,8 +95,7 @@ static void stop_workers(void) {
     pool.started = pool.stop = 0;
 }
 
-/* work(job, task) for every task, by all threads; where these are taken, as inside a task, by the caller alone. */
-static void share(work_fn work, void *job, ptrdiff_t tasks) {
+void share(work_fn work, void *job, ptrdiff_t tasks) {
     if (tasks <= 1 || tasks >= TASKS || pool.size == 1 || pthread_mutex_trylock(&pool.owner)) {
         for (ptrdiff_t task = 0; task < tasks; task++) work(job, task);
         return;
@@ -132,7 +126,8 @@ static void after_fork(void) {
     atomic_store(&pool.ticket, 0);
 }
 
-/* Memory that a thread keeps for its next kernel: for a whole kernel (slots 0, 1), a task that shares loops itself (1), a task (2). */
+int workers(void) { return pool.size; }
+
 struct scratch {
     void *memory;
     size_t size;
@@ -151,7 +146,7 @@ static void free_scratch(void *slots) {
     free(slots);
 }
 
-static void *scratch(int slot, size_t size) {
+void *scratch(int slot, size_t size) {
     struct scratch *slots = pthread_getspecific(scratch_key);
     if (!slots) {
         slots = calloc(3, sizeof *slots);
@@ -168,102 +163,10 @@ static void *scratch(int slot, size_t size) {
 
 /* --- the kernels, once for each instruction set and type ------------------------------------------------------------ */
 
-union arg {
-    void *p;     /* an array, or NULL for None */
-    ptrdiff_t i; /* an int */
-    double f;    /* a float */
-};
-
-#define KERNELS(X)                                                                                                      \
-    X(conv2d) X(conv2d_pack) X(conv2d_weights) X(winograd) X(winograd_pack) X(winograd_weights) X(depthwise)            \
-    X(depthwise_weights) X(statistics) X(norm_add_relu) X(norm_add_relu_backward) X(norm_sums) X(norm_dx) X(sums)       \
-    X(relu_backward) X(maxpool) X(maxpool_backward) X(avgpool) X(square_sum) X(sgd) X(adam)
-
 enum { KERNEL_COUNT = 0
 #define COUNT(name) +1
        KERNELS(COUNT)
 };
-
-typedef void (*kernel_fn)(const union arg *args);
-
-#define INLINE static inline __attribute__((always_inline))
-#define JOIN_(name, isa, type) name##_##isa##_##type
-#define JOIN(name, isa, type) JOIN_(name, isa, type)
-#define NAME(name) JOIN(name, ISA, T)
-
-#include "geometry.h"
-
-/* For tests: MINIRES_BASE compiles what other processors get; MINIRES_WIDE, from AVX2 on, with AVX-512's code in AVX2's
-   instructions. */
-#if defined(__x86_64__) && !defined(MINIRES_BASE)
-#define X86
-#endif
-
-#ifdef X86
-
-#define ROWS 6
-#ifndef MINIRES_WIDE
-#define ISA sse2
-#define BYTES 16
-#define T float
-#include "kernels.c"
-#define T double
-#include "kernels.c"
-#undef ISA
-#undef BYTES
-#endif
-
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-#define ISA avx2
-#define BYTES 32
-#define T float
-#include "kernels.c"
-#define T double
-#include "kernels.c"
-#undef ISA
-#undef BYTES
-#undef ROWS
-#ifndef MINIRES_WIDE
-#ifdef __clang__
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,fma")
-#endif
-#endif
-#define ISA avx512
-#define BYTES 64
-#define ROWS 8
-#define T float
-#include "kernels.c"
-#define T double
-#include "kernels.c"
-#undef ISA
-#undef BYTES
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#else
-
-#define ISA base
-#define BYTES 16
-#define ROWS 8
-#define T float
-#include "kernels.c"
-#define T double
-#include "kernels.c"
-
-#endif
 
 static const struct isa {
     const char *name;

@@ -254,13 +254,13 @@ static void NAME(winograd)(const union arg *a) {
     /* weights that no cache holds are transformed where they are used, for as many tiles at once as possible */
     int many = NAME(least)(128, 32768 / c.K);
     if (many < most) many = most;
-    int large = !c.U && (ptrdiff_t)c.K * c.O > 20000 && (c.count + many - 1) / many * panels >= 2 * pool.size;
+    int large = !c.U && (ptrdiff_t)c.K * c.O > 20000 && (c.count + many - 1) / many * panels >= 2 * workers();
     if (large) most = many;
     c.blocks = (c.count + most - 1) / most;
-    if ((c.blocks > 1 || panels < pool.size) && c.blocks < 8 * pool.size) c.blocks = (c.blocks + pool.size - 1) / pool.size * pool.size;
+    if ((c.blocks > 1 || panels < workers()) && c.blocks < 8 * workers()) c.blocks = (c.blocks + workers() - 1) / workers() * workers();
     if (c.blocks > c.count) c.blocks = c.count;
     c.block = (c.count + c.blocks - 1) / c.blocks;
-    int rest = (pool.size + c.blocks - 1) / c.blocks;
+    int rest = (workers() + c.blocks - 1) / c.blocks;
     c.panel_tasks = rest < panels ? rest : panels;
     if (!c.U && c.blocks > 1 && !large) {
         c.U = scratch(0, sizeof(T) * CELLS * panels * NAME(cell_of)(c.K));
