@@ -20,7 +20,8 @@ from minires.fast.gpu import kernels
 from minires.fast.gpu.graph import Replay as GraphReplay
 from minires.geometry import resolve_padding
 from minires.nn.conv import Conv2d, ZeroPad2d
-from minires.nn.module import Module, Param, Sequential, inference
+from minires.nn.dense import Dense
+from minires.nn.module import Module, Param, Sequential, check_channels, inference
 from minires.nn.norm import BatchNorm
 
 
@@ -37,6 +38,19 @@ class FoldedConv(Module):
     def forward(self, x: Array, shortcut: Array | None = None) -> Array:
         self.check_input(x)
         return conv2d_add_relu(x, self.weights, self.b, shortcut, self.relu, **self.window)
+
+
+class FoldedDense(Module):
+    """y = x w + b, a convolution of one pixel, whose weights may be packed; of its own."""
+
+    def __init__(self, dense: Dense):
+        super().__init__(dense.name)
+        self.weights = Weights(dense.w.data[None, None].copy())
+        self.b = None if dense.b is None else dense.b.data.copy()
+
+    def forward(self, x: Array) -> Array:
+        check_channels(self, x.shape[1:], self.weights.shape[2], 1)
+        return conv2d_add_relu(x[:, None, None], self.weights, self.b, None, False)[:, 0, 0]
 
 
 class FoldedNorm(Module):
@@ -74,6 +88,8 @@ class _Folder(fuse.Fuser):
 
     def layer(self, module: Module):
         """A copy of its own, whose weights and modes nobody changes."""
+        if isinstance(module, Dense):
+            return FoldedDense(module)
         twin = copy.copy(module)
         for key, value in vars(module).items():
             if isinstance(value, Param):
