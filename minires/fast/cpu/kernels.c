@@ -426,7 +426,9 @@ static void NAME(conv2d)(const union arg *a) {
     c.h = make_axis(h);
     ptrdiff_t rows = (ptrdiff_t)c.N * c.P * c.Q, depth = (ptrdiff_t)c.R * c.S * c.K;
     if (rows <= NAME(FEW)) NAME(pad)(&c, v, h);
-    int panels = NAME(panels)(c.O), few = rows <= NAME(FEW) && !c.packed, most = few ? 1 : 4 * workers();
+    /* a task for each thread, or, where a loop takes milliseconds, several, since some may be held up */
+    int each = (double)rows * depth * c.O < 1 << 28 ? 1 : 4;
+    int panels = NAME(panels)(c.O), few = rows <= NAME(FEW) && !c.packed, most = few ? 1 : each * workers();
     c.row_tasks = rows / 256 < 1 ? 1 : rows / 256 < most ? rows / 256 : most;
     int rest = few ? workers() : (most + c.row_tasks - 1) / c.row_tasks;
     if (c.row_tasks % workers()) rest = (rest + workers() - 1) / workers() * workers(); /* as much for each thread */
