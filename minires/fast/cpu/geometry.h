@@ -85,6 +85,13 @@ static struct axis make_axis(struct side s) {
     return axis;
 }
 
+/* Which of the taps that a group sees is this one; -1: none. */
+static int find_tap(const struct group *group, int tap) {
+    for (int i = 0; i < group->taps; i++)
+        if (group->tap[i] == tap) return i;
+    return -1;
+}
+
 /* The side of a source with zeros around it, `before` of them in front: every place sees all taps. Strides only forward. */
 static struct side with_zeros(struct side s, int *before) {
     int reach = (s.taps - 1) * s.dilation;

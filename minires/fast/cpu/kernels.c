@@ -107,17 +107,22 @@ struct NAME(soon) {
     int step;
 };
 
-/* acc[j] = sum over k of x[at[j] + k] u[k]: m rows of a result, nr vectors of its columns, kept in registers. Weights are asked
-   for into the second cache (ask: 2), into the first (1) or not. */
-INLINE void NAME(dot)(const int m, const int nr, const int ask, const T *x, const ptrdiff_t *at, const struct NAME(run) * run, int runs,
-                      const T *u, struct NAME(soon) soon, V acc[][2]) {
+/* Into the second cache (ask: 2), into the first (1) or not. */
+INLINE void NAME(ask_for)(const int ask, const int nr, struct NAME(soon) * soon) {
+    if (ask == 2) __builtin_prefetch(soon->u, 0, 2);
+    for (int i = 0; ask == 1 && i < nr * VL; i += LINE) __builtin_prefetch(soon->u + i);
+    if (ask) soon->u += soon->step;
+}
+
+/* acc[j] = sum over k of x[at[j] + k] u[k]: m rows of a result, nr vectors of its columns, kept in registers. */
+INLINE void NAME(dot)(const int m, const int nr, const T *x, const ptrdiff_t *at, const struct NAME(run) * run, int runs,
+                      const T *u, const int ask, struct NAME(soon) soon, V acc[][2]) {
     EACH_ROW acc[j][i] = (V){};
     for (; runs--; run++) {
         const T *p[ROWS], *v = u + (ptrdiff_t)run->k * nr * VL;
         for (int j = 0; j < m; j++) p[j] = x + at[j] + run->x;
-        for (int k = 0; k < run->length; k++, v += nr * VL, soon.u += soon.step) {
-            if (ask == 2) __builtin_prefetch(soon.u, 0, 2);
-            for (int i = 0; ask == 1 && i < nr * VL; i += LINE) __builtin_prefetch(soon.u + i);
+        for (int k = 0; k < run->length; k++, v += nr * VL) {
+            NAME(ask_for)(ask, nr, &soon);
             V v0 = *(const V *)v, v1 = nr > 1 ? *(const V *)(v + VL) : v0;
 #pragma GCC unroll 16
             for (int j = 0; j < m; j++) {
@@ -160,9 +165,9 @@ INLINE void NAME(fetch)(const int m, const struct NAME(end) * end, const ptrdiff
         const struct NAME(end) * end, const ptrdiff_t *to, int o, int columns, struct NAME(soon) soon) {                \
         V acc[m][2];                                                                                                    \
         if (end->far) NAME(fetch)(m, end, to, o);                                                                       \
-        if (!end->next) NAME(dot)(m, nr, 0, x, from, run, runs, u, soon, acc);                                          \
-        else if (soon.step < WIDE) NAME(dot)(m, nr, 2, x, from, run, runs, u, soon, acc);                               \
-        else NAME(dot)(m, nr, 1, x, from, run, runs, u, soon, acc);                                                     \
+        if (!end->next) NAME(dot)(m, nr, x, from, run, runs, u, 0, soon, acc);                                          \
+        else if (soon.step < WIDE) NAME(dot)(m, nr, x, from, run, runs, u, 2, soon, acc);                               \
+        else NAME(dot)(m, nr, x, from, run, runs, u, 1, soon, acc);                                                     \
         if (columns >= nr * VL) NAME(finish)(m, nr, end, to, o, nr * VL, acc);                                          \
         else NAME(finish)(m, nr, end, to, o, columns, acc);                                                             \
     }
@@ -517,6 +522,58 @@ struct NAME(weights) {
     struct axis v, h;
 };
 
+/* strip = the numbers of dy in these places, for the columns of one panel. */
+static void NAME(take_columns)(const T *dy, const ptrdiff_t *place, int count, int n, T *strip) {
+    int width = NAME(width)(n);
+    for (int i = 0; i < count; i++, strip += width) {
+        *(V *)strip = LOAD(dy + place[i], n);
+        if (width > VL) *(V *)(strip + VL) = LOAD(dy + place[i] + VL, n - VL);
+    }
+}
+
+static void NAME(outer_rows)(int m, const T *x, const ptrdiff_t *at, const T *g, int rows, T *d, int O, int fresh, int columns) {
+    if (m == ROWS) FULL_OUTER(x, at, g, rows, d, O, fresh, columns);
+    else if (m == 4) NAME(outer_4)(x, at, g, rows, d, O, fresh, columns);
+    else if (m == 2) NAME(outer_2)(x, at, g, rows, d, O, fresh, columns);
+    else NAME(outer_1)(x, at, g, rows, d, O, fresh, columns);
+}
+
+/* In small maps most pixels see an edge, and few see the same taps. Tap by tap over all of them each gradient is written once. */
+static void NAME(taps_task)(void *job, ptrdiff_t task) {
+    const struct NAME(weights) *c = job;
+    int among = task / c->groups, group = task % c->groups, panels = NAME(panels)(c->O), row_of_dw = c->O * c->G;
+    int from = (ptrdiff_t)panels * group / c->groups, to = (ptrdiff_t)panels * (group + 1) / c->groups, rows = c->N * c->P * c->Q;
+    ptrdiff_t source[NAME(STRIP)], place[NAME(STRIP)], step;
+    T *strips = scratch(2, sizeof(T) * rows * (to - from) * WIDE);
+    for (int class = 0, row = 0; class < c->v.groups * c->h.groups; class++) {
+        const struct group *v = c->v.group + class / c->h.groups, *h = c->h.group + class % c->h.groups;
+        int count = c->N * v->places * h->places;
+        NAME(place_rows)(v, h, 0, count, c->H, c->W, c->C * c->G, c->P, c->Q, row_of_dw, source + row, place + row);
+        row += count;
+    }
+    for (int panel = from; panel < to; panel++)
+        NAME(take_columns)(c->dy + among * c->O + panel * WIDE, place, rows, c->O - panel * WIDE, strips + (ptrdiff_t)(panel - from) * WIDE * rows);
+    for (int tap = 0; tap < c->R * c->S; tap++)
+        for (int k = 0, m; k < c->C; k += m) {
+            m = NAME(rows_of)(c->C - k);
+            for (int panel = from; panel < to; panel++) {
+                int n = c->O - panel * WIDE, fresh = 1;
+                const T *strip = strips + (ptrdiff_t)(panel - from) * WIDE * rows;
+                T *d = c->dw + ((ptrdiff_t)tap * c->C + k) * row_of_dw + among * c->O + panel * WIDE;
+                for (int class = 0, row = 0, count; class < c->v.groups * c->h.groups; class++, row += count) {
+                    const struct group *v = c->v.group + class / c->h.groups, *h = c->h.group + class % c->h.groups;
+                    int i = find_tap(v, tap / c->S), j = find_tap(h, tap % c->S);
+                    count = c->N * v->places * h->places;
+                    if (i < 0 || j < 0) continue;
+                    step = ((ptrdiff_t)v->step[i] * c->W + h->step[j]) * c->C * c->G;
+                    NAME(outer_rows)(m, c->x + among * c->C + step + k, source + row, strip + (ptrdiff_t)row * NAME(width)(n), count, d, row_of_dw, fresh, n);
+                    fresh = 0;
+                }
+                for (int j = 0; fresh && j < m; j++) memset(d + (ptrdiff_t)j * row_of_dw, 0, sizeof(T) * NAME(least)(n, WIDE));
+            }
+        }
+}
+
 static void NAME(weights_task)(void *job, ptrdiff_t task) {
     const struct NAME(weights) *c = job;
     int among = task / (c->slices * c->groups), slice = task / c->groups % c->slices, group = task % c->groups;
@@ -540,13 +597,8 @@ static void NAME(weights_task)(void *job, ptrdiff_t task) {
             int count = end - row < NAME(STRIP) ? end - row : NAME(STRIP), fresh = alone && row == start;
             NAME(place_rows)(v, h, row, count, c->H, c->W, c->C * c->G, c->P, c->Q, row_of_dw, source, place);
             for (int panel = from; panel < to; panel++) {
-                int n = c->O - panel * WIDE, width = NAME(width)(n);
                 T *strip = g + (ptrdiff_t)(panel - from) * WIDE * NAME(STRIP);
-                for (int i = 0; i < count; i++, strip += width) {
-                    const T *dy = source_dy + place[i] + panel * WIDE;
-                    *(V *)strip = LOAD(dy, n);
-                    if (width > VL) *(V *)(strip + VL) = LOAD(dy + VL, n - VL);
-                }
+                NAME(take_columns)(source_dy + panel * WIDE, place, count, c->O - panel * WIDE, strip);
             }
             for (int r = 0; r < runs; r++)
                 for (int k0 = 0; k0 < run[r].length; k0 += NAME(PIECE)) {
@@ -568,10 +620,7 @@ static void NAME(weights_task)(void *job, ptrdiff_t task) {
                             const T *xs = pack ? packed + (ptrdiff_t)(k - k0) * NAME(STRIP) : x + k;
                             const ptrdiff_t *at = pack ? NULL : source;
                             T *d = dw + (ptrdiff_t)(run[r].k + k) * row_of_dw + o;
-                            if (m == ROWS) FULL_OUTER(xs, at, strip, count, d, row_of_dw, fresh, n);
-                            else if (m == 4) NAME(outer_4)(xs, at, strip, count, d, row_of_dw, fresh, n);
-                            else if (m == 2) NAME(outer_2)(xs, at, strip, count, d, row_of_dw, fresh, n);
-                            else NAME(outer_1)(xs, at, strip, count, d, row_of_dw, fresh, n);
+                            NAME(outer_rows)(m, xs, at, strip, count, d, row_of_dw, fresh, n);
                         }
                     }
                 }
@@ -592,7 +641,8 @@ static void NAME(conv2d_weights)(const union arg *a) {
     int tasks = c.slices * c.G, groups = (2 * workers() + tasks - 1) / tasks;
     c.groups = NAME(least)(NAME(least)(groups, workers()), panels);
     if (c.slices > 1) c.parts = scratch(0, sizeof(T) * c.slices * size);
-    share(NAME(weights_task), &c, (ptrdiff_t)c.slices * c.groups * c.G);
+    int small = rows <= NAME(STRIP) && c.v.groups * c.h.groups > 1;
+    share(small ? NAME(taps_task) : NAME(weights_task), &c, (ptrdiff_t)c.slices * c.groups * c.G);
     if (c.slices > 1) NAME(add_parts)(c.parts, c.slices, size, c.dw);
     free_axis(&c.v);
     free_axis(&c.h);
