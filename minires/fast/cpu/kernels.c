@@ -1,6 +1,6 @@
-/* The ops in C, for one instruction set and one type: read by base.c, avx2.c and avx512.c for each of them. Reading this file is optional:
-   minires/ops says the same in NumPy, ops/naive.py in loops, with the same letters. Here are the tiles that all
-   convolutions are made of; what it includes at its end holds the rest.
+/* The ops in C, for one instruction set and one type: read by base.c, avx2.c and avx512.c for each of them. Reading this
+   file is optional: minires/ops says the same in NumPy, ops/naive.py in loops, with the same letters. Here are the tiles
+   that all convolutions are made of; what it includes at its end holds the rest.
 
    T      the type of a number; V a vector of VL of them, in GCC's and Clang's notation: no intrinsics
    ROWS   how many rows of a result a tile holds, times two vectors: as many as there are registers

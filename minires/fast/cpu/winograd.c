@@ -150,7 +150,7 @@ struct NAME(winograd) {
     ptrdiff_t count;
 };
 
-enum { NAME(TAKE) = 32, NAME(SOME_ROWS) = 128 };
+enum { NAME(TAKE) = 32, NAME(AT_ONCE) = 128 };
 
 /* The numbers of U for a cell of a panel. */
 INLINE ptrdiff_t NAME(cell_of)(int K) { return (ptrdiff_t)K * WIDE + LINE; }
@@ -189,7 +189,7 @@ static void NAME(winograd_task)(void *job, ptrdiff_t task) {
     int block = task / c->panel_tasks, group = task % c->panel_tasks, panels = NAME(panels)(c->O), K = c->K, size = c->block;
     ptrdiff_t first = c->count * block / c->blocks, tiles = c->count * (block + 1) / c->blocks - first;
     ptrdiff_t x_cell = (ptrdiff_t)size * K + LINE, m_cell = (ptrdiff_t)size * WIDE + LINE;
-    ptrdiff_t cell_of_U = NAME(cell_of)(c->U ? K : NAME(least)(K, NAME(SOME_ROWS)));
+    ptrdiff_t cell_of_U = NAME(cell_of)(c->U ? K : NAME(least)(K, NAME(AT_ONCE)));
     ptrdiff_t own = c->U ? 0 : cell_of_U; /* some rows of a panel's weights, which stay in the cache of the core that uses them */
     T *X = scratch(2, sizeof(T) * CELLS * (x_cell + m_cell + K + own)), *products = X + CELLS * x_cell;
     T *edge = products + CELLS * m_cell, *transformed = edge + CELLS * K;
@@ -203,8 +203,8 @@ static void NAME(winograd_task)(void *job, ptrdiff_t task) {
     for (int panel = (ptrdiff_t)panels * group / c->panel_tasks; panel < (ptrdiff_t)panels * (group + 1) / c->panel_tasks; panel++) {
         int o0 = panel * WIDE, width = NAME(width)(c->O - o0);
         for (int t = 0; t < tiles; t++) from[t] = (ptrdiff_t)t * K, to[t] = (ptrdiff_t)t * width;
-        for (int k = 0; k < K; k += NAME(SOME_ROWS)) {
-            int k1 = NAME(least)(K, k + NAME(SOME_ROWS));
+        for (int k = 0; k < K; k += NAME(AT_ONCE)) {
+            int k1 = NAME(least)(K, k + NAME(AT_ONCE));
             const T *U = c->U ? c->U + panel * CELLS * cell_of_U + (ptrdiff_t)k * width : transformed;
             if (!c->U) NAME(transform_panel)(c, panel, k, k1, transformed, cell_of_U);
             for (int cell = 0; cell < CELLS; cell++) {
@@ -304,20 +304,20 @@ static void NAME(transform_both)(void *job, ptrdiff_t task) {
     }
 }
 
-#define SOME (VL < 4 ? VL : VL < 8 ? 4 : VL / 2) /* rows of a tile here: they divide a vector */
+#define CELL_ROWS (VL < 4 ? VL : VL < 8 ? 4 : VL / 2) /* rows of a tile here: they divide a vector */
 
-INLINE void NAME(cells)(const struct NAME(gradient) * c, const int nr, const T *x, const T *d, T (*products)[SOME * WIDE]) {
+INLINE void NAME(cells)(const struct NAME(gradient) * c, const int nr, const T *x, const T *d, T (*products)[CELL_ROWS * WIDE]) {
     for (int i = 0; i < CELLS; i++, x += c->cell, d += c->cell) {
-        V acc[SOME][2] = {};
+        V acc[CELL_ROWS][2] = {};
         for (int t = 0; t < c->tiles; t++) {
             V v0 = *(const V *)(d + t * VL), v1 = nr > 1 ? *(const V *)(d + CELLS * c->cell + t * VL) : v0;
 #pragma GCC unroll 16
-            for (int j = 0; j < SOME; j++) {
+            for (int j = 0; j < CELL_ROWS; j++) {
                 acc[j][0] += x[t * VL + j] * v0;
                 if (nr > 1) acc[j][1] += x[t * VL + j] * v1;
             }
         }
-        for (int j = 0; j < SOME; j++) {
+        for (int j = 0; j < CELL_ROWS; j++) {
             *(V *)(products[i] + j * WIDE) = acc[j][0];
             if (nr > 1) *(V *)(products[i] + j * WIDE + VL) = acc[j][1];
         }
@@ -327,15 +327,15 @@ INLINE void NAME(cells)(const struct NAME(gradient) * c, const int nr, const T *
 static void NAME(gradient_task)(void *job, ptrdiff_t task) {
     const struct NAME(gradient) *c = job;
     int group = task % (c->C / VL), o0 = task / (c->C / VL) * WIDE, nr = c->O - o0 > VL ? 2 : 1;
-    for (int k = 0; k < VL; k += SOME) {
-        T products[CELLS][SOME * WIDE] __attribute__((aligned(64)));
+    for (int k = 0; k < VL; k += CELL_ROWS) {
+        T products[CELLS][CELL_ROWS * WIDE] __attribute__((aligned(64)));
         const T *x = c->X + group * CELLS * c->cell + k, *d = c->D + o0 / VL * CELLS * c->cell;
         if (nr > 1) NAME(cells)(c, 2, x, d, products);
         else NAME(cells)(c, 1, x, d, products);
-        for (int j = 0; j < SOME; j++)
+        for (int j = 0; j < CELL_ROWS; j++)
             for (int o = 0; o < nr * VL; o += VL) {
                 T g[9 * VL] __attribute__((aligned(64)));
-                BOTH_WAYS(NAME(taps_back), 6, 3, products[0] + j * WIDE + o, 6 * SOME * WIDE, SOME * WIDE, g, 3 * VL, VL);
+                BOTH_WAYS(NAME(taps_back), 6, 3, products[0] + j * WIDE + o, 6 * CELL_ROWS * WIDE, CELL_ROWS * WIDE, g, 3 * VL, VL);
                 for (int tap = 0; tap < 9; tap++) {
                     T *dw = c->dw + ((ptrdiff_t)tap * c->C + group * VL + k + j) * c->O + o0 + o;
                     V sum = *(const V *)(g + tap * VL);
