@@ -32,6 +32,7 @@ def test_an_image_depends_on_seed_part_and_number_alone(signs):
     assert (other.images(np.arange(12)) != train.images(np.arange(12))).any(axis=(1, 2, 3)).all()
 
 
+@pytest.mark.slow  # all 1,200 are drawn
 def test_no_image_is_in_both_parts_or_twice(signs):
     seen = {image.tobytes() for part in signs for image in part.images(np.arange(len(part)))}
     assert len(seen) == sum(map(len, signs))
@@ -72,6 +73,7 @@ def test_place_keeps_right_angles_up_to_the_narrowing():
     assert step <= np.hypot(*(np.diff(x, axis=k)[0, 0] for k in (0, 1))) <= step / 0.85 + 1e-3
 
 
+@pytest.mark.slow  # all 1,200 are drawn
 def test_a_linear_classifier_is_above_chance_and_far_from_good(signs):
     def features(part):
         return part.images(np.arange(len(part))).reshape(len(part), -1).astype(np.float32)
