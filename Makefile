@@ -1,8 +1,7 @@
 # Each target sets up what it needs in .venv; nothing else on the machine is touched.
 PYTHON ?= python3
 BIN := .venv/bin
-# what is never imported need not be compiled
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: train test test-all lessons lint docs peers browser notebooks mpi bench clean
 
@@ -46,11 +45,12 @@ bench: .venv/peers  ## two minutes: the machine's limits, a step and an inferenc
 	touch $@
 
 .venv/core: .venv/python pyproject.toml setup.py $(wildcard minires/fast/cpu/*.[ch])
-	$(PIP) --editable .
+	$(PIP) --no-compile --editable .  # of what one command imports little need be compiled
 	touch $@
 
 .venv/test: .venv/core
 	$(PIP) --editable '.[test]'
+	$(BIN)/python -m compileall -q -j 0 .venv/lib || true  # tests start many processes
 	touch $@
 
 # torch by its version first: it has a CPU build, and plain `torch` may bring gigabytes of CUDA
