@@ -18,9 +18,10 @@
 
 /* --- threads ---------------------------------------------------------------------------------------------------------
 
-   One pool for all kernels. A loop is divided into tasks by its shape alone, and whoever is free takes the next, so that
-   results do not depend on how many threads there are. Between two loops the threads look for work for a while, since
-   the next layer follows within microseconds, then sleep. A second Python thread that comes meanwhile works alone. */
+   One pool for all kernels: whoever is free takes the next task of a loop. Where tasks add up, they are divided by the
+   loop's shape alone, so that results do not depend on how many threads there are. Between two loops the threads look for
+   work for a while, since the next layer follows within microseconds, then sleep. A second Python thread that comes
+   meanwhile works alone. */
 
 enum { MOST_WORKERS = 256, SPINS = 2000, YIELDS = 200, TASKS = 1 << 20 };
 
