@@ -45,7 +45,7 @@ bench: .venv/peers  ## two minutes: the machine's limits, a step and an inferenc
 	touch $@
 
 .venv/core: .venv/python pyproject.toml setup.py $(wildcard minires/fast/cpu/*.[ch])
-	$(PIP) --no-compile --editable .  # of what one command imports little need be compiled
+	$(PIP) --no-compile --editable .  # Python compiles the small part that is imported
 	touch $@
 
 .venv/test: .venv/core

@@ -23,9 +23,8 @@ FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-pthread", "-shared", "-fPIC"
 def build(*flags: str) -> Path:
     """The shared object, in the temporary folder; made once for the same sources and flags."""
     compiler = os.environ.get("CC", "cc").split()
-    key = hashlib.sha256(
-        repr((compiler, FLAGS, flags, [s.read_bytes() for s in sorted(FOLDER.glob("*.[ch]"))])).encode()
-    ).hexdigest()
+    sources = [source.read_bytes() for source in sorted(FOLDER.glob("*.[ch]"))]
+    key = hashlib.sha256(repr((compiler, FLAGS, flags, sources)).encode()).hexdigest()
     library = Path(tempfile.gettempdir(), f"minires-cpu-{key}.so")
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
